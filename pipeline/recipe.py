@@ -1,0 +1,195 @@
+"""A dataset recipe: what a dataset is, where its audio comes from, how it is split. Data, never code to run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.spec import FeatureSpec
+from pipeline.split import HashSplit
+
+RECIPE_FILE = "recipe.toml"
+AUDIO_FOLDER = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Audio that is downloaded as one archive.
+
+    Parameters
+    ----------
+    urls : tuple of str
+        Where it is published; tried in this order.
+    n_bytes : int
+        Size of the archive.
+    sha256 : str
+        Digest of the archive, in hexadecimal.
+    """
+
+    urls: tuple[str, ...]
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """Audio that melzarr makes itself.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of all randomness.
+    sample_rate : int, in Hz
+        Rate of the files.
+    seconds : float, in s
+        Length of each file.
+    """
+
+    seed: int
+    sample_rate: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One dataset, as its recipe says.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the recipe lies; the audio goes into its subfolder ``audio``.
+    name, title, licence, origin : str
+        What it is, what may be done with it, and who made it.
+    labels : tuple of str
+        Its classes, sorted.
+    tracks_per_label : int
+        How many tracks each class has.
+    source : Archive or Synthesis
+        Where the audio comes from.
+    spec : FeatureSpec
+        The features that it asks for; the defaults where it says nothing.
+    split : HashSplit
+        The split that is used where no other is named.
+    splits : mapping of str to mapping of str to str
+        Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    licence: str
+    origin: str
+    labels: tuple[str, ...]
+    tracks_per_label: int
+    source: Archive | Synthesis
+    spec: FeatureSpec = field(default_factory=FeatureSpec)
+    split: HashSplit = field(default_factory=HashSplit)
+    splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def audio(self) -> Path:
+        """Folder that holds the audio, as ``label/file``."""
+        return self.folder / AUDIO_FOLDER
+
+
+def find_recipe(name: str, datasets: Path) -> Recipe:
+    """Read the recipe of a dataset.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset.
+    datasets : Path
+        Folder that holds one folder a dataset.
+
+    Raises
+    ------
+    RecipeError
+        Where there is none of that name, or it cannot be used.
+    """
+    known = recipe_names(datasets)
+    if name not in known:
+        listed = f"it has {', '.join(known)}" if known else "it holds none"
+        raise RecipeError(f"no recipe called {name!r} in {datasets} ({listed}); name one of those, or say where the "
+                          f"recipes are with --datasets DIR")
+    return read_recipe(datasets / name / RECIPE_FILE)
+
+
+def recipe_names(datasets: Path) -> list[str]:
+    """Names of the datasets in a folder of recipes, sorted; none where the folder is missing."""
+    return sorted(path.parent.name for path in datasets.glob(f"*/{RECIPE_FILE}"))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check one recipe file.
+
+    Raises
+    ------
+    RecipeError
+        Where it is not TOML, lacks a field or says something impossible.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
+    try:
+        return Recipe(
+            folder=path.parent,
+            name=data["name"],
+            title=data["title"],
+            licence=data["licence"],
+            origin=data["origin"],
+            labels=tuple(sorted(data["labels"])),
+            tracks_per_label=int(data["tracks_per_label"]),
+            source=_source(data["source"]),
+            spec=FeatureSpec.from_dict(data.get("spec", {})),
+            split=HashSplit(**data.get("split", {})),
+            splits={name: _parts(table) for name, table in data.get("splits", {}).items()},
+        )
+    except KeyError as error:
+        raise RecipeError(f"{path} lacks the field {error}; see the recipes that come with melzarr") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{path} has a field of the wrong kind: {error}") from error
+
+
+def _source(table: dict[str, Any]) -> Archive | Synthesis:
+    kind = table["kind"]
+    if kind == "archive":
+        return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"])
+    if kind == "synthesis":
+        return Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))
+    raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
+
+
+def _parts(table: dict[str, Any]) -> dict[str, str]:
+    """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
+    return {
+        f"{label}/{label}.{number:05d}": part
+        for part in ("train", "valid", "test")
+        for label, ranges in table.get(part, {}).items()
+        for number in expand_ranges(ranges)
+    }
+
+
+def expand_ranges(ranges: str) -> list[int]:
+    """List the numbers of ranges, both ends included.
+
+    Raises
+    ------
+    ValueError
+        Where the text is no such list.
+
+    Examples
+    --------
+    >>> expand_ranges("0-2,7")
+    [0, 1, 2, 7]
+    """
+    numbers = []
+    for item in ranges.split(","):
+        first, _, last = item.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
