@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.spec import FeatureSpec
-from pipeline.split import HashSplit
+from pipeline.split import PARTS, HashSplit
 
 RECIPE_FILE = "recipe.toml"
 AUDIO_FOLDER = "audio"
@@ -76,6 +76,8 @@ class Recipe:
         The split that is used where no other is named.
     splits : mapping of str to mapping of str to str
         Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
+    data : mapping of str to value
+        The recipe as it was read, for a store to keep.
     """
 
     folder: Path
@@ -89,6 +91,7 @@ class Recipe:
     spec: FeatureSpec = field(default_factory=FeatureSpec)
     split: HashSplit = field(default_factory=HashSplit)
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def audio(self) -> Path:
@@ -114,8 +117,10 @@ def find_recipe(name: str, datasets: Path) -> Recipe:
     known = recipe_names(datasets)
     if name not in known:
         listed = f"it has {', '.join(known)}" if known else "it holds none"
-        raise RecipeError(f"no recipe called {name!r} in {datasets} ({listed}); name one of those, or say where the "
-                          f"recipes are with --datasets DIR")
+        raise RecipeError(
+            f"no recipe called {name!r} in {datasets} ({listed}); name one of those, or say where the "
+            f"recipes are with --datasets DIR"
+        )
     return read_recipe(datasets / name / RECIPE_FILE)
 
 
@@ -137,18 +142,20 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
     try:
+        labels = data["labels"]
         return Recipe(
             folder=path.parent,
             name=data["name"],
             title=data["title"],
             licence=data["licence"],
             origin=data["origin"],
-            labels=tuple(sorted(data["labels"])),
-            tracks_per_label=int(data["tracks_per_label"]),
+            labels=_labels(labels),
+            tracks_per_label=_positive(data["tracks_per_label"]),
             source=_source(data["source"]),
             spec=FeatureSpec.from_dict(data.get("spec", {})),
             split=HashSplit(**data.get("split", {})),
             splits={name: _parts(table) for name, table in data.get("splits", {}).items()},
+            data=data,
         )
     except KeyError as error:
         raise RecipeError(f"{path} lacks the field {error}; see the recipes that come with melzarr") from error
@@ -156,10 +163,26 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path} has a field of the wrong kind: {error}") from error
 
 
+def _labels(names: Any) -> tuple[str, ...]:
+    """Sort labels; each must be the name of a visible folder, for that is what it becomes."""
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"labels={names!r} is no list of names")
+    for name in names:
+        if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
+            raise ValueError(f"label {name!r} is no plain folder name")
+    return tuple(sorted(names))
+
+
+def _positive(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"tracks_per_label={value!r} is no whole number above zero")
+    return value
+
+
 def _source(table: dict[str, Any]) -> Archive | Synthesis:
     kind = table["kind"]
     if kind == "archive":
-        return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"])
+        return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
     if kind == "synthesis":
         return Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
@@ -167,12 +190,14 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
 
 def _parts(table: dict[str, Any]) -> dict[str, str]:
     """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
-    return {
-        f"{label}/{label}.{number:05d}": part
-        for part in ("train", "valid", "test")
-        for label, ranges in table.get(part, {}).items()
-        for number in expand_ranges(ranges)
-    }
+    parts: dict[str, str] = {}
+    for part in PARTS:
+        for label, ranges in table.get(part, {}).items():
+            for number in expand_ranges(ranges):
+                name = f"{label}/{label}.{number:05d}"
+                if parts.setdefault(name, part) != part:
+                    raise ValueError(f"track {name} is in {parts[name]} and in {part}")
+    return parts
 
 
 def expand_ranges(ranges: str) -> list[int]:
@@ -188,8 +213,11 @@ def expand_ranges(ranges: str) -> list[int]:
     >>> expand_ranges("0-2,7")
     [0, 1, 2, 7]
     """
-    numbers = []
+    numbers: list[int] = []
     for item in ranges.split(","):
         first, _, last = item.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
+        found = range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError(f"the range {item!r} runs backwards")
+        numbers.extend(found)
     return numbers

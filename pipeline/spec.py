@@ -70,8 +70,9 @@ class FeatureSpec:
         for name in ("sample_rate", "window", "stride", "n_windows", "n_fft", "hop_length", "n_mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SpecError(f"{name}={value!r} is not a whole number above zero; give one, such as {name}="
-                                f"{_DEFAULTS[name]}")
+                raise SpecError(
+                    f"{name}={value!r} is not a whole number above zero; give one, such as {name}={_DEFAULTS[name]}"
+                )
         for name, choices in (("pad_mode", PAD_MODES), ("scale", SCALES), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
@@ -81,17 +82,25 @@ class FeatureSpec:
         if self.n_fft % 2:
             raise SpecError(f"n_fft={self.n_fft} is odd, so no frame has a centre; use {self.n_fft + 1}")
         if self.window < self.hop_length:
-            raise SpecError(f"window={self.window} is shorter than hop_length={self.hop_length}: no hop fits; "
-                            f"use window >= {self.hop_length}")
+            raise SpecError(
+                f"window={self.window} is shorter than hop_length={self.hop_length}: no hop fits; "
+                f"use window >= {self.hop_length}"
+            )
         if self.pad_mode == "reflect" and self.window <= self.n_fft // 2:
-            raise SpecError(f"window={self.window} is too short to be reflected by n_fft // 2 = {self.n_fft // 2} "
-                            f"samples; use window > {self.n_fft // 2}, a smaller n_fft, or pad_mode=constant")
+            raise SpecError(
+                f"window={self.window} is too short to be reflected by n_fft // 2 = {self.n_fft // 2} "
+                f"samples; use window > {self.n_fft // 2}, a smaller n_fft, or pad_mode=constant"
+            )
         if self.n_mels > self.n_fft // 2:
-            raise SpecError(f"n_mels={self.n_mels} is more than the {self.n_fft // 2} bins of n_fft={self.n_fft}; "
-                            f"use n_mels <= {self.n_fft // 2} or a larger n_fft")
+            raise SpecError(
+                f"n_mels={self.n_mels} is more than the {self.n_fft // 2} bins of n_fft={self.n_fft}; "
+                f"use n_mels <= {self.n_fft // 2} or a larger n_fft"
+            )
         if self.dtype == "float16" and self.scale == "power":
-            raise SpecError("dtype=float16 cannot hold scale=power (below 6e-8 it is zero, above 65504 infinite); "
-                            "use scale=db, or dtype=float32")
+            raise SpecError(
+                "dtype=float16 cannot hold scale=power (below 6e-8 it is zero, above 65504 infinite); "
+                "use scale=db, or dtype=float32"
+            )
 
     @property
     def n_samples(self) -> int:

@@ -15,9 +15,9 @@ UNUSED = "unused"
 class HashSplit:
     """A split by the hash of a group's name.
 
-    Each group falls into a part by its own hash alone: a group is never separated, also where it has several labels, and
-    adding tracks moves no other track. Every label is so divided in the same shares, but for the chance of the draw:
-    among n groups a share p is met within about sqrt(p (1 - p) / n).
+    Each group falls into a part by its own hash alone: a group is never separated, also where it has several labels,
+    and adding tracks moves no other track. Every label is so divided in the same shares, but for the chance of the
+    draw: among n groups a share p is met within about sqrt(p (1 - p) / n).
 
     Parameters
     ----------
@@ -39,8 +39,10 @@ class HashSplit:
     def __post_init__(self) -> None:
         """Refuse shares that cannot be."""
         if not (0 <= self.valid < 1 and 0 <= self.test < 1 and self.valid + self.test < 1):
-            raise CatalogError(f"valid={self.valid} and test={self.test} leave nothing to train on; use shares from 0 "
-                               f"that add up to less than 1")
+            raise CatalogError(
+                f"valid={self.valid} and test={self.test} leave nothing to train on; use shares from 0 "
+                f"that add up to less than 1"
+            )
 
     def part(self, group: str) -> str:
         """Part of one group: "train", "valid" or "test".

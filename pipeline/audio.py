@@ -1,0 +1,211 @@
+"""A file → mono float32 samples at the spec's rate. The only place that knows codecs."""
+
+from __future__ import annotations
+
+import re
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from pipeline.errors import AudioError
+from pipeline.opus import mended_opus
+
+# The resampler's filter reaches this far beyond the last sample that is asked for (soxr HQ: about 10 ms at 8 kHz).
+RESAMPLE_MARGIN = 0.25
+RESAMPLE_QUALITY = "HQ"  # librosa's default, soxr_hq
+RATES = (1_000, 768_000)  # what real audio has; beyond it a header is wrong, and would ask for absurd memory
+BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded whatever the number of channels
+
+# How files begin that libsndfile cannot decode (offset, bytes), and what they are.
+FOREIGN = (
+    (4, b"ftyp", "MPEG-4 audio (AAC or ALAC)"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (0, b"\x30\x26\xb2\x75", "Windows Media Audio"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MPCK", "Musepack"),
+    (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM audio"),
+    (0, b"\x0b\x77", "Dolby AC-3"),
+    (0, b"DSD ", "DSD"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    Parameters
+    ----------
+    sample_rate : int, in Hz
+        Rate of the file.
+    channels : int
+        Channels of the file.
+    duration : float, in s
+        Length of the audio that is there.
+    promised : float, in s
+        Length that the header promises; longer than `duration` where the file was cut off.
+    codec : str
+        Container and encoding, such as "FLAC PCM_16".
+    """
+
+    sample_rate: int
+    channels: int
+    duration: float
+    promised: float
+    codec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """The start of a track, decoded.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(n_samples,), dtype=float32]
+        Mono samples at the rate that was asked for.
+    header : Header
+        What the file says of itself.
+    """
+
+    samples: npt.NDArray[np.float32]
+    header: Header
+
+
+def read_header(path: Path) -> Header:
+    """Read what an audio file says of itself, without decoding it.
+
+    Raises
+    ------
+    AudioError
+        Where the file is missing, empty or none that libsndfile reads.
+    """
+    with open_audio(path) as file:
+        return _header(file)
+
+
+def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
+    """Decode the start of a file to mono, then resample it.
+
+    Parameters
+    ----------
+    path : Path
+        WAV, AU, FLAC, Ogg Vorbis, Opus, MP3 and whatever else libsndfile reads.
+    sample_rate : int > 0, in Hz
+        Rate of the samples that are returned.
+    n_samples : int > 0
+        How many samples are wanted at that rate; no more of the file is decoded than they need.
+
+    Returns
+    -------
+    Audio
+        With `n_samples` samples, or fewer where the file ends before.
+
+    Raises
+    ------
+    AudioError
+        Where the file cannot be decoded or its samples are no finite numbers.
+
+    Notes
+    -----
+    As in librosa.load, channels are averaged before soxr resamples at quality HQ.
+    """
+    with open_audio(path) as file:
+        header = _header(file)
+        rate = header.sample_rate
+        wanted = n_samples
+        if rate != sample_rate:
+            wanted = -(-n_samples * rate // sample_rate) + round(RESAMPLE_MARGIN * rate)
+        mono = _decode(file, wanted)
+    if mono.size < min(wanted, round(header.duration * rate)):  # the header was wrong, as in an MP3 that was cut off
+        header = replace(header, duration=mono.size / rate)
+    if not np.isfinite(mono).all():
+        first = int(np.flatnonzero(~np.isfinite(mono))[0])
+        raise AudioError(f"sample {first} ({first / rate:.3f} s) is not a finite number; export the file again")
+    if rate == sample_rate:
+        return Audio(mono, header)
+    # Only samples that the file covers wholly: the resampler may round its length up.
+    covered = min(n_samples, mono.size * sample_rate // rate)
+    return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header)
+
+
+def open_audio(path: Path) -> soundfile.SoundFile:
+    """Open a file with libsndfile.
+
+    Raises
+    ------
+    AudioError
+        Where that cannot be done; the sentence says why.
+    """
+    try:
+        mode, size = path.stat().st_mode, path.stat().st_size
+    except OSError as error:
+        raise AudioError(f"the file cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):  # a named pipe or a device would block for ever
+        raise AudioError("this is no regular file; give audio in a file")
+    if size == 0:
+        raise AudioError("the file is empty (0 bytes); copy or download it again")
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        if mended := _mended(path):
+            return mended
+        raise AudioError(_diagnosis(path, error)) from error
+
+
+def _mended(path: Path) -> soundfile.SoundFile | None:
+    """Open a file that libsndfile refuses for a fault that can be mended; None where it cannot."""
+    try:
+        stream = mended_opus(path)
+        return None if stream is None else soundfile.SoundFile(stream)
+    except (soundfile.LibsndfileError, OSError):
+        return None  # then the first error is the one to tell
+
+
+def _diagnosis(path: Path, error: Exception) -> str:
+    """Say what a file is that libsndfile cannot open, and what to do about it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as reason:
+        return f"the file cannot be read: {reason.strerror}"
+    for offset, magic, name in FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            return (
+                f"this is {name}, a codec that libsndfile {soundfile.__libsndfile_version__} lacks; convert it, for "
+                f"example with: ffmpeg -i {path.name} {path.stem}.flac"
+            )
+    reason_text = getattr(error, "error_string", str(error)).rstrip(".")
+    return f"libsndfile finds no audio in the file ({reason_text}); it may be damaged or no audio at all"
+
+
+def _header(file: soundfile.SoundFile) -> Header:
+    rate, channels = file.samplerate, file.channels
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"a sample rate of {rate} Hz is outside {RATES[0]} to {RATES[1]} Hz; the header is wrong")
+    duration = file.frames / rate
+    # libsndfile's log of a WAV, AU or AIFF file that ends too early: "data : 1323000 (should be 661478)"
+    cut = re.search(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    promised = duration * int(cut[1]) / int(cut[2]) if cut and int(cut[2]) else duration
+    return Header(rate, channels, duration, max(promised, duration), f"{file.format} {file.subtype}")
+
+
+def _decode(file: soundfile.SoundFile, n_samples: int) -> npt.NDArray[np.float32]:
+    """Decode the first samples of a file, block by block, and average the channels."""
+    mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
+    done = 0
+    try:
+        while done < mono.size:
+            block = file.read(min(BLOCK, mono.size - done), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            np.mean(block, axis=1, out=mono[done : done + len(block)])
+            done += len(block)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"decoding stopped after {done / file.samplerate:.2f} s: {error.error_string}") from error
+    return mono[:done]

@@ -1,0 +1,260 @@
+"""The tracks: a class-per-folder tree, a CSV or Parquet manifest, or a dataset recipe → a sorted catalog."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import CatalogError
+from pipeline.recipe import Recipe
+from pipeline.split import PARTS, UNUSED, HashSplit
+
+# What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
+READABLE = frozenset(
+    {".wav", ".wave", ".au", ".snd", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf"}
+)
+UNREADABLE = frozenset({".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm", ".ac3", ".dsf"})
+EXTENSIONS = READABLE | UNREADABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One track of a catalog.
+
+    Parameters
+    ----------
+    id : str
+        Its name in the store, such as ``blues/blues.00000``.
+    label : str
+        Its class.
+    source : str
+        Path of its file below the catalog's root, with forward slashes.
+    group : str
+        Tracks of one group are never separated by a split; by itself a track is a group named by its id.
+    split : str
+        "train", "valid", "test" or "unused".
+    """
+
+    id: str
+    label: str
+    source: str
+    group: str
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The tracks of one source, sorted by id.
+
+    Parameters
+    ----------
+    root : Path
+        Folder below which the files lie.
+    tracks : tuple of Track
+        Sorted by id.
+    left_out : tuple of str
+        Files that are no audio by their extension.
+    rule : mapping of str to value
+        How the tracks were split, in words and numbers.
+    recipe : Recipe, optional
+        The recipe that the tracks came from.
+    """
+
+    root: Path
+    tracks: tuple[Track, ...]
+    left_out: tuple[str, ...] = ()
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
+
+
+def read_catalog(
+    source: Path | Recipe,
+    split: HashSplit | None = None,
+    *,
+    named_split: str | None = None,
+    group_column: str = "group",
+) -> Catalog:
+    """List the tracks of a source.
+
+    Parameters
+    ----------
+    source : Path or Recipe
+        A folder of ``label/file``, a manifest (.csv or .parquet), or a recipe whose audio has been fetched.
+    split : HashSplit, optional
+        How tracks are split where neither manifest nor `named_split` says so; by default as the recipe says.
+    named_split : str, optional
+        A split of the recipe's by name, such as "fault-filtered".
+    group_column : str
+        Column of a manifest that names each track's group.
+
+    Returns
+    -------
+    Catalog
+        Sorted by id, the same on every file system.
+
+    Raises
+    ------
+    CatalogError
+        For a source that is missing or empty, duplicate ids, or tracks without a label.
+    """
+    recipe = source if isinstance(source, Recipe) else None
+    path = source.audio if isinstance(source, Recipe) else source
+    rule = split or (recipe.split if recipe else HashSplit())
+    if path.is_dir():
+        tracks, left_out = _tree(path)
+        root = path
+    elif path.suffix.lower() in {".csv", ".parquet"} and path.is_file():
+        tracks, left_out = _manifest(path, group_column), []
+        root = path.parent
+    else:
+        remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
+        raise CatalogError(f"{path} is no folder and no manifest; {remedy}")
+    if not tracks:
+        raise CatalogError(
+            f"{path} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
+        )
+    tracks.sort(key=lambda track: track.id)
+    _refuse_duplicates(tracks)
+    split_tracks, how = _split(tracks, rule, recipe, named_split)
+    return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe)
+
+
+def _tree(root: Path) -> tuple[list[Track], list[str]]:
+    """Tracks of a class-per-folder tree, and the files that were left out."""
+    tracks, left_out = [], []
+    for source in _visible_files(root):
+        _refuse_undecodable(source)
+        path = PurePosixPath(source)
+        if path.suffix.lower() not in EXTENSIONS:
+            left_out.append(source)
+        elif len(path.parts) < 2:
+            raise CatalogError(
+                f"{source!r} lies in {root} itself and so has no label; put each file into a folder "
+                f"named for its label, or give a manifest with the columns path and label"
+            )
+        else:
+            tracks.append(_track(source, label=path.parts[0]))
+    return tracks, left_out
+
+
+def _visible_files(root: Path) -> Iterator[str]:
+    """Files below a folder; hidden ones, among them macOS's ``._`` twins, are skipped and folder links not followed."""
+    for folder, names, files in os.walk(root):
+        names[:] = [name for name in names if not name.startswith(".")]
+        prefix = Path(folder).relative_to(root)
+        yield from ((prefix / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _manifest(path: Path, group_column: str) -> list[Track]:
+    """Tracks of a manifest; its paths are relative to its own folder."""
+    rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path))
+    columns = rows[0].keys() if rows else {"path", "label"}
+    for column in ("path", "label", *([group_column] if group_column != "group" else [])):
+        if column not in columns:
+            raise CatalogError(f"{path} has no column {column!r}, only {', '.join(columns)}; add it")
+    return [_manifest_track(path, number, row, group_column) for number, row in enumerate(rows, start=1)]
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file, restval=""):
+                yield {str(column): str(value) for column, value in row.items()}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CatalogError(f"{path} is no CSV in UTF-8: {error}; save it as one") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra: heavy, and few need it)
+    except ImportError as error:
+        raise CatalogError(
+            f"{path} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
+        ) from error
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise CatalogError(f"{path} is no Parquet file: {error}; write it anew, or give a CSV") from error
+    for row in rows:
+        yield {column: "" if value is None else str(value) for column, value in row.items()}
+
+
+def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
+    where = f"{manifest}, row {number}"
+    if not row["path"] or not row["label"]:
+        raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
+    source = os.path.normpath(row["path"]).replace(os.sep, "/")
+    if Path(source).is_absolute():
+        source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
+    if source.startswith("../"):
+        raise CatalogError(
+            f"{where}: {row['path']!r} lies outside the manifest's folder; put the manifest above all its files"
+        )
+    part = row.get("split", "")
+    if part not in {"", UNUSED, *PARTS}:
+        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
+    return _track(source, row["label"], row.get("id", ""), row.get(group_column, ""), part)
+
+
+def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
+    """Make a track; its id is its path without a known extension, its group its id, where nothing else is said."""
+    if not name:
+        path = PurePosixPath(source)
+        name = str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else source
+    return Track(name, label, source, group or name, part)
+
+
+def _refuse_undecodable(source: str) -> None:
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise CatalogError(
+            f"the file name {source!r} is not UTF-8, so no store can hold it; rename the file"
+        ) from error
+
+
+def _refuse_duplicates(tracks: Iterable[Track]) -> None:
+    """Refuse two tracks of one id; they are neighbours where the tracks are sorted."""
+    previous = None
+    for track in tracks:
+        if previous and previous.id == track.id:
+            raise CatalogError(
+                f"{track.id!r} is the id of two files, {previous.source!r} and {track.source!r}; remove "
+                f"one, or give a manifest with a column id"
+            )
+        previous = track
+
+
+def _split(
+    tracks: list[Track], rule: HashSplit, recipe: Recipe | None, named_split: str | None
+) -> tuple[tuple[Track, ...], dict[str, Any]]:
+    """Give each track its part, and say how."""
+    if named_split:
+        known = recipe.splits if recipe else {}
+        if named_split not in known:
+            raise CatalogError(
+                f"no split called {named_split!r}; {recipe.name if recipe else 'a source without recipe'} "
+                f"has {', '.join(known) or 'none'}"
+            )
+        parts = known[named_split]
+        return tuple(replace(t, split=parts.get(t.id, UNUSED)) for t in tracks), {"method": named_split}
+    if any(track.split for track in tracks):
+        _refuse_separated_groups(tracks)
+        return tuple(replace(t, split=t.split or UNUSED) for t in tracks), {"method": "manifest"}
+    how = {"method": "hash", "valid": rule.valid, "test": rule.test, "seed": rule.seed}
+    return tuple(replace(track, split=rule.part(track.group)) for track in tracks), how
+
+
+def _refuse_separated_groups(tracks: Iterable[Track]) -> None:
+    """Refuse a manifest that puts tracks of one group into two parts; unused ones are in none."""
+    first: dict[str, Track] = {}
+    for track in tracks:
+        if track.split in PARTS and (other := first.setdefault(track.group, track)).split != track.split:
+            raise CatalogError(
+                f"{other.id!r} ({other.split}) and {track.id!r} ({track.split}) are of one group, "
+                f"{track.group!r}; put them into one part"
+            )

@@ -1,0 +1,379 @@
+"""The command line: parse, guard, delegate. Heavy imports wait until a command is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import tqdm
+
+from pipeline.errors import BuildError, MelzarrError
+from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+
+if TYPE_CHECKING:
+    from pipeline.catalog import Catalog
+    from pipeline.plan import Plan
+    from pipeline.receipt import Receipt
+    from pipeline.recipe import Recipe
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Guarded(click.Command):
+    """A command whose errors are sentences; ``--debug`` shows their tracebacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command and turn what goes wrong into a sentence and an exit code."""
+        if ctx.params.pop("debug"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except MelzarrError as error:
+            sentence, code = str(error), error.exit_code
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
+        except KeyboardInterrupt:
+            sentence, code = "stopped; what was finished is kept, so run the same command again to go on", 1
+        click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
+        return ctx.exit(code)
+
+
+class InOrder(click.Group):
+    """A group whose help lists commands in the order of the work."""
+
+    command_class = Guarded
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Return the names in the order of definition."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="melzarr")
+def main() -> None:
+    """Turn a folder of music into a verified Zarr store of mel-spectrogram windows.
+
+    \b
+    SOURCE is one of
+      a folder     of LABEL/FILE
+      a manifest   .csv or .parquet with the columns path and label, and if you like id, group, split
+      a dataset    by the name of its recipe, such as demo, once it has been fetched
+
+    \b
+    To begin:
+      melzarr fetch demo
+      melzarr features demo demo.zarr
+      melzarr verify demo.zarr --source demo --sample 20
+    """
+
+
+# Options, each defined once.
+
+STORE = click.argument("store", type=click.Path(path_type=Path))
+SOURCE = click.argument("source")
+DATASETS = click.option(
+    "--datasets",
+    type=click.Path(path_type=Path),
+    default=Path("datasets"),
+    show_default=True,
+    help="Folder that holds the recipes, one folder a dataset.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+CLUSTER = click.option(
+    "--cluster",
+    default="local",
+    show_default=True,
+    metavar="local|ADDRESS",
+    help="Where to compute: this machine, or a Dask scheduler by its tcp://HOST:PORT or tls://HOST:PORT.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
+)
+GROUP = click.option(
+    "--group",
+    "group_column",
+    default="group",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of a manifest whose tracks a split keeps together.",
+)
+SPLIT = click.option(
+    "--split", "named_split", metavar="NAME", help="A split of the dataset's recipe by name, such as fault-filtered."
+)
+VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
+TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
+SEED = click.option("--seed", type=int, help="Seed of the split.  [default: 0]")
+TRACKS_PER_SHARD = click.option(
+    "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
+)
+SPEC_HELP = {
+    "sample_rate": "Rate to which audio is resampled, in Hz.",
+    "window": "Length of a window, in samples.",
+    "stride": "Distance between the starts of windows, in samples.",
+    "n_windows": "Windows of each track, from its start.",
+    "n_fft": "Length of a frame, in samples.",
+    "hop_length": "Distance between the centres of frames, in samples.",
+    "pad_mode": "How a window is continued at both ends.",
+    "n_mels": "Mel bands.",
+    "power": "Exponent of the magnitude spectrum.",
+    "scale": "Store power, or its level in dB.",
+    "dtype": "Type that is stored; float16 needs --scale db.",
+}
+CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
+
+
+def spec_options(function: Function) -> Function:
+    """Give a command one option for each field of a spec."""
+    for field in reversed(dataclasses.fields(FeatureSpec)):
+        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
+        function = click.option(
+            f"--{field.name.replace('_', '-')}", type=kind, help=f"{SPEC_HELP[field.name]}  [default: {field.default}]"
+        )(function)
+    return function
+
+
+def source_options(function: Function) -> Function:
+    """Give a command the options that say what is computed from a source."""
+    for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
+        function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
+    return function
+
+
+# Guards: from what was typed to what the rooms take.
+
+
+def resolve(source: str, datasets: Path) -> Path | Recipe:
+    """Return the path that a source names, or the recipe of that name where there is no such path."""
+    from pipeline.recipe import find_recipe
+
+    path = Path(source)
+    return path if path.exists() or path.suffix or len(path.parts) != 1 else find_recipe(source, datasets)
+
+
+def read_source(
+    source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
+) -> Catalog:
+    """List the tracks of a source, split as the options say."""
+    from pipeline.catalog import read_catalog
+    from pipeline.split import HashSplit
+
+    where = resolve(source, datasets)
+    default = HashSplit() if isinstance(where, Path) else where.split
+    given = {name: value for name, value in shares.items() if value is not None}
+    split = dataclasses.replace(default, **given)
+    return read_catalog(where, split, named_split=named_split, group_column=group_column)
+
+
+def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
+    """Make catalog and plan from a source and the options of `source_options`."""
+    from pipeline.mel import filterbank
+    from pipeline.plan import make_plan
+    from pipeline.versions import versions
+
+    catalog = read_source(
+        source,
+        options["datasets"],
+        group_column=options["group_column"],
+        named_split=options["named_split"],
+        shares={name: options[name] for name in ("valid", "test", "seed")},
+    )
+    base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
+    given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
+    spec = FeatureSpec.from_dict({**base.to_dict(), **given})
+    filterbank(spec)  # refuses bands that no bin falls into, before any worker starts
+    return catalog, make_plan(spec, catalog.tracks, versions(), options["tracks_per_shard"])
+
+
+@contextmanager
+def progress_bar(total: int, what: str) -> Iterator[tqdm.tqdm[Any]]:
+    """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
+    import sys
+
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm.tqdm(total=total, desc=what, unit="track", mininterval=interval, delay=0.5, leave=False) as bar:
+        yield bar
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        click.echo(line)
+
+
+# Commands, in the order of the work.
+
+
+@main.command()
+@click.argument("name")
+@click.option("--from", "copy_from", type=click.Path(path_type=Path, exists=True), help="A copy that you have.")
+@click.option("--tracks-per-label", type=click.IntRange(1), help="Make fewer tracks, for a quick look.")
+@WORKERS
+@DATASETS
+def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, workers: int | None, datasets: Path) -> None:
+    """Bring or make the audio of dataset NAME.
+
+    The audio goes to DATASETS/NAME/audio: downloaded and checked, taken from a copy that you have (--from: the
+    archive, or a folder anywhere above its label folders), or synthesised. What is there already is not brought again.
+
+    \b
+      melzarr fetch demo --tracks-per-label 10
+      melzarr fetch gtzan --from ~/Downloads/genres.tar.gz
+    """
+    from pipeline.fetch import fetch as fetch_recipe
+    from pipeline.recipe import find_recipe
+
+    recipe = find_recipe(name, datasets)
+    fetched = fetch_recipe(recipe, copy_from=copy_from, tracks_per_label=tracks_per_label, workers=workers)
+    verb = "made" if fetched.made else "already there:"
+    click.echo(f"{verb} {fetched.n_tracks} tracks of {name} in {fetched.audio}{fetched.note and f'; {fetched.note}'}")
+    click.echo(f"next: melzarr features {name} {name}.zarr")
+
+
+@main.command()
+@SOURCE
+@WORKERS
+@AS_JSON
+@source_options
+def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
+    """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
+    from pipeline.cluster import local_workers
+    from pipeline.scan import as_dict
+    from pipeline.scan import scan as scan_catalog
+    from pipeline.screen import scan_lines
+
+    catalog, plan = prepare(source, options)
+    n_workers = local_workers(workers, plan.worker_bytes)
+    with progress_bar(len(catalog.tracks), "scan") as bar:
+        found = scan_catalog(catalog, plan, n_workers, bar.update)
+    if as_json:
+        click.echo(json.dumps(as_dict(found), indent=2))
+        return
+    show(scan_lines(found))
+    click.echo(f"next: melzarr features {source} STORE.zarr")
+
+
+@main.command()
+@SOURCE
+@STORE
+@CLUSTER
+@WORKERS
+@click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
+@click.option(
+    "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
+)
+@source_options
+def features(
+    source: str, store: Path, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
+) -> None:
+    """Compute the mel windows of SOURCE into STORE.
+
+    A build that was stopped goes on where it was; a store appears under its name only once it is complete. A file
+    that cannot be used is named, counted and left as NaN.
+
+    \b
+      melzarr features demo demo.zarr
+      melzarr features ~/Music/genres music.zarr --n-mels 64
+      melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
+    """
+    from pipeline.build import build
+    from pipeline.cluster import connect
+    from pipeline.files import tree_bytes
+    from pipeline.screen import summary_lines
+    from pipeline.workspace import Workspace
+
+    catalog, plan = prepare(source, options)
+    if store.exists() and _is_up_to_date(store, catalog, plan, force):
+        click.echo(f"{store} is finished and up to date: same files, spec and versions\nnext: melzarr inspect {store}")
+        return
+    earlier = Workspace(store).n_receipts()
+    click.echo(f"{len(plan.tracks)} tracks, {plan.n_shards} shards of {plan.tracks_per_shard}")
+    if earlier:
+        click.echo(f"going on: {earlier} shards are there from an earlier run; each is checked before it is kept")
+    with connect(cluster, workers, plan.worker_bytes) as runner:
+        click.echo(f"{runner.n_workers} workers{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
+        with progress_bar(len(plan.tracks), "features") as bar:
+            n_failed = 0
+
+            def advance(receipt: Receipt) -> None:
+                nonlocal n_failed
+                n_failed += receipt.n_failed
+                bar.set_postfix(failed=n_failed, refresh=False)
+                bar.update(len(receipt.tracks))
+
+            summary = build(plan, catalog, store, runner, max_failed=max_failed, progress=advance)
+    show(summary_lines(dataclasses.replace(summary, target=store), tree_bytes(store)))
+    click.echo(f"next: melzarr verify {store} --source {source} --sample 20")
+
+
+def _is_up_to_date(store: Path, catalog: Catalog, plan: Plan, force: bool) -> bool:
+    """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
+    from pipeline.changes import changes
+    from pipeline.store import open_store
+
+    found = changes(open_store(store), plan, catalog)
+    if force:
+        show(f"  {line}" for line in found)
+        return False
+    if found:
+        raise BuildError(
+            f"{store} is finished, but not what would be built now:\n  " + "\n  ".join(found) + "\n"
+            "name another store, or replace it with --force: the shards that still fit are kept, and the old store "
+            "stays until the new one is complete"
+        )
+    return True
+
+
+@main.command()
+@STORE
+@AS_JSON
+def inspect(store: Path, as_json: bool) -> None:
+    """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
+    from pipeline.describe import describe
+    from pipeline.screen import store_lines
+    from pipeline.store import open_store
+
+    facts = describe(open_store(store))
+    show([json.dumps(facts, indent=2)] if as_json else store_lines(facts))
+
+
+@main.command()
+@STORE
+@click.option("--source", help="What the store was made from; its files are compared, and needed for --sample.")
+@click.option("--sample", type=click.IntRange(0), default=0, help="Tracks to compute again with librosa.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample.")
+@AS_JSON
+@DATASETS
+@click.pass_context
+def verify(
+    ctx: click.Context, store: Path, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
+) -> None:
+    """Check STORE: every checksum, every status against its data, and some tracks again with librosa.
+
+    The exit code is 1 if anything is off, and the track is named.
+    """
+    from pipeline.catalog import read_catalog
+    from pipeline.screen import verdict_lines
+    from pipeline.store import open_store
+    from pipeline.verify import verify as verify_store
+
+    if sample and not source:
+        raise click.UsageError("--sample computes from the audio files; say where they are with --source")
+    opened = open_store(store)
+    catalog = read_catalog(resolve(source, datasets)) if source else None
+    with progress_bar(opened.n_tracks, "verify") as bar:
+        verdict = verify_store(opened, catalog, n_samples=sample, seed=seed, progress=bar.update)
+    show([json.dumps(dataclasses.asdict(verdict), indent=2)] if as_json else verdict_lines(verdict))
+    ctx.exit(1 if verdict.problems else 0)

@@ -1,0 +1,41 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, it is there with all of its bytes or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made where it is missing.
+    data : bytes
+        What it holds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(root: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())

@@ -1,0 +1,267 @@
+"""The Zarr layout of a store: its arrays declared, a shard encoded, and all that describes the shards written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.storage
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.files import sha256_of
+from pipeline.receipt import BandSums, Receipt
+from pipeline.spec import FeatureSpec
+
+SCHEMA_VERSION = 1
+MEL_DIMS = ("track", "window", "frame", "band")
+TEXT_CHUNK = 1 << 16  # tracks whose coordinates share a chunk
+
+# A store is named by its content: this stands in its metadata while the digest of all files is taken.
+UUID_BLANK = str(uuid.UUID(int=0))
+UUID_NAMESPACE = uuid.UUID("5f1f9f0e-6a0b-5c57-9d3b-2d6a4f0c8a11")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One array of a store beside `mel`.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    dims : tuple of str
+        Its dimensions.
+    data : np.ndarray
+        Its values; text is of dtype object.
+    attributes : dict of str to value
+        What it is, and its unit.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    data: npt.NDArray[Any]
+    attributes: Mapping[str, Any]
+
+
+def create_mel(
+    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int
+) -> zarr.Array[Any]:
+    """Create the array `mel`: one chunk a track, a whole number of tracks a shard, compressed and checksummed.
+
+    Parameters
+    ----------
+    store : zarr store or path
+        Where the group lies.
+    spec : FeatureSpec
+        Gives shape and dtype of a track.
+    n_tracks, tracks_per_shard : int
+        Tracks in all, and in one shard.
+    """
+    return zarr.create_array(
+        store,
+        name="mel",
+        shape=(n_tracks, *spec.shape),
+        chunks=(1, *spec.shape),
+        shards=(tracks_per_shard, *spec.shape),
+        dtype=spec.dtype,
+        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        fill_value=float("nan"),
+        dimension_names=MEL_DIMS,
+        attributes={
+            "long_name": "mel spectrum of each frame" if spec.scale == "power" else "mel level of each frame",
+            "units": "1" if spec.scale == "power" else "dB",
+            "coordinates": " ".join(name for name in COORDINATES if name not in MEL_DIMS),
+        },
+        # A chunk of NaN must be written: one that is absent could not be told from one that was lost.
+        config={"write_empty_chunks": True},
+    )
+
+
+def encode_shard(mel: npt.NDArray[Any], spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, index: int) -> bytes:
+    """Encode one shard of `mel` as the bytes of its file.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_shard_tracks, n_windows, n_frames, n_mels)]
+        The shard's tracks.
+    spec, n_tracks, tracks_per_shard
+        As for `create_mel`.
+    index : int
+        Number of the shard.
+    """
+    memory = zarr.storage.MemoryStore()
+    array = create_mel(memory, spec, n_tracks, tracks_per_shard)
+    start = index * tracks_per_shard
+    array[start : start + len(mel)] = mel
+    return bytes(memory._store_dict[shard_name(index)].to_bytes())  # noqa: SLF001  (its async get needs a loop)
+
+
+def shard_name(index: int) -> str:
+    """Path of a shard's file inside its store."""
+    return f"mel/c/{index}/0/0/0"
+
+
+COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "track": (("track",), {"long_name": "track id"}),
+    "window": (("window",), {"long_name": "start of the window in its track", "units": "s"}),
+    "frame": (("frame",), {"long_name": "centre of the frame in its window", "units": "s"}),
+    "band": (("band",), {"long_name": "centre of the mel band", "units": "Hz"}),
+    "label": (("track",), {"long_name": "class of the track"}),
+    "split": (("track",), {"long_name": "train, valid, test or unused"}),
+    "group": (("track",), {"long_name": "tracks of one group are on one side of a split"}),
+    "status": (("track",), {"long_name": "ok, short, silent or failed"}),
+    "error": (("track",), {"long_name": "what is wrong with the track"}),
+    "n_windows": (("track",), {"long_name": "valid windows; the others are NaN"}),
+    "source": (("track",), {"long_name": "path of the file below its root"}),
+    "source_sha256": (("track",), {"long_name": "SHA-256 of the file"}),
+    "source_rate": (("track",), {"long_name": "sample rate of the file", "units": "Hz"}),
+    "source_channels": (("track",), {"long_name": "channels of the file"}),
+    "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
+    "mean_db": (("band",), {"long_name": "mean level over the train split's valid windows", "units": "dB"}),
+    "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
+}
+
+
+def coordinate(name: str, values: npt.ArrayLike) -> Variable:
+    """Make one of `COORDINATES` from its values."""
+    dims, attributes = COORDINATES[name]
+    return Variable(name, dims, np.asarray(values), attributes)
+
+
+def statistics(sums: Sequence[BandSums], n_mels: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of the levels in each band, in dB, from sums; NaN where there is nothing.
+
+    Parameters
+    ----------
+    sums : sequence of BandSums
+        In the order of the shards, so that the rounding is always the same.
+    n_mels : int
+        Number of bands.
+
+    Returns
+    -------
+    mean_db, std_db : np.ndarray [shape=(n_mels,)]
+    """
+    count = sum(part.count for part in sums)
+    if not count:
+        return np.full(n_mels, np.nan), np.full(n_mels, np.nan)
+    mean = np.sum([part.level for part in sums], axis=0) / count
+    square = np.sum([part.square for part in sums], axis=0) / count
+    return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
+
+
+def receipt_variables(receipts: Sequence[Receipt]) -> list[Variable]:
+    """Make the arrays of a store's subgroup `receipts`: what its shards must be, and the sums of its statistics."""
+    columns: dict[str, tuple[tuple[str, ...], npt.ArrayLike]] = {
+        "key": (("shard",), np.array([receipt.key for receipt in receipts], object)),
+        "sha256": (("shard",), np.array([receipt.sha256 for receipt in receipts], object)),
+        "n_bytes": (("shard",), np.array([receipt.n_bytes for receipt in receipts], np.int64)),
+        "count": (("shard",), np.array([receipt.sums.count for receipt in receipts], np.int64)),
+        "level": (("shard", "band"), np.array([receipt.sums.level for receipt in receipts])),
+        "square": (("shard", "band"), np.array([receipt.sums.square for receipt in receipts])),
+    }
+    return [Variable(name, dims, np.asarray(values), {}) for name, (dims, values) in columns.items()]
+
+
+def write_description(
+    path: Path,
+    *,
+    spec: FeatureSpec,
+    tracks_per_shard: int,
+    coordinates: Sequence[Variable],
+    receipts: Sequence[Receipt],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write all of a store but its shards: metadata, coordinates, receipts, and last its UUID.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the store, in which the shards lie already and nothing else.
+    spec, tracks_per_shard
+        As for `create_mel`.
+    coordinates : sequence of Variable
+        All of `COORDINATES`.
+    receipts : sequence of Receipt
+        One a shard, in order.
+    attributes : mapping of str to value
+        Attributes of the group.
+    """
+    n_tracks = next(variable.data.size for variable in coordinates if variable.name == "track")
+    group = zarr.create_group(path, attributes={**attributes, "uuid": UUID_BLANK})
+    create_mel(path, spec, n_tracks, tracks_per_shard)
+    for variable in coordinates:
+        _write(group, variable)
+    subgroup = group.create_group("receipts", attributes={"long_name": "what each shard must be"})
+    for variable in receipt_variables(receipts):
+        _write(subgroup, variable)
+    with warnings.catch_warnings():
+        # Readers of Zarr 3 that do not know consolidated metadata pass over it; the others need one request.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(path)
+    shards = {shard_name(receipt.index): receipt.sha256 for receipt in receipts}
+    name = content_uuid(path, known=shards)
+    metadata = path / "zarr.json"
+    metadata.write_bytes(metadata.read_bytes().replace(UUID_BLANK.encode(), name.encode()))
+    for file in path.rglob("*"):
+        if file.is_dir() or file.relative_to(path).as_posix() not in shards:
+            _sync(file)
+    _sync(path)
+
+
+def _write(group: zarr.Group, variable: Variable) -> None:
+    data = variable.data
+    array = group.create_array(
+        variable.name,
+        shape=data.shape,
+        chunks=tuple(min(size, TEXT_CHUNK) for size in data.shape),
+        dtype=str if data.dtype == object else data.dtype,
+        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        fill_value="" if data.dtype == object else data.dtype.type(np.nan if data.dtype.kind == "f" else 0),
+        dimension_names=variable.dims,
+        attributes=dict(variable.attributes),
+        config={"write_empty_chunks": True},
+    )
+    array[...] = data
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file or a folder, so that a power cut after publishing takes nothing."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def content_uuid(path: Path, known: Mapping[str, str] | None = None) -> str:
+    """UUID of a store's content: of the name and the SHA-256 of every file, its own place in the metadata left blank.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the store.
+    known : mapping of str to str, optional
+        Digests of files that need not be read again, by their path in the store.
+    """
+    known = known or {}
+    digest = hashlib.sha256()
+    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
+        if name == "zarr.json":
+            data = (path / name).read_bytes()
+            value = json.loads(data)["attributes"]["uuid"]
+            sha256 = hashlib.sha256(data.replace(str(value).encode(), UUID_BLANK.encode())).hexdigest()
+        else:
+            sha256 = known.get(name) or sha256_of(path / name)
+        digest.update(f"{sha256}  {name}\n".encode())
+    return str(uuid.uuid5(UUID_NAMESPACE, digest.hexdigest()))

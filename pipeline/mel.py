@@ -1,0 +1,150 @@
+"""Samples → (window, frame, band) power. Pure arrays in, arrays out; the hot room."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from pipeline.errors import SpecError
+from pipeline.spec import FeatureSpec
+
+AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
+BLOCK_BYTES = 1 << 19  # frames transformed at a time: they, their spectra and power stay in a core's cache
+
+
+def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Compute the mel spectrogram of every window that lies wholly inside the samples.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(n_samples,), dtype=float32]
+        Mono samples at ``spec.sample_rate``.
+    spec : FeatureSpec
+        What to compute; its scale and dtype are applied by `encode`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=float32]
+        Mel spectra of magnitude to the ``spec.power``; no more than ``spec.n_windows`` windows.
+
+    Raises
+    ------
+    SpecError
+        Where a mel band is so narrow that no bin of the FFT falls into it.
+
+    Notes
+    -----
+    Equal to ``librosa.feature.melspectrogram(y=window, center=True, pad_mode=spec.pad_mode, …)`` of each window by
+    itself, within 1e-6 of the window's largest value. As in librosa the transform is made in double precision: in
+    single precision the rounding of a loud bin drowns bands 80 dB below it.
+
+    The frames of a block of windows are gathered as the rows of one matrix, so that one call of the FFT, one of the
+    power and one sparse product serve them all. Every array but the result is used again for the next block: memory
+    that is asked for anew costs more than the arithmetic where the allocator returns it at once, as in Dask's workers.
+    """
+    n_valid = spec.valid_windows(samples.size)
+    bands, (place, taper) = filterbank(spec), _frame_layout(spec)
+    n_block = max(1, BLOCK_BYTES // (taper.size * taper.itemsize))
+    gather = np.add.outer(np.arange(n_block) * spec.stride, place).reshape(-1, spec.n_fft)
+    raw = np.empty(gather.shape, np.float32)
+    frames = np.empty(gather.shape)
+    spectrum = np.empty((len(gather), spec.n_fft // 2 + 1), np.complex128)
+    power, imaginary = np.empty(spectrum.T.shape), np.empty(spectrum.T.shape)
+    mel = np.empty((n_valid, spec.n_frames, spec.n_mels), np.float32)
+    for start in range(0, n_valid, n_block):
+        count = min(n_block, n_valid - start)
+        rows = slice(count * spec.n_frames)
+        np.take(samples[start * spec.stride :], gather[rows], out=raw[rows], mode="clip")
+        np.multiply(raw[rows].reshape(count, *taper.shape), taper, out=frames[rows].reshape(count, *taper.shape))
+        np.fft.rfft(frames[rows], axis=1, out=spectrum[rows])
+        np.square(spectrum.real.T, out=power)
+        np.square(spectrum.imag.T, out=imaginary)
+        np.add(power, imaginary, out=power)
+        if spec.power != 2.0:
+            np.power(power, spec.power / 2, out=power)
+        mel[start : start + count] = (bands @ power).T[rows].reshape(count, spec.n_frames, spec.n_mels)
+    return mel
+
+
+@functools.lru_cache(maxsize=8)
+def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Where in a window each sample of each frame lies, and its weight; both of shape (n_frames, n_fft).
+
+    Padding is a choice of places: reflected and edge samples are samples of the window, zeros have no weight.
+    """
+    half, inside = spec.n_fft // 2, np.ones(spec.window)
+    padding = "edge" if spec.pad_mode == "constant" else spec.pad_mode
+    place = np.pad(np.arange(spec.window), half, mode=padding)  # type: ignore[call-overload]
+    weight = np.pad(inside, half, mode=spec.pad_mode)  # type: ignore[call-overload]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)  # periodic, as for spectral analysis
+
+    def frames(padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
+
+    return frames(place), frames(weight) * hann
+
+
+def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Level of mel spectra in dB relative to 1, at least -100 dB.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(…, n_mels)]
+        Mel spectra of magnitude to the ``spec.power``.
+    spec : FeatureSpec
+        The spec that they were computed for.
+
+    Returns
+    -------
+    np.ndarray [shape=(…, n_mels), dtype=float32]
+        ``20 / power * log10(mel)``; for power 2 that of ``librosa.power_to_db(mel, top_db=None)``.
+    """
+    floor = np.float32(AMIN ** (spec.power / 2))
+    level: npt.NDArray[np.float32] = np.float32(20 / spec.power) * np.log10(np.maximum(mel, floor))
+    return level
+
+
+@functools.lru_cache(maxsize=8)
+def filterbank(spec: FeatureSpec) -> scipy.sparse.csr_array:
+    """Weights of the FFT's bins in each mel band, as librosa makes them (Slaney's scale, normalised by area).
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Gives sample_rate, n_fft and n_mels.
+
+    Returns
+    -------
+    scipy.sparse.csr_array [shape=(n_mels, 1 + n_fft / 2)]
+        Each bin lies in two bands at most.
+
+    Raises
+    ------
+    SpecError
+        Where a band is empty: the bands are narrower than the bins are apart.
+    """
+    import librosa  # noqa: PLC0415  (slow to import; needed once a process)
+
+    nyquist = spec.sample_rate / 2
+    edges = librosa.mel_frequencies(n_mels=spec.n_mels + 2, fmin=0, fmax=nyquist)
+    bins = np.fft.rfftfreq(spec.n_fft, 1 / spec.sample_rate)
+    empty = np.flatnonzero(np.searchsorted(bins, edges[2:], "left") == np.searchsorted(bins, edges[:-2], "right"))
+    if empty.size:
+        raise SpecError(
+            f"n_mels={spec.n_mels} leaves band {empty[0]} without any of the {bins.size} bins of n_fft={spec.n_fft}; "
+            f"use fewer bands or a larger n_fft"
+        )
+    weights = librosa.filters.mel(sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=0, fmax=nyquist)
+    return scipy.sparse.csr_array(weights.astype(np.float64))
+
+
+def band_centres(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Centre of each mel band, in Hz, shape (n_mels,)."""
+    import librosa  # noqa: PLC0415  (slow to import; needed once a build)
+
+    edges: npt.NDArray[np.float64] = librosa.mel_frequencies(n_mels=spec.n_mels + 2, fmin=0, fmax=spec.sample_rate / 2)
+    return edges[1:-1]

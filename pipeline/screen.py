@@ -1,0 +1,171 @@
+"""What a person reads: a build, a scan, a store and a verification as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.build import Summary
+from pipeline.plan import Estimate
+from pipeline.scan import Scan
+from pipeline.verify import Verdict
+
+LISTED = 20  # troubled tracks that are listed by name before the rest is only counted
+
+
+def size(n_bytes: float) -> str:
+    """Say a number of bytes, such as "1.2 GB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000 or unit == "TB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Say a time, such as "2 min 5 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lay out rows in columns: text to the left, numbers to the right."""
+    cells = [list(map(str, row)) for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(cell.replace(".", "").isdigit() for cell in column[1:]) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _totalled(head: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Lay out counts by name, with their totals in the last row."""
+    totals = ["all", *(sum(column) for column in zip(*counts.values(), strict=True))]
+    return table(head, [*([name, *row] for name, row in counts.items()), totals])
+
+
+def listing(lines: Sequence[str]) -> list[str]:
+    """Indent lines; beyond the first few, only count them."""
+    more = [f"  … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return [f"  {line}" for line in lines[:LISTED]] + more
+
+
+def summary_lines(summary: Summary, store_bytes: int) -> list[str]:
+    """Say what a build made."""
+    n_tracks = summary.shape[0]
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items(), key=lambda x: -x[1]))
+    seconds = summary.seconds
+    made = n_tracks - summary.n_reused
+    lines = [
+        f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(seconds['wall'])}",
+        f"  tracks: {statuses}",
+    ]
+    if made:
+        each = ", ".join(f"{step} {1000 * seconds.get(step, 0) / made:.0f} ms" for step in ("decode", "mel", "write"))
+        lines.append(f"  work for each track: {each}")
+    if summary.n_reused:
+        lines.append(f"  {summary.n_reused} tracks were there from an earlier run, checked and kept")
+    if summary.outdated:
+        lines += [f"  made again, {len(summary.outdated)} shards:", *listing(sorted(set(summary.outdated)))]
+    if summary.troubled:
+        lines.append("not ok:")
+        lines += listing([f"{source!r} {status}: {sentence}" for source, status, sentence in summary.troubled])
+    return lines
+
+
+def scan_lines(found: Scan) -> list[str]:
+    """Say what a scan found."""
+    parts = sorted({part for counts in found.labels.values() for part in counts}, key=_part_order)
+    counts = {label: [sum(c.values()), *(c.get(part, 0) for part in parts)] for label, c in found.labels.items()}
+    lines = [*_totalled(["label", "tracks", *parts], counts), ""]
+    if found.durations:
+        shortest, median, longest = found.durations
+        lines += [
+            f"audio    {found.hours:.1f} h; shortest {shortest:.2f} s, median {median:.2f} s, longest {longest:.2f} s",
+            f"codecs   {_counts(found.codecs)}",
+            f"rates    {_counts(found.rates, ' Hz')}",
+            f"channels {_counts(found.channels)}",
+        ]
+    if found.problems:
+        lines += [f"{len(found.problems)} problems:", *listing(found.problems)]
+    if found.left_out:
+        lines += [f"{len(found.left_out)} files left out, no audio by their extension:", *listing(found.left_out)]
+    if found.cost:
+        lines += ["", *cost_lines(found.cost)]
+    return lines
+
+
+def cost_lines(cost: Estimate) -> list[str]:
+    """Say what a build would cost."""
+    workers = f"{cost.n_workers} worker{'s' if cost.n_workers > 1 else ''}"
+    taken = f"about {duration(cost.seconds)} on {workers} and {size(cost.store_bytes)} of disk"
+    return [f"a build would take {taken}; each worker needs {size(cost.worker_bytes)} of memory"]
+
+
+def _part_order(part: str) -> tuple[int, str]:
+    return ("train", "valid", "test", "unused").index(part), part
+
+
+def _counts(counts: Mapping[Any, int], unit: str = "") -> str:
+    return ", ".join(f"{count} × {value}{unit}" for value, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def store_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Say what a store holds, from its description."""
+    labels = sorted({row["label"] for row in facts["tracks"]})
+    splits = sorted({row["split"] for row in facts["tracks"]}, key=_part_order)
+    statuses = sorted({row["status"] for row in facts["tracks"]}, key=("ok", "short", "silent", "failed").index)
+
+    def count(**wanted: str) -> int:
+        return sum(row["tracks"] for row in facts["tracks"] if all(row[k] == v for k, v in wanted.items()))
+
+    counts = {
+        label: [
+            count(label=label),
+            *(count(label=label, split=split) for split in splits),
+            *(count(label=label, status=status) for status in statuses),
+        ]
+        for label in labels
+    }
+    spec, mean = facts["spec"], facts["mean_db"]
+    dims = ", ".join(f"{name} {n}" for name, n in facts["dims"].items())
+    ratio = facts["bytes_uncompressed"] / max(facts["bytes"], 1)
+    return [
+        f"{facts['path']}  {facts['title']}",
+        f"  mel       {facts['dtype']} ({dims}), {facts['valid_windows']} valid windows",
+        f"  chunks    one track {tuple(facts['chunks'])}; {facts['shards'][0]} tracks a shard",
+        f"  on disk   {size(facts['bytes'])}, {ratio:.2f} times smaller than its {size(facts['bytes_uncompressed'])}",
+        f"  spec      {', '.join(f'{name}={value}' for name, value in spec.items())}",
+        f"  split     {', '.join(f'{name}={value}' for name, value in facts['split'].items())}",
+        f"  level     mean {_span(mean)} dB, deviation {_span(facts['std_db'])} dB across bands (train split)",
+        f"  licence   {facts['licence']}",
+        f"  uuid      {facts['uuid']}",
+        f"  made by   {', '.join(f'{name} {value}' for name, value in facts['versions'].items())}",
+        "",
+        *_totalled(["label", "tracks", *splits, *statuses], counts),
+        *(["", "not ok:"] if facts["troubled"] else []),
+        *listing([f"{row['source']!r} {row['status']}: {row['error']}" for row in facts["troubled"]]),
+    ]
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Say what a verification found."""
+    lines = [f"{verdict.n_tracks} tracks read back: checksums, statuses and statistics compared"]
+    if verdict.n_sources:
+        lines.append(f"{verdict.n_sources} source files compared with their digests")
+    if verdict.n_sampled:
+        lines.append(
+            f"{verdict.n_sampled} tracks computed again by librosa: largest relative error {verdict.max_relative:.1e}, "
+            f"largest difference {verdict.max_db:.1e} dB"
+        )
+    if verdict.problems:
+        return [*lines, f"{len(verdict.problems)} problems:", *listing(verdict.problems)]
+    return [*lines, "sound"]

@@ -1,0 +1,112 @@
+"""A finished store, opened to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from pipeline.errors import StoreError
+from pipeline.layout import SCHEMA_VERSION
+from pipeline.receipt import BandSums, Receipt, TrackReceipt
+from pipeline.spec import FeatureSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A finished store, opened to be read.
+
+    Parameters
+    ----------
+    path : Path
+        Where it lies.
+    group : zarr.Group
+        Its root.
+    spec : FeatureSpec
+        What each of its tracks is.
+    """
+
+    path: Path
+    group: zarr.Group
+    spec: FeatureSpec
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group: schema version, spec, split, recipe, versions, licence, UUID."""
+        return dict(self.group.attrs)
+
+    @property
+    def mel(self) -> zarr.Array[Any]:
+        """The array (track, window, frame, band)."""
+        return self._array("mel")
+
+    @property
+    def n_tracks(self) -> int:
+        """How many tracks there are."""
+        return self.mel.shape[0]
+
+    @property
+    def tracks_per_shard(self) -> int:
+        """Tracks of every shard but the last."""
+        shards = self.mel.shards
+        return shards[0] if shards else 1
+
+    def values(self, name: str) -> npt.NDArray[Any]:
+        """Values of one array, such as a coordinate; text as Python strings."""
+        data = np.asarray(self._array(name)[...])
+        return data if data.dtype.kind in "fiu" else data.astype(object)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = self.group[name]
+        if not isinstance(array, zarr.Array):
+            raise StoreError(f"{self.path}: {name} is no array; the store is damaged, make it again")
+        return array
+
+    def receipts(self) -> list[Receipt]:
+        """Receipts of all shards, as their workers gave them, but for the times."""
+        facts = {name: self.values(name).tolist() for name in TrackReceipt.__dataclass_fields__}
+        tracks = [TrackReceipt(**dict(zip(facts, row, strict=True))) for row in zip(*facts.values(), strict=True)]
+        columns = {name: self.values(f"receipts/{name}").tolist() for name in (*_RECEIPT_FIELDS, *_SUM_FIELDS)}
+        step = self.tracks_per_shard
+        return [
+            Receipt(
+                index=index,
+                tracks=tuple(tracks[index * step : (index + 1) * step]),
+                sums=BandSums(count=count, level=tuple(level), square=tuple(square)),
+                key=key,
+                sha256=sha256,
+                n_bytes=n_bytes,
+            )
+            for index, (key, sha256, n_bytes, count, level, square) in enumerate(zip(*columns.values(), strict=True))
+        ]
+
+
+_RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
+_SUM_FIELDS = ("count", "level", "square")
+
+
+def open_store(path: Path) -> Store:
+    """Open a finished store.
+
+    Raises
+    ------
+    StoreError
+        Where there is none, or one that this version does not know.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        attributes: dict[str, Any] = dict(group.attrs)
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no store at {path}; make one with: melzarr features SOURCE {path}") from error
+    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
+        raise StoreError(f"{path} is no readable Zarr group ({error}); it is damaged or something else") from error
+    if attributes.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema_version={attributes.get('schema_version')!r}, this melzarr reads {SCHEMA_VERSION}; "
+            f"make the store again, or read it with plain xarray"
+        )
+    return Store(path, group, FeatureSpec.from_dict(dict(attributes["spec"])))

@@ -1,0 +1,290 @@
+"""Is a store what it says? Every checksum, every status against its data, and a sample computed again by librosa."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.audio import open_audio
+from pipeline.catalog import Catalog
+from pipeline.errors import StoreError
+from pipeline.files import sha256_of
+from pipeline.layout import content_uuid, shard_name
+from pipeline.mel import AMIN, level_db
+from pipeline.receipt import STATUSES
+from pipeline.spec import FeatureSpec
+from pipeline.store import Store
+
+MAX_RELATIVE = 1e-5  # of a window's largest value: a hundred roundings of float32
+MAX_DB = {"float32": 1e-3, "float16": 0.04}  # float16 is 0.031 dB apart between 32 and 64 dB, and so rounds by half
+STATISTICS_DB = 1e-3  # mean and deviation, which are summed in another order here
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a verification found.
+
+    Parameters
+    ----------
+    problems : list of str
+        What is wrong, with the name of the track or file; empty for a sound store.
+    n_tracks, n_sampled, n_sources : int
+        Tracks read back, computed again by librosa, and compared with the digests of their files.
+    max_relative : float
+        Largest difference to librosa, relative to the window's largest value; NaN where nothing was computed.
+    max_db : float, in dB
+        Largest difference of levels to librosa's; NaN where nothing was computed.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    n_tracks: int = 0
+    n_sampled: int = 0
+    n_sources: int = 0
+    max_relative: float = float("nan")
+    max_db: float = float("nan")
+
+
+def verify(
+    store: Store,
+    catalog: Catalog | None = None,
+    *,
+    n_samples: int = 0,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Verdict:
+    """Verify a store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    catalog : Catalog, optional
+        Its source; with it the files' digests are compared too.
+    n_samples : int
+        Tracks to compute again with librosa, drawn at random; needs `catalog`.
+    seed : int
+        Seed of the draw.
+    progress : callable
+        Called with the number of tracks done since the last call.
+    """
+    verdict = Verdict()
+    try:
+        facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
+        facts["source_sha256"] = store.values("source_sha256")
+        if content_uuid(store.path) != store.attributes["uuid"]:
+            verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
+        levels = _check_shards(store, facts, verdict, progress)
+        _check_statistics(store, levels, verdict)
+    except (OSError, ValueError, KeyError, StoreError) as error:
+        verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
+        return verdict
+    if catalog is not None:
+        _check_sources(catalog, facts, verdict)
+        _check_sample(store, catalog, facts, verdict, n_samples=n_samples, seed=seed)
+    return verdict
+
+
+def _check_shards(
+    store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Callable[[int], object]
+) -> _Levels:
+    """Check the bytes of each shard, then each of its tracks; return the levels of the train split."""
+    levels, step = _Levels.zero(store.spec.n_mels), store.tracks_per_shard
+    for index, expected in enumerate(store.values("receipts/sha256")):
+        members = range(index * step, min((index + 1) * step, store.n_tracks))
+        path, names = store.path / shard_name(index), ", ".join(facts["track"][members.start : members.stop])
+        if not path.is_file():
+            verdict.problems.append(f"the shard {shard_name(index)} is missing, with the tracks {names}")
+            progress(len(members))
+            continue
+        sound = sha256_of(path) == expected
+        found = len(verdict.problems)
+        for number in members:
+            _check_track(store, facts, number, levels, verdict)
+        if not sound and len(verdict.problems) == found:
+            verdict.problems.append(f"the shard {shard_name(index)} is not the one written, with the tracks {names}")
+        progress(len(members))
+    return levels
+
+
+def _check_track(
+    store: Store, facts: dict[str, npt.NDArray[Any]], number: int, levels: _Levels, verdict: Verdict
+) -> None:
+    name, status = facts["track"][number], facts["status"][number]
+    verdict.n_tracks += 1
+    try:
+        mel = np.asarray(store.mel[number])
+    except Exception as error:  # noqa: BLE001  (whatever a codec makes of damaged bytes, it is this track's problem)
+        verdict.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
+        return
+    n_valid = int(facts["n_windows"][number])
+    if problem := status_problem(mel, status, n_valid, facts["error"][number]):
+        verdict.problems.append(f"{name}: {problem}")
+    if facts["split"][number] == "train":
+        levels.add(mel[:n_valid], store.spec)
+
+
+def status_problem(mel: npt.NDArray[Any], status: str, n_valid: int, error: str) -> str:
+    """Say where a track's status does not fit its data; nothing where it does.
+
+    Parameters
+    ----------
+    mel : np.ndarray [shape=(n_windows, n_frames, n_mels)]
+        What the store holds of the track.
+    status, error : str
+        What it says of the track.
+    n_valid : int
+        Valid windows that it says there are.
+    """
+    n_windows = len(mel)
+    faults = (
+        (status not in STATUSES, f"its status {status!r} is unknown"),
+        (not 0 <= n_valid <= n_windows, f"it cannot have {n_valid} valid windows of {n_windows}"),
+        (not np.isfinite(mel[:n_valid]).all(), f"one of its {n_valid} valid windows is not finite"),
+        (not np.isnan(mel[n_valid:]).all(), f"a window beyond its {n_valid} valid ones is not NaN"),
+        (status == "ok" and n_valid < n_windows, f"it is ok, but only {n_valid} of {n_windows} windows are valid"),
+        (status == "short" and n_valid == n_windows, "it is short, but all windows are valid"),
+        (status == "failed" and n_valid > 0, f"it failed, but has {n_valid} valid windows"),
+        ((status == "ok") != (error == ""), f"its status is {status}, its error {error!r}"),
+    )
+    return next((sentence for is_fault, sentence in faults if is_fault), "")
+
+
+@dataclass(slots=True)
+class _Levels:
+    """Running count, mean and squared deviation of levels, in dB, of each band (Chan et al. 1979, parallel update)."""
+
+    count: int
+    mean: npt.NDArray[np.float64]
+    deviation: npt.NDArray[np.float64]
+
+    @classmethod
+    def zero(cls, n_mels: int) -> _Levels:
+        return cls(0, np.zeros(n_mels), np.zeros(n_mels))
+
+    def add(self, mel: npt.NDArray[Any], spec: FeatureSpec) -> None:
+        """Add valid windows."""
+        levels = (mel if spec.scale == "db" else level_db(mel, spec)).reshape(-1, spec.n_mels).astype(np.float64)
+        if not len(levels):
+            return
+        mean, total = levels.mean(0), self.count + len(levels)
+        shift = mean - self.mean
+        self.deviation += ((levels - mean) ** 2).sum(0) + shift**2 * self.count * len(levels) / total
+        self.mean += shift * len(levels) / total
+        self.count = total
+
+
+def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
+    if verdict.problems:
+        return  # they come from data that is not sound
+    if not levels.count:
+        expected = {"mean_db": np.full(store.spec.n_mels, np.nan), "std_db": np.full(store.spec.n_mels, np.nan)}
+    else:
+        expected = {"mean_db": levels.mean, "std_db": np.sqrt(levels.deviation / levels.count)}
+    for name, values in expected.items():
+        if not np.allclose(store.values(name), values, rtol=0, atol=STATISTICS_DB, equal_nan=True):
+            verdict.problems.append(f"{name} is not that of the train split's valid windows")
+
+
+def _check_sources(catalog: Catalog, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> None:
+    """Compare the files' digests; a file that could not be read then has none."""
+    for name, source, expected in zip(facts["track"], facts["source"], facts["source_sha256"], strict=True):
+        path = catalog.root / source
+        if not path.is_file():
+            if expected:
+                verdict.problems.append(f"{name}: its file {source} is missing below {catalog.root}")
+        elif sha256_of(path) != expected:
+            verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
+        verdict.n_sources += 1
+
+
+def _check_sample(
+    store: Store, catalog: Catalog, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, *, n_samples: int, seed: int
+) -> None:
+    """Compute some tracks again with librosa."""
+    usable = [n for n in np.flatnonzero(facts["n_windows"] > 0) if (catalog.root / facts["source"][n]).is_file()]
+    if not n_samples or not usable:
+        return
+    drawn = np.random.default_rng(seed).choice(usable, size=min(n_samples, len(usable)), replace=False)
+    spec, relative, decibel = store.spec, [], []
+    for number in sorted(drawn):
+        here = np.asarray(store.mel[number], np.float64)[: facts["n_windows"][number]]
+        there = librosa_windows(catalog.root / facts["source"][number], spec, len(here))
+        apart, apart_db = distances(here, there, spec)
+        relative.append(apart)
+        decibel.append(apart_db)
+        if (spec.scale == "power" and apart > MAX_RELATIVE) or apart_db > MAX_DB[spec.dtype]:
+            verdict.problems.append(
+                f"{facts['track'][number]}: {apart:.1e} relative and {apart_db:.1e} dB from librosa"
+            )
+    verdict.n_sampled = len(drawn)
+    verdict.max_relative, verdict.max_db = max(relative), max(decibel)
+
+
+def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[np.float64]:
+    """Compute the power of a track's valid windows with nothing but librosa.
+
+    Parameters
+    ----------
+    path : Path
+        The audio file.
+    spec : FeatureSpec
+        What to compute; scale and dtype are not applied.
+    n_valid : int
+        How many windows.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_valid, n_frames, n_mels)]
+    """
+    import librosa  # noqa: PLC0415  (slow to import, and only a verification needs it)
+
+    # One second more than is compared, so that the resampler's end lies beyond it.
+    samples, _ = librosa.load(open_audio(path), sr=spec.sample_rate, mono=True, duration=spec.seconds + 1)
+    starts = range(0, n_valid * spec.stride, spec.stride)
+    windows = np.stack([samples[start : start + spec.window] for start in starts])
+    mel = librosa.feature.melspectrogram(
+        y=windows,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        window="hann",
+        center=True,
+        pad_mode=spec.pad_mode,  # type: ignore[arg-type,unused-ignore]
+        power=spec.power,
+        n_mels=spec.n_mels,
+        fmin=0.0,
+        fmax=spec.sample_rate / 2,
+    )
+    return np.asarray(mel, np.float64).transpose(0, 2, 1)
+
+
+def distances(here: npt.NDArray[np.float64], there: npt.NDArray[np.float64], spec: FeatureSpec) -> tuple[float, float]:
+    """Largest differences between what a store holds and what librosa computed.
+
+    Parameters
+    ----------
+    here : np.ndarray [shape=(n, n_frames, n_mels)]
+        What the store holds, in the spec's scale.
+    there : np.ndarray [shape=(n, n_frames, n_mels)]
+        Power, or magnitude, by librosa.
+    spec : FeatureSpec
+        Gives scale and power.
+
+    Returns
+    -------
+    relative : float
+        Largest difference of power relative to the largest value of its window.
+    decibel : float, in dB
+        Largest difference of level, both at least -100 dB.
+    """
+    factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)
+    there_db = factor * np.log10(np.maximum(there, floor))
+    here_db = here if spec.scale == "db" else factor * np.log10(np.maximum(here, floor))
+    here_power = 10 ** (here / factor) if spec.scale == "db" else here
+    largest = np.maximum(there.max(axis=(1, 2), keepdims=True), floor)
+    return float((np.abs(here_power - there) / largest).max()), float(np.abs(here_db - there_db).max())

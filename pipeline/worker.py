@@ -1,0 +1,260 @@
+"""One shard, from audio files to a written chunk and its receipt: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import threadpoolctl
+import zarr
+
+from pipeline.audio import Audio, read_audio
+from pipeline.errors import AudioError, BuildError
+from pipeline.files import sha256_of
+from pipeline.layout import encode_shard
+from pipeline.mel import level_db, mel_windows
+from pipeline.plan import Shard
+from pipeline.receipt import BandSums, Receipt, TrackReceipt
+from pipeline.spec import FeatureSpec
+from pipeline.versions import versions
+from pipeline.workspace import Workspace
+
+# A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
+SILENCE_PEAK = 10 ** (-70 / 20)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardJob:
+    """All that a worker needs to make one shard.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What each track becomes.
+    versions : dict of str to str
+        What must compute it.
+    root : Path
+        Folder of the audio files.
+    target : Path
+        Where the store will be.
+    n_tracks, tracks_per_shard : int
+        Tracks of the whole store, and of one shard.
+    shard : Shard
+        The tracks.
+    key : str
+        The shard's key, from the plan.
+    """
+
+    spec: FeatureSpec
+    versions: dict[str, str]
+    root: Path
+    target: Path
+    n_tracks: int
+    tracks_per_shard: int
+    shard: Shard
+    key: str
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def make_shard(job: ShardJob) -> Receipt:
+    """Make one whole shard, or keep the one that an earlier run left if it is still right.
+
+    Parameters
+    ----------
+    job : ShardJob
+        What to make.
+
+    Returns
+    -------
+    Receipt
+        What became of it.
+
+    Raises
+    ------
+    BuildError
+        Where this worker's versions are not those of the plan.
+    """
+    _require_versions(job.versions)
+    with one_thread():
+        earlier = Workspace(job.target).read_receipt(job.shard.index)
+        if earlier is None:
+            return _compute(job)
+        outdated = _outdated(earlier, job)
+        return replace(_compute(job), outdated=outdated) if outdated else replace(earlier, reused=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep every thread pool of this process to one thread: a worker owns one core, and order must not vary."""
+    with threadpoolctl.threadpool_limits(1), zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+        yield
+
+
+def _require_versions(expected: dict[str, str]) -> None:
+    here = versions()
+    if here != expected:
+        differing = "; ".join(
+            f"{name} {here.get(name)} here, {expected.get(name)} in the plan"
+            for name in sorted(here.keys() | expected.keys())
+            if here.get(name) != expected.get(name)
+        )
+        raise BuildError(f"a worker runs other versions than the client ({differing}); install the same on both")
+
+
+def _outdated(earlier: Receipt, job: ShardJob) -> str:
+    """Say why the shard of an earlier run cannot be kept; nothing where all that it depends on was found unchanged."""
+    if earlier.key != job.key:
+        return "the spec, the versions or the tracks have changed"
+    if not Workspace(job.target).holds(earlier):
+        return "its bytes are not those that were written"
+    for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
+        if _source_sha256(job.root / track.source) != entry.source_sha256:
+            return f"{track.source} has changed"
+    return ""
+
+
+def _source_sha256(path: Path) -> str:
+    """Digest of an audio file, or nothing where it cannot be read; that is then said by `read_audio`."""
+    try:
+        return sha256_of(path) if path.is_file() else ""
+    except OSError:
+        return ""
+
+
+def _compute(job: ShardJob) -> Receipt:
+    spec, watch = job.spec, Stopwatch()
+    block = np.full((len(job.shard.tracks), *spec.shape), np.nan, spec.dtype)
+    entries, sums = [], []
+    for row, track in zip(block, job.shard.tracks, strict=True):
+        windows, entry = featurise(job.root / track.source, spec, watch)
+        row[: len(windows)] = windows
+        entries.append(entry)
+        if track.split == "train":
+            sums.append(_sum_levels(row[: len(windows)], spec))
+    with watch.step("write"):
+        data = encode_shard(block, spec, job.n_tracks, job.tracks_per_shard, job.shard.index)
+    receipt = Receipt(
+        index=job.shard.index,
+        key=job.key,
+        sha256=hashlib.sha256(data).hexdigest(),
+        n_bytes=len(data),
+        tracks=tuple(entries),
+        sums=_add(sums, spec.n_mels),
+    )
+    with watch.step("write"):
+        Workspace(job.target).write(data, receipt)
+    return replace(receipt, seconds=watch.seconds)
+
+
+def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    """Compute what the store holds of one file.
+
+    Parameters
+    ----------
+    path : Path
+        The audio file.
+    spec : FeatureSpec
+        What it becomes.
+    watch : Stopwatch, optional
+        Takes the time of "decode" and "mel".
+
+    Returns
+    -------
+    windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
+        The valid windows, in the spec's scale; none where the file cannot be used.
+    receipt : TrackReceipt
+        What became of the track.
+    """
+    watch = watch or Stopwatch()
+    nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
+    with watch.step("decode"):
+        before = _identity(path)
+        digest = _source_sha256(path)
+        try:
+            audio = read_audio(path, spec.sample_rate, spec.n_samples)
+        except AudioError as error:
+            return nothing, TrackReceipt(status="failed", error=str(error), source_sha256=digest)
+        if _identity(path) != before:
+            remark = "the file changed while it was read; run again when nothing writes to it"
+            return nothing, TrackReceipt(status="failed", error=remark)
+    facts = TrackReceipt(
+        status="failed",
+        source_sha256=digest,
+        source_rate=float(audio.header.sample_rate),
+        source_channels=float(audio.header.channels),
+        duration=audio.header.duration,
+    )
+    with watch.step("mel"):
+        windows = mel_windows(audio.samples, spec)
+        if not np.isfinite(windows).all():
+            peak = float(np.abs(audio.samples).max())
+            remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
+            return nothing, replace(facts, error=remark)
+        stored = (level_db(windows, spec) if spec.scale == "db" else windows).astype(spec.dtype, copy=False)
+    status, remark = _judge(audio, len(windows), spec)
+    return stored, replace(facts, status=status, error=remark, n_windows=len(windows))
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written to or replaced."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
+    """Status of decoded audio, and a sentence where it is not ok."""
+    header = audio.header
+    if audio.samples.size and (peak := float(np.abs(audio.samples).max())) < SILENCE_PEAK:
+        level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
+        return "silent", f"the first {audio.samples.size / spec.sample_rate:.2f} s are silent (peak {level})"
+    if n_valid == spec.n_windows:
+        return "ok", ""
+    sentence = f"{header.duration:.2f} s of the {spec.seconds:.2f} s that the spec takes: "
+    if not n_valid:
+        sentence += f"shorter than one window of {spec.window / spec.sample_rate:.3f} s"
+    else:
+        sentence += f"windows from {n_valid} on are missing"
+    if header.promised > header.duration:
+        sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
+    return "short", sentence
+
+
+def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
+    """Sum what the store holds of one track, as levels in dB."""
+    levels = stored if spec.scale == "db" else level_db(stored, spec)
+    flat = levels.reshape(-1, spec.n_mels).astype(np.float64)
+    return BandSums(count=len(flat), level=tuple(flat.sum(0).tolist()), square=tuple((flat**2).sum(0).tolist()))
+
+
+def _add(sums: list[BandSums], n_mels: int) -> BandSums:
+    zero = np.zeros(n_mels)
+    return BandSums(
+        count=sum(part.count for part in sums),
+        level=tuple(sum((np.array(part.level) for part in sums), zero).tolist()),
+        square=tuple(sum((np.array(part.square) for part in sums), zero).tolist()),
+    )

@@ -1,0 +1,154 @@
+"""Work in progress: it lies beside its store under another name, and becomes the store in one atomic step."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from pipeline.errors import BuildError
+from pipeline.files import sha256_of, write_whole
+from pipeline.layout import shard_name
+from pipeline.receipt import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder in which a store is built.
+
+    Parameters
+    ----------
+    target : Path
+        Where the store will be.
+
+    Notes
+    -----
+    ``music.zarr.building/`` holds ``store/`` (the shards, later all of the store), ``receipts/`` (one a shard,
+    written after it) and ``lock``, held while a build lives.
+    """
+
+    target: Path
+
+    @property
+    def root(self) -> Path:
+        """Folder of the work in progress."""
+        return self.target.with_name(f"{self.target.name}.building")
+
+    @property
+    def store(self) -> Path:
+        """Folder that becomes the store."""
+        return self.root / "store"
+
+    def shard(self, index: int) -> Path:
+        """File of a shard."""
+        return self.store / shard_name(index)
+
+    def receipt(self, index: int) -> Path:
+        """File of a shard's receipt."""
+        return self.root / "receipts" / f"{index:07d}.json"
+
+    def write(self, data: bytes, receipt: Receipt) -> None:
+        """Keep a shard and, once it is whole, its receipt."""
+        write_whole(self.shard(receipt.index), data)
+        write_whole(self.receipt(receipt.index), receipt.to_json())
+
+    def n_receipts(self) -> int:
+        """How many shards an earlier run has finished."""
+        return sum(1 for _ in self.root.glob("receipts/*.json"))
+
+    def read_receipt(self, index: int) -> Receipt | None:
+        """Return the receipt that an earlier run left of a shard, if there is one that can be read."""
+        try:
+            return Receipt.from_json(self.receipt(index).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether the bytes of a shard are those of its receipt."""
+        try:
+            return sha256_of(self.shard(receipt.index)) == receipt.sha256
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace for one build; a dead build's lock is free.
+
+        Raises
+        ------
+        BuildError
+            Where another build holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        path, owner = self.root / "lock", self.root / "owner.json"
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            who = json.loads(owner.read_text()) if owner.exists() else {}
+            raise BuildError(
+                f"{self.target} is being built by process {who.get('pid', '?')} on {who.get('host', '?')}; wait for "
+                f"it, or end it and run again"
+            ) from error
+        try:
+            write_whole(owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+            yield
+        finally:
+            lock.release()
+
+    def sweep(self, n_shards: int) -> None:
+        """Remove from the store to be whatever is no shard of the plan: leftovers of other plans and of kills."""
+        expected = {self.shard(index) for index in range(n_shards)}
+        for path in self.store.rglob("*"):
+            if path.is_file() and path not in expected:
+                path.unlink()
+
+    def missing(self, receipts: Sequence[Receipt]) -> list[int]:
+        """Numbers of the shards whose files are not there in the size that their receipts say."""
+        return [
+            receipt.index
+            for receipt in receipts
+            if not self.shard(receipt.index).is_file() or self.shard(receipt.index).stat().st_size != receipt.n_bytes
+        ]
+
+    def publish(self) -> None:
+        """Make the work in progress the store, in one step, and remove what is left."""
+        if self.target.exists():
+            _exchange(self.store, self.target)
+        else:
+            self.store.rename(self.target)
+        shutil.rmtree(self.root)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two folders in one step where the system can, else in two."""
+    if not _renamed_by_exchange(first, second):
+        aside = first.with_name("replaced")
+        second.rename(aside)
+        first.rename(second)
+
+
+def _renamed_by_exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders by the system's own call; False where system or file system has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    a, b = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+        failed = libc.renameat2(here, a, here, b, exchange)
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(a, b, 2)  # RENAME_SWAP of renamex_np(2)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
+    return not failed
