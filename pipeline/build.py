@@ -165,10 +165,11 @@ class _Tally:
             f"{source}: {entry.error}" for source, entry in _entries(self.plan, receipt) if entry.status == "failed"
         ]
         if len(self.failed) > self.allowed:
+            n_tracks = sum(len(receipt.tracks) for receipt in self.receipts)
             raise BuildError(
-                f"{len(self.failed)} of the first {sum(len(r.tracks) for r in self.receipts)} tracks have failed, more "
-                f"than the {self.allowed:g} that may; for example {self.failed[0]}. What was finished is kept; mend the "
-                f"files (melzarr scan lists them), or allow more with --max-failed"
+                f"{len(self.failed)} of the first {n_tracks} tracks have failed, more than the {self.allowed:g} that "
+                f"may; for example {self.failed[0]}. What was finished is kept; mend the files (melzarr scan lists "
+                f"them), or allow more with --max-failed"
             )
 
     def in_order(self) -> list[Receipt]:

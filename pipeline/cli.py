@@ -339,14 +339,21 @@ def _is_up_to_date(store: Path, catalog: Catalog, plan: Plan, force: bool) -> bo
 @main.command()
 @STORE
 @AS_JSON
-def inspect(store: Path, as_json: bool) -> None:
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw one track of each label, as .png or .svg.")
+def inspect(store: Path, as_json: bool, picture: Path | None) -> None:
     """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
     from pipeline.describe import describe
     from pipeline.screen import store_lines
     from pipeline.store import open_store
 
-    facts = describe(open_store(store))
+    opened = open_store(store)
+    facts = describe(opened)
     show([json.dumps(facts, indent=2)] if as_json else store_lines(facts))
+    if picture:
+        from pipeline.picture import draw
+
+        draw(opened, picture)
+        click.echo(f"picture: {picture}", err=as_json)
 
 
 @main.command()

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-# A page of Ogg (RFC 3533, section 6): capture pattern, version, flags, granule position, serial, sequence, CRC, segments.
+# A page of Ogg (RFC 3533, section 6): pattern, version, flags, granule position, serial, sequence, CRC, segments.
 PAGE = struct.Struct("<4sBBqIIIB")
 CRC = slice(22, 26)
 UNKNOWN = -1  # granule position of a page on which no packet ends

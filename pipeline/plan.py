@@ -18,7 +18,7 @@ TRACKS_PER_SHARD = 16
 SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide spec needs no big worker
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries, measured
-COMPRESSION = 0.8  # bytes on disk for one in memory, measured on music (blosc zstd level 1 with shuffle)
+COMPRESSION = 0.88  # bytes on disk for one in memory, measured on music (blosc zstd level 1 with shuffle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,94 @@
+# melzarr: audio files → a Zarr store of mel windows. `make` alone lists what can be made.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+DATASET ?= demo
+SOURCE  ?= $(DATASET)
+STORE   ?= $(basename $(notdir $(patsubst %/,%,$(SOURCE)))).zarr
+CLUSTER ?= local
+
+BIN    := $(VENV)/bin
+PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+ONTO   := $(PIP) --no-deps --no-build-isolation --editable .
+
+# A store is built from a dataset, which is fetched first, or from a folder or manifest of your own.
+IS_DATASET := $(wildcard datasets/$(SOURCE)/recipe.toml)
+FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-per-label $(TRACKS_PER_STYLE))
+BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
+
+.PHONY: help features fetch scan inspect picture verify test lint format bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Settings, as in: make features SOURCE=path/to/music STORE=music.zarr"
+	@echo "    DATASET=demo|gtzan       which dataset (a folder of datasets/); FROM=path takes it from a copy of yours"
+	@echo "    SOURCE=path              a folder of label/file, or a manifest, in place of a dataset"
+	@echo "    STORE=path               the store; by default SOURCE's name with .zarr"
+	@echo "    CLUSTER=local|tcp://…    where to compute;  WORKERS=n  how many, 0 for this process"
+	@echo "    TRACKS_PER_STYLE=10      a smaller demo, for a quick look"
+	@echo "    FORCE=1                  replace a finished store;  ARGS='…'  any other option of melzarr features"
+	@echo "    PYTHON=python3.13        which Python"
+
+features: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## compute the mel windows of a dataset, or of SOURCE
+	$(BIN)/melzarr features "$(SOURCE)" "$(STORE)" $(BUILD)
+
+fetch: $(VENV)/.features-$(PYVER) ## bring or make the audio of DATASET
+	$(BIN)/melzarr fetch "$(DATASET)" $(FETCH)
+
+scan: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## look at the audio: what is there, what a build would cost
+	$(BIN)/melzarr scan "$(SOURCE)"
+
+inspect: $(VENV)/.features-$(PYVER) ## say what the store holds
+	$(BIN)/melzarr inspect "$(STORE)"
+
+picture: $(VENV)/.features-$(PYVER) ## draw one track of each label as a PNG beside the store
+	$(BIN)/melzarr inspect "$(STORE)" --picture "$(basename $(STORE)).png"
+
+verify: $(VENV)/.features-$(PYVER) ## check the store: checksums, statuses, a sample computed again by librosa
+	$(BIN)/melzarr verify "$(STORE)" --source "$(SOURCE)" --sample 20
+
+test: $(VENV)/.dev-$(PYVER) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev-$(PYVER) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev-$(PYVER) ## measure: one track step by step, beside other ways to the same numbers
+	$(BIN)/python tests/benchmarks/bench_track.py
+
+lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew
+	set -e; lock() { out=$$1; shift; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$out "$$@"; }; \
+	lock pip.txt requirements/pip.in; \
+	lock dev.txt pyproject.toml requirements/build.in --extra dev; \
+	lock features.txt pyproject.toml requirements/build.in --extra parquet --extra plot -c requirements/dev.txt
+
+clean: ## remove the environment and caches; stores and audio stay
+	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find pipeline model tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment for each version of Python; a stamp says what is in it, so that nothing is installed twice.
+
+$(VENV)/.python-$(PYVER): requirements/pip.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "melzarr needs Python 3.11 or later, not $(PYVER): make PYTHON=python3.13 …")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --require-hashes -r requirements/pip.txt
+	@touch $@
+
+$(VENV)/.features-$(PYVER): $(VENV)/.python-$(PYVER) requirements/features.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/features.txt
+	$(ONTO)
+	@touch $@
+
+$(VENV)/.dev-$(PYVER): $(VENV)/.python-$(PYVER) requirements/dev.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(ONTO)
+	@touch $@ $(VENV)/.features-$(PYVER)

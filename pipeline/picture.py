@@ -1,0 +1,92 @@
+"""Mel windows as a picture: the first seconds of one track of each label, on one fixed scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import MelzarrError
+from pipeline.mel import level_db
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SECONDS = 10.0  # of each track
+RANGE_DB = (-60.0, 30.0)  # one scale for all, so that pictures of two stores can be compared
+COLUMNS = 2
+MAX_LABELS = 20
+
+
+def draw(store: Store, path: Path) -> list[str]:
+    """Draw one track of each label.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The picture, in a format that its extension names: .png, .svg, .pdf.
+
+    Returns
+    -------
+    list of str
+        Ids of the tracks that were drawn: for each label, the first that is ok.
+
+    Raises
+    ------
+    MelzarrError
+        Where matplotlib is missing, or no track is ok.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+    numbers = _examples(store)
+    if not numbers:
+        raise MelzarrError(f"no track of {store.path} is ok, so there is nothing to draw")
+    n_rows = -(-len(numbers) // COLUMNS)
+    figure = Figure(figsize=(10, 1.0 + 1.35 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for axes, number in zip(grid.flat, numbers, strict=False):
+        image = _draw_track(axes, store, number)
+    for axes in grid.flat[len(numbers) :]:
+        axes.set_axis_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("time in the track, s")
+    figure.supylabel("mel band, Hz", fontsize="medium")
+    figure.colorbar(image, ax=grid, label="level, dB", aspect=40, pad=0.01)
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
+    return [str(store.values("track")[number]) for number in numbers]
+
+
+def _examples(store: Store) -> list[int]:
+    """Numbers of the first ok track of each label."""
+    labels, ok = store.values("label"), store.values("status") == "ok"
+    return [int(np.flatnonzero(ok & (labels == label))[0]) for label in sorted(set(labels[ok]))[:MAX_LABELS]]
+
+
+def _draw_track(axes: Axes, store: Store, number: int) -> Any:
+    """Draw the windows of one track side by side, each with its frames."""
+    spec = store.spec
+    n_windows = min(spec.n_windows, max(1, round(SECONDS * spec.sample_rate / spec.stride)))
+    mel = np.asarray(store.mel[number])[:n_windows].astype(np.float32)
+    levels: npt.NDArray[Any] = mel if spec.scale == "db" else level_db(mel, spec)
+    image = axes.imshow(
+        levels.reshape(-1, spec.n_mels).T,
+        aspect="auto",
+        origin="lower",
+        cmap="magma",
+        vmin=RANGE_DB[0],
+        vmax=RANGE_DB[1],
+        extent=(0.0, n_windows * spec.stride / spec.sample_rate, -0.5, spec.n_mels - 0.5),
+        interpolation="nearest",
+    )
+    bands = store.values("band")
+    ticks = [int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]]
+    axes.set_yticks(ticks, [f"{bands[tick]:.0f}" for tick in ticks])
+    axes.set_title(f"{store.values('label')[number]}", loc="left", fontsize="medium", pad=2)
+    return image
