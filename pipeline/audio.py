@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import stat
 from dataclasses import dataclass, replace
@@ -151,7 +153,8 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     if size == 0:
         raise AudioError("the file is empty (0 bytes); copy or download it again")
     try:
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
+        return (_mended(path) if file.subtype == "OPUS" else None) or file
     except (soundfile.LibsndfileError, OSError) as error:
         if mended := _mended(path):
             return mended
@@ -159,11 +162,14 @@ def open_audio(path: Path) -> soundfile.SoundFile:
 
 
 def _mended(path: Path) -> soundfile.SoundFile | None:
-    """Open a file that libsndfile refuses for a fault that can be mended; None where it cannot."""
+    """Open a file that libsndfile would refuse or misread for a fault that can be mended; None where it cannot."""
+    stream: io.BytesIO | int | None = mended_opus(path)
+    if stream is None and path.with_name(f"._{path.name}").exists():
+        # libsndfile takes macOS's twin for the resource fork of an MP3 and gives up; through a descriptor it sees none.
+        stream = os.open(path, os.O_RDONLY)
     try:
-        stream = mended_opus(path)
         return None if stream is None else soundfile.SoundFile(stream)
-    except (soundfile.LibsndfileError, OSError):
+    except soundfile.LibsndfileError:
         return None  # then the first error is the one to tell
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,6 +208,19 @@ def progress_bar(total: int, what: str) -> Iterator[tqdm.tqdm[Any]]:
         yield bar
 
 
+def as_text(facts: Any) -> str:
+    """Write JSON as every reader takes it: what is not a number is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(facts), indent=2)
+
+
 def show(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
@@ -259,7 +273,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     with progress_bar(len(catalog.tracks), "scan") as bar:
         found = scan_catalog(catalog, plan, n_workers, bar.update)
     if as_json:
-        click.echo(json.dumps(as_dict(found), indent=2))
+        click.echo(as_text(as_dict(found)))
         return
     show(scan_lines(found))
     click.echo(f"next: melzarr features {source} STORE.zarr")
@@ -348,7 +362,7 @@ def inspect(store: Path, as_json: bool, picture: Path | None) -> None:
 
     opened = open_store(store)
     facts = describe(opened)
-    show([json.dumps(facts, indent=2)] if as_json else store_lines(facts))
+    show([as_text(facts)] if as_json else store_lines(facts))
     if picture:
         from pipeline.picture import draw
 
@@ -382,5 +396,5 @@ def verify(
     catalog = read_catalog(resolve(source, datasets)) if source else None
     with progress_bar(opened.n_tracks, "verify") as bar:
         verdict = verify_store(opened, catalog, n_samples=sample, seed=seed, progress=bar.update)
-    show([json.dumps(dataclasses.asdict(verdict), indent=2)] if as_json else verdict_lines(verdict))
+    show([as_text(dataclasses.asdict(verdict))] if as_json else verdict_lines(verdict))
     ctx.exit(1 if verdict.problems else 0)

@@ -137,7 +137,7 @@ def connect(cluster: str, workers: int | None, worker_bytes: int) -> Iterator[Ru
 
 
 def local_workers(workers: int | None, worker_bytes: int) -> int:
-    """How many workers this machine can have: at most those asked for, its cores, and what its memory holds."""
+    """Count the workers that fit this machine: those asked for, or one a core, but no more than its memory holds."""
     return max(1, min(workers or CPU_COUNT, MEMORY_LIMIT // worker_bytes))
 
 
@@ -154,6 +154,7 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
             memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            preload="pipeline.preload",
             silence_logs=logging.CRITICAL,
         ) as local,
         distributed.Client(local) as client,

@@ -66,7 +66,8 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
         np.add(power, imaginary, out=power)
         if spec.power != 2.0:
             np.power(power, spec.power / 2, out=power)
-        mel[start : start + count] = (bands @ power).T[rows].reshape(count, spec.n_frames, spec.n_mels)
+        with np.errstate(over="ignore"):  # samples far beyond full scale become infinite, for the caller to see
+            mel[start : start + count] = (bands @ power).T[rows].reshape(count, spec.n_frames, spec.n_mels)
     return mel
 
 

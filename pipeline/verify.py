@@ -101,11 +101,8 @@ def _check_shards(
             verdict.problems.append(f"the shard {shard_name(index)} is missing, with the tracks {names}")
             progress(len(members))
             continue
-        sound = sha256_of(path) == expected
-        found = len(verdict.problems)
-        for number in members:
-            _check_track(store, facts, number, levels, verdict)
-        if not sound and len(verdict.problems) == found:
+        decoded = [_check_track(store, facts, number, levels, verdict) for number in members]
+        if all(decoded) and sha256_of(path) != expected:
             verdict.problems.append(f"the shard {shard_name(index)} is not the one written, with the tracks {names}")
         progress(len(members))
     return levels
@@ -113,19 +110,21 @@ def _check_shards(
 
 def _check_track(
     store: Store, facts: dict[str, npt.NDArray[Any]], number: int, levels: _Levels, verdict: Verdict
-) -> None:
+) -> bool:
+    """Check one track and add its levels; return whether it could be decoded."""
     name, status = facts["track"][number], facts["status"][number]
     verdict.n_tracks += 1
     try:
         mel = np.asarray(store.mel[number])
     except Exception as error:  # noqa: BLE001  (whatever a codec makes of damaged bytes, it is this track's problem)
         verdict.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
-        return
+        return False
     n_valid = int(facts["n_windows"][number])
     if problem := status_problem(mel, status, n_valid, facts["error"][number]):
         verdict.problems.append(f"{name}: {problem}")
     if facts["split"][number] == "train":
         levels.add(mel[:n_valid], store.spec)
+    return True
 
 
 def status_problem(mel: npt.NDArray[Any], status: str, n_valid: int, error: str) -> str:

@@ -109,8 +109,11 @@ class Workspace:
     def sweep(self, n_shards: int) -> None:
         """Remove from the store to be whatever is no shard of the plan: leftovers of other plans and of kills."""
         expected = {self.shard(index) for index in range(n_shards)}
-        for path in self.store.rglob("*"):
-            if path.is_file() and path not in expected:
+        for path in sorted(self.store.rglob("*"), reverse=True):  # what is in a folder before the folder
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path not in expected:
                 path.unlink()
 
     def missing(self, receipts: Sequence[Receipt]) -> list[int]:

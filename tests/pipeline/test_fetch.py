@@ -21,8 +21,8 @@ import pytest
 import soundfile as sf
 from filelock import FileLock
 
+from pipeline import download, synth
 from pipeline import fetch as room
-from pipeline import synth
 from pipeline.errors import FetchError
 from pipeline.fetch import Fetched, fetch
 from pipeline.recipe import Archive, Recipe, Synthesis, find_recipe
@@ -115,8 +115,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             pass
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(room, "PAUSES_S", (0, 0, 0))
-    monkeypatch.setattr(room, "BLOCK", 4096)
+    monkeypatch.setattr(download, "PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(download, "BLOCK", 4096)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         state = Server(f"http://127.0.0.1:{httpd.server_port}")
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
@@ -479,6 +479,13 @@ def test_another_seed_makes_all_tracks_anew(demo: Recipe) -> None:
     after = files(demo.audio)
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
+
+
+def test_another_version_of_the_synthesis_makes_all_tracks_anew(demo: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(demo, workers=0)
+    monkeypatch.setattr(synth, "VERSION", synth.VERSION + 1)
+    assert fetch(demo, workers=0).note == "made 4 tracks, removed 4"
+    assert not fetch(demo, workers=0).made
 
 
 def test_files_of_unknown_origin_are_left_alone(demo: Recipe) -> None:

@@ -68,7 +68,14 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize(
     ("found", "instead", "said"),
     [
-        ("tracks_per_label = 2", 'tracks_per_label = "some"', "invalid literal"),
+        ("tracks_per_label = 2", 'tracks_per_label = "some"', "'some' is no whole number above zero"),
+        ("tracks_per_label = 2", "tracks_per_label = 0", "tracks_per_label=0 is no whole number above zero"),
+        ("tracks_per_label = 2", "tracks_per_label = -2", "tracks_per_label=-2 is no"),
+        ("tracks_per_label = 2", "tracks_per_label = 2.0", r"tracks_per_label=2\.0 is no"),
+        ("tracks_per_label = 2", "tracks_per_label = true", "tracks_per_label=True is no"),
+        ('["drums", "bells"]', '"drums"', "labels='drums' is no list of names"),
+        ('["drums", "bells"]', "[]", r"labels=\[\] is no list of names"),
+        ('["drums", "bells"]', "{ drums = 1 }", "is no list of names"),
         ("[source]", "splits = 3\n[source]", "wrong kind"),
         ('kind = "synthesis"', 'kind = "torrent"', "'torrent' is unknown; use 'archive' or 'synthesis'"),
         ("seconds = 0.5", "seconds = 0.5\n[split]\nshare = 1", "share"),
@@ -78,6 +85,57 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instead: str, said: str) -> None:
     with pytest.raises(RecipeError, match=rf"recipe.toml.*{said}"):
         read_recipe(write(tmp_path, TINY.replace(found, instead)))
+
+
+@pytest.mark.parametrize("label", ['"a/b"', '"/a"', '".."', '"."', '""', '".hidden"', '"../a"', '"a/"', "3"])
+def test_a_label_is_a_plain_folder_name(tmp_path: Path, label: str) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.toml.*label .* is no plain folder name"):
+        read_recipe(write(tmp_path, TINY.replace('"bells"', label)))
+
+
+def test_a_label_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="drums"):
+        read_recipe(write(tmp_path, TINY.replace('"bells"', '"drums"')))
+
+
+def test_a_range_that_runs_backwards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.toml.*the range '7-3' runs backwards"):
+        read_recipe(write(tmp_path, TINY + "[splits.mine.train]\nbells = '0,7-3'"))
+
+
+def test_a_track_in_two_parts_is_refused(tmp_path: Path) -> None:
+    both = "[splits.mine.train]\nbells = '0-5'\n[splits.mine.test]\nbells = '5-9'"
+    with pytest.raises(RecipeError, match=r"track bells/bells\.00005 is in train and in test"):
+        read_recipe(write(tmp_path, TINY + both))
+
+
+def test_a_track_may_be_in_two_splits_and_twice_in_one_part(tmp_path: Path) -> None:
+    text = "[splits.one.train]\nbells = '0-1,1'\n[splits.two.test]\nbells = '1'"
+    assert read_recipe(write(tmp_path, TINY + text)).splits == {
+        "one": {"bells/bells.00000": "train", "bells/bells.00001": "train"},
+        "two": {"bells/bells.00001": "test"},
+    }
+
+
+ARCHIVE = """
+[source]
+kind = "archive"
+urls = ["http://localhost/a.tar.gz"]
+bytes = 10
+sha256 = "{digest}"
+"""
+
+
+def test_a_digest_is_compared_in_lower_case(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, TINY.split("[source]")[0] + ARCHIVE.format(digest="AB" * 32)))
+    assert recipe.source == Archive(("http://localhost/a.tar.gz",), 10, "ab" * 32)
+
+
+@pytest.mark.parametrize("urls", ["[]", '"http://localhost/a.tar.gz"'])
+def test_addresses_are_a_list_of_one_or_more(tmp_path: Path, urls: str) -> None:
+    text = ARCHIVE.format(digest="ab" * 32).replace('["http://localhost/a.tar.gz"]', urls)
+    with pytest.raises(RecipeError, match="urls"):
+        read_recipe(write(tmp_path, TINY.split("[source]")[0] + text))
 
 
 def test_features_and_splits_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -126,6 +184,12 @@ def test_ranges_are_what_counting_gives(ranges: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize("text", ["", "a", "1-b", "1,,2", "-3", "1-2-3"])
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="invalid literal"):
+        expand_ranges(text)
+
+
+@pytest.mark.parametrize("text", ["1-0", "0-3,9-8"])
+def test_a_backward_range_is_no_empty_one(text: str) -> None:
+    with pytest.raises(ValueError, match="runs backwards"):
         expand_ranges(text)
 
 

@@ -1,0 +1,349 @@
+"""A build: the same bytes wherever it runs, whole or absent, resumed where it was stopped."""
+
+import dataclasses
+import filecmp
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.build import Summary, build
+from pipeline.catalog import read_catalog
+from pipeline.changes import changes
+from pipeline.cluster import InProcess, OnDask, connect
+from pipeline.errors import BuildError
+from pipeline.plan import make_plan
+from pipeline.store import Store, open_store
+from pipeline.verify import verify
+from pipeline.worker import ShardJob, make_shard
+from pipeline.workspace import Workspace
+
+
+def same_bytes(first: Path, second: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    names = [sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()) for root in (first, second)]
+    return names[0] == names[1] and not any(filecmp.cmpfiles(first, second, names[0], shallow=False)[1:])
+
+
+def run(root: Path, target: Path, plan_of, runner=None, **spec: object) -> Summary:
+    catalog, plan = plan_of(root, **spec)
+    return build(plan, catalog, target, runner or InProcess())
+
+
+def test_a_build_says_what_became_of_each_track(music: Path, tmp_path: Path, plan_of) -> None:
+    summary = run(music, tmp_path / "s.zarr", plan_of)
+    assert summary.shape == (12, 60, 5, 128)
+    assert summary.statuses == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
+    assert {source for source, _, _ in summary.troubled} == {
+        "bells/bells.00001.wav",
+        "drums/drums.00002.wav",
+        "drums/drums.00004.wav",
+    }
+    assert summary.seconds.keys() >= {"wall", "decode", "mel", "write"}
+    assert not Workspace(tmp_path / "s.zarr").root.exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_do_not_depend_on_the_number_of_workers(
+    workers: int, music: Path, tmp_path: Path, plan_of, finished: Store
+) -> None:
+    with connect("local", workers, 1 << 28) as runner:
+        assert runner.n_workers == workers
+        run(music, tmp_path / "s.zarr", plan_of, runner)
+    assert same_bytes(tmp_path / "s.zarr", finished.path)
+
+
+def test_the_bytes_do_not_depend_on_where_the_audio_lies(own_music: Path, tmp_path: Path, plan_of, finished) -> None:
+    run(own_music, tmp_path / "s.zarr", plan_of)
+    assert same_bytes(tmp_path / "s.zarr", finished.path)
+
+
+def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
+    music: Path, tmp_path: Path, plan_of, finished: Store
+) -> None:
+    with (
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=3,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address=":0",
+        ) as cluster,
+        connect(cluster.scheduler_address, None, 1 << 28) as runner,
+    ):
+        run(music, tmp_path / "s.zarr", plan_of, runner)
+    assert same_bytes(tmp_path / "s.zarr", finished.path)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
+    workers: str, kill: signal.Signals, music: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "music"
+    for copy in range(3):
+        for style in ("bells", "drums"):
+            (root / style).mkdir(parents=True, exist_ok=True)
+            for path in (music / style).iterdir():
+                shutil.copy(path, root / style / f"{copy}-{path.name}")
+
+    def command(target: Path) -> list[str]:
+        arguments = ["features", str(root), str(target), "--workers", workers, "--tracks-per-shard", "1"]
+        return [sys.executable, "-c", KILLED, *arguments, "--n-windows", "72"]
+
+    target = tmp_path / "killed.zarr"
+    process = subprocess.Popen(command(target), start_new_session=True, stderr=subprocess.PIPE, text=True)
+    receipts = Workspace(target).root / "receipts"
+    deadline = time.monotonic() + 120
+    while len(list(receipts.glob("*.json"))) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the build ended before it could be killed"
+    os.killpg(process.pid, kill)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not target.exists()
+    if kill == signal.SIGINT:
+        assert "run the same command again" in said
+        assert "Traceback" not in said
+    kept = len(list(receipts.glob("*.json")))
+    assert 5 <= kept < 36
+
+    again = subprocess.run(command(target), capture_output=True, text=True, timeout=300, check=True)
+    assert f"going on: {kept} shards" in again.stdout
+    assert f"{kept} tracks were there from an earlier run" in again.stdout
+    subprocess.run(command(tmp_path / "whole.zarr"), capture_output=True, timeout=300, check=True)
+    assert same_bytes(target, tmp_path / "whole.zarr")
+    assert not Workspace(target).root.exists()
+
+
+class StopsAfter(InProcess):
+    """A runner that stops after some shards, as if it were killed."""
+
+    def __init__(self, n_shards: int) -> None:
+        self.left = n_shards
+
+    def run(self, function, jobs):
+        for job in jobs:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield function(job)
+
+
+def interrupted(root: Path, target: Path, plan_of, n_shards: int = 2) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(root, target, plan_of, StopsAfter(n_shards))
+
+
+def test_a_resumed_build_makes_only_what_is_missing(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted(music, target, plan_of)
+    summary = run(music, target, plan_of)
+    assert summary.n_reused == 10
+    assert not summary.outdated
+    assert same_bytes(target, finished.path)
+
+
+def test_a_shard_whose_bytes_were_damaged_is_made_again(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted(music, target, plan_of)
+    shard = Workspace(target).shard(1)
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    summary = run(music, target, plan_of)
+    assert summary.n_reused == 5
+    assert summary.outdated == ("its bytes are not those that were written",)
+    assert same_bytes(target, finished.path)
+
+
+def test_a_shard_whose_audio_has_changed_is_made_again(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted(own_music, target, plan_of)
+    soundfile.write(own_music / "bells/bells.00000.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
+    summary = run(own_music, target, plan_of)
+    assert summary.n_reused == 5
+    assert summary.outdated == ("bells/bells.00000.wav has changed",)
+    run(own_music, tmp_path / "fresh.zarr", plan_of)
+    assert same_bytes(target, tmp_path / "fresh.zarr")
+
+
+def test_a_changed_spec_or_version_is_said_and_all_is_made_again(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted(music, target, plan_of)
+    summary = run(music, target, plan_of, n_mels=64)
+    assert summary.n_reused == 0
+    assert set(summary.outdated) == {"the spec, the versions or the tracks have changed"}
+    run(music, tmp_path / "fresh.zarr", plan_of, n_mels=64)
+    assert same_bytes(target, tmp_path / "fresh.zarr")
+
+
+def test_leftovers_of_another_plan_do_not_get_into_the_store(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted(music, target, plan_of)
+    catalog = read_catalog(music)
+    few = dataclasses.replace(catalog, tracks=catalog.tracks[:5])
+    plan = make_plan(plan_of(music)[1].spec, few.tracks, plan_of(music)[1].versions, 5)
+    build(plan, few, target, InProcess())
+    assert not verify(open_store(target)).problems
+    assert sorted(path.name for path in (target / "mel/c").iterdir()) == ["0"]
+
+
+def test_a_worker_with_other_versions_is_refused(music: Path, tmp_path: Path, plan_of) -> None:
+    catalog, plan = plan_of(music)
+    other = dataclasses.replace(plan, versions={**plan.versions, "numpy": "1.0"})
+    with pytest.raises(BuildError, match=r"numpy .* here, 1\.0 in the plan"):
+        build(other, catalog, tmp_path / "s.zarr", InProcess())
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_second_build_on_the_same_store_is_refused_while_the_first_lives(
+    music: Path, tmp_path: Path, plan_of
+) -> None:
+    target = tmp_path / "s.zarr"
+    with Workspace(target).locked(), pytest.raises(BuildError, match=f"being built by process {os.getpid()}"):
+        run(music, target, plan_of)
+    run(music, target, plan_of)
+
+
+class Loses(InProcess):
+    """A runner that loses one result."""
+
+    def run(self, function, jobs):
+        return (function(job) for job in list(jobs)[1:])
+
+
+def test_nothing_is_published_while_a_shard_is_missing(music: Path, tmp_path: Path, plan_of) -> None:
+    with pytest.raises(BuildError, match=r"1 of 3 shards are missing, with the tracks bells/bells\.00000"):
+        run(music, tmp_path / "s.zarr", plan_of, Loses())
+    assert not (tmp_path / "s.zarr").exists()
+
+
+class Removes(InProcess):
+    """A runner after which a shard is gone from the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, function, jobs):
+        yield from map(function, jobs)
+        self.path.unlink()
+
+
+def test_nothing_is_published_while_a_shards_file_is_gone(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    with pytest.raises(BuildError, match="1 of 3 shards are missing"):
+        run(music, target, plan_of, Removes(Workspace(target).shard(2)))
+    assert not target.exists()
+
+
+def test_a_store_that_is_there_stays_until_the_new_one_is_complete(
+    own_music: Path, tmp_path: Path, plan_of, finished: Store
+) -> None:
+    target = tmp_path / "s.zarr"
+    run(own_music, target, plan_of)
+    soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
+    interrupted(own_music, target, plan_of, n_shards=1)
+    assert same_bytes(target, finished.path)
+    summary = run(own_music, target, plan_of)
+    assert summary.statuses["failed"] == 0
+    assert summary.n_reused == 10  # the shards that still fit
+    run(own_music, tmp_path / "fresh.zarr", plan_of)
+    assert same_bytes(target, tmp_path / "fresh.zarr")
+
+
+def test_what_has_changed_since_a_store_was_finished_is_told(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    run(own_music, target, plan_of)
+    catalog, plan = plan_of(own_music)
+    assert changes(open_store(target), plan, catalog) == []
+    (own_music / "bells/bells.00002.wav").unlink()
+    (own_music / "drums/drums.00004.wav").write_text("lo lo lo")
+    shutil.copy(own_music / "bells/bells.00003.wav", own_music / "bells/bells.00099.wav")
+    catalog, plan = plan_of(own_music, n_mels=64)
+    assert changes(open_store(target), plan, catalog) == [
+        "spec: n_mels was 128, is 64",
+        "tracks new: bells/bells.00099",
+        "tracks gone: bells/bells.00002",
+        "tracks changed in the bytes of their files: drums/drums.00004",
+    ]
+
+
+def test_a_build_in_which_too_much_fails_is_ended_and_names_an_example(tmp_path: Path, plan_of) -> None:
+    for number in range(30):
+        path = tmp_path / f"music/a/{number:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no audio")
+    with pytest.raises(BuildError, match=r"15 of the first 15 tracks have failed.*10 that may.*a/00\.wav: .*no audio"):
+        run(tmp_path / "music", tmp_path / "s.zarr", plan_of)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_small_tree_may_have_several_failures_but_not_only_failures(tmp_path: Path, plan_of) -> None:
+    (tmp_path / "music/a").mkdir(parents=True)
+    (tmp_path / "music/a/bad.wav").write_text("no audio")
+    with pytest.raises(BuildError, match="have failed"):
+        run(tmp_path / "music", tmp_path / "s.zarr", plan_of)
+    soundfile.write(tmp_path / "music/a/good.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
+    assert run(tmp_path / "music", tmp_path / "s.zarr", plan_of).statuses == {"ok": 1, "failed": 1}
+
+
+def test_the_share_that_may_fail_is_kept_to_the_track(music: Path, tmp_path: Path, plan_of) -> None:
+    catalog, plan = plan_of(music)
+    with pytest.raises(BuildError, match="have failed"):
+        build(plan, catalog, tmp_path / "s.zarr", InProcess(), max_failed=0.0)
+    build(plan, catalog, tmp_path / "s.zarr", InProcess(), max_failed=1 / 12)
+
+
+def test_a_client_holds_a_bounded_number_of_jobs() -> None:
+    drawn = 0
+
+    def jobs():
+        nonlocal drawn
+        for number in range(300):
+            drawn += 1
+            yield number
+
+    with connect("local", 1, 1 << 28) as runner:
+        assert isinstance(runner, OnDask)
+        results = runner.run(abs, jobs())
+        next(results)
+        assert drawn <= 128 + 10  # what was in flight, and what came back meanwhile
+        assert max(results) == 299
+    assert drawn == 300
+
+
+def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path, plan_of) -> None:
+    catalog, plan = plan_of(music)
+    shard = plan.shard(0)
+    receipt = make_shard(
+        ShardJob(
+            spec=plan.spec,
+            versions=plan.versions,
+            root=catalog.root,
+            target=tmp_path / "s.zarr",
+            n_tracks=12,
+            tracks_per_shard=5,
+            shard=shard,
+            key=plan.key(shard),
+        )
+    )
+    assert len(receipt.to_json()) < 20_000  # three sums of 128 bands and five tracks, where the shard is 768 kB
+    assert receipt.n_bytes == Workspace(tmp_path / "s.zarr").shard(0).stat().st_size

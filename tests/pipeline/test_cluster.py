@@ -1,0 +1,101 @@
+"""Where a build runs."""
+
+import os
+import socket
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import psutil
+import pytest
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+
+from pipeline.cluster import ALLOCATOR, POOLS, InProcess, connect, local_workers
+from pipeline.errors import BuildError
+from pipeline.worker import one_thread
+
+
+def environment(names: tuple[str, ...]) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in names}
+
+
+def pool_sizes(_: object) -> dict[str, int]:
+    import numba
+    import scipy.linalg  # noqa: F401  (brings its BLAS)
+    import threadpoolctl
+    import zarr
+
+    with one_thread():
+        sizes = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+        return {**sizes, "numba": numba.get_num_threads(), "zarr": zarr.config.get("async.concurrency")}
+
+
+def test_no_worker_is_this_process() -> None:
+    with connect("local", 0, 1 << 28) as runner:
+        assert isinstance(runner, InProcess)
+        assert list(runner.run(lambda _: os.getpid(), [1])) == [os.getpid()]
+
+
+def test_every_thread_pool_of_a_worker_has_one_thread() -> None:
+    with connect("local", 1, 1 << 28) as runner:
+        (found,) = runner.run(environment, [(*POOLS, *ALLOCATOR)])
+        (sizes,) = runner.run(pool_sizes, [None])
+    assert found == {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
+    assert len(sizes) >= 3
+    assert set(sizes.values()) == {1}
+
+
+def test_the_local_cluster_and_its_dashboard_listen_on_loopback_alone() -> None:
+    with connect("local", 1, 1 << 28) as runner:
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = {
+            connection.laddr.ip
+            for process in processes
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert urlsplit(runner.dashboard).hostname == "127.0.0.1"
+        with urlopen(runner.dashboard, timeout=30) as page:  # noqa: S310  (on loopback)
+            assert b"Dask" in page.read()
+
+
+def test_workers_are_as_many_as_cores_and_memory_allow() -> None:
+    assert local_workers(None, 1) == CPU_COUNT
+    assert local_workers(1000, 1) == 1000
+    assert local_workers(1, 1) == 1
+    assert local_workers(None, MEMORY_LIMIT) == 1
+    assert local_workers(None, 10 * MEMORY_LIMIT) == 1  # it is tried all the same
+    assert local_workers(2, MEMORY_LIMIT // 2) == min(2, CPU_COUNT)
+
+
+def test_an_unknown_cluster_is_refused() -> None:
+    with pytest.raises(BuildError, match="cluster='moon' is unknown; use local"), connect("moon", None, 1):
+        pass
+
+
+def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.PATIENCE", 1)
+    with socket.socket() as held:  # bound but not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(BuildError, match=r"no scheduler answers at .*dask scheduler"), connect(address, None, 1):
+            pass
+
+
+def raises(_: object) -> None:
+    raise ValueError("from the worker")
+
+
+def ends_itself(_: object) -> None:
+    os._exit(1)
+
+
+def test_an_error_in_a_worker_comes_back_as_it_is() -> None:
+    with connect("local", 1, 1 << 28) as runner, pytest.raises(ValueError, match="from the worker"):
+        list(runner.run(raises, [1]))
+
+
+def test_workers_that_die_again_and_again_are_a_sentence() -> None:
+    with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match=r"workers of .* died 4 times"):
+        list(runner.run(ends_itself, [1]))

@@ -1,0 +1,201 @@
+"""Verification: it passes a sound store, and names the track of a damaged one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import zarr
+
+from pipeline.catalog import read_catalog
+from pipeline.cluster import InProcess
+from pipeline.errors import MelzarrError
+from pipeline.layout import shard_name
+from pipeline.receipt import STATUSES
+from pipeline.spec import FeatureSpec
+from pipeline.store import Store, open_store
+from pipeline.verify import distances, librosa_windows, status_problem, verify
+
+FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
+
+
+def problems(store: Store) -> list[str]:
+    return verify(open_store(store.path)).problems
+
+
+def test_a_sound_store_passes(finished: Store, music: Path) -> None:
+    verdict = verify(finished, read_catalog(music), n_samples=12)
+    assert verdict.problems == []
+    assert verdict.n_tracks == verdict.n_sources == 12
+    assert verdict.n_sampled == 11  # the failed track has nothing to compute
+    assert verdict.max_relative <= 1e-5
+    assert verdict.max_db <= 1e-3
+
+
+def test_a_flipped_bit_in_a_chunk_is_found_and_its_track_named(own_store: Store) -> None:
+    path = own_store.path / shard_name(0)
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1  # in the first chunk of the shard
+    path.write_bytes(data)
+    found = problems(own_store)
+    assert any(line.startswith("bells/bells.00000: its chunk cannot be decoded") for line in found)
+    assert not any("bells.00002" in line for line in found)
+
+
+def files_of(store: Store) -> list[str]:
+    return sorted(path.relative_to(store.path).as_posix() for path in store.path.rglob("*") if path.is_file())
+
+
+def test_a_flipped_bit_in_any_file_is_found(own_store: Store, finished: Store) -> None:
+    names = files_of(finished)
+    assert len(names) > 40
+    for name in names:
+        path = own_store.path / name
+        whole = path.read_bytes()
+        for position in (0, len(whole) // 2, len(whole) - 1):
+            data = bytearray(whole)
+            data[position] ^= 4
+            path.write_bytes(data)
+            try:
+                found = problems(own_store)
+            except MelzarrError as error:  # a store that no longer opens says so in a sentence
+                found = [str(error)]
+            assert found, f"position {position} of {name}"
+        path.write_bytes(whole)
+    assert problems(own_store) == []
+
+
+def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: Store) -> None:
+    path = own_store.path / shard_name(0)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert all(any(line.startswith(name) for line in problems(own_store)) for name in FIRST_SHARD)
+    path.unlink()
+    assert any("is missing, with the tracks " + ", ".join(FIRST_SHARD) in line for line in problems(own_store))
+
+
+def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
+    first, second, aside = (own_store.path / name for name in (shard_name(0), shard_name(1), "aside"))
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    found = problems(own_store)
+    assert any(FIRST_SHARD[0] in line for line in found)
+    assert any("drums/drums.00000" in line for line in found)
+
+
+def test_a_file_too_many_is_found(own_store: Store) -> None:
+    (own_store.path / "notes.txt").write_text("x")
+    assert any("added" in line for line in problems(own_store))
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value", "said"),
+    [
+        ("status", 0, "short", "it is short, but all windows are valid"),
+        ("status", 0, "fine", "its status 'fine' is unknown"),
+        ("n_windows", 0, 59, "a window beyond its 59 valid ones is not NaN"),
+        ("n_windows", 1, 24, "one of its 24 valid windows is not finite"),
+        ("error", 0, "no", "its status is ok, its error 'no'"),
+    ],
+)
+def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, number, value, said) -> None:
+    zarr.open_array(own_store.path / name, mode="r+")[number] = value
+    assert any(line.endswith(said) for line in problems(own_store))
+
+
+def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
+    array = zarr.open_array(own_store.path / "mean_db", mode="r+")
+    array[3] = array[3] + 0.01
+    assert "mean_db is not that of the train split's valid windows" in problems_but_uuid(own_store)
+
+
+def problems_but_uuid(store: Store) -> list[str]:
+    """Problems of a store whose UUID was made to fit, as by one who changed it on purpose."""
+    from pipeline.layout import content_uuid
+
+    path = store.path / "zarr.json"
+    text = path.read_text()
+    path.write_text(text.replace(json.loads(text)["attributes"]["uuid"], content_uuid(store.path)))
+    return problems(store)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_fits_some_data(status: str) -> None:
+    mel = np.zeros((4, 5, 8), np.float32)
+    n_valid = {"ok": 4, "silent": 4, "short": 2, "failed": 0}[status]
+    mel[n_valid:] = np.nan
+    assert status_problem(mel, status, n_valid, "" if status == "ok" else "a sentence") == ""
+
+
+def test_audio_that_changed_or_went_since_is_named(finished: Store, own_music: Path) -> None:
+    soundfile.write(own_music / "bells/bells.00003.wav", np.zeros(1000), 22050)
+    (own_music / "bells/bells.00004.wav").unlink()
+    verdict = verify(finished, read_catalog(own_music))
+    assert [line.partition(":")[0] for line in verdict.problems] == ["bells/bells.00003", "bells/bells.00004"]
+
+
+def test_windows_that_are_not_librosas_are_named(own_store: Store, music: Path) -> None:
+    mel = zarr.open_array(own_store.path / "mel", mode="r+")
+    mel[0] = np.asarray(mel[0]) * 1.001
+    verdict = verify(open_store(own_store.path), read_catalog(music), n_samples=12)
+    assert any(line.startswith("bells/bells.00000: ") and "from librosa" in line for line in verdict.problems)
+    assert verdict.max_db == pytest.approx(10 * np.log10(1.001), rel=1e-2)
+
+
+@pytest.mark.parametrize("fields", [{"scale": "db"}, {"scale": "db", "dtype": "float16"}, {"power": 1.0}])
+def test_other_scales_are_compared_with_librosa_too(fields, music: Path, tmp_path: Path, plan_of) -> None:
+    from pipeline.build import build
+
+    catalog, plan = plan_of(music, **fields)
+    build(plan, catalog, tmp_path / "s.zarr", InProcess())
+    verdict = verify(open_store(tmp_path / "s.zarr"), catalog, n_samples=12)
+    assert verdict.problems == []
+    assert verdict.max_db <= (0.04 if "dtype" in fields else 1e-3)
+
+
+def test_distances_are_those_of_the_formula() -> None:
+    spec = FeatureSpec()
+    there = np.full((1, 5, 128), 2.0)
+    here = there.copy()
+    here[0, 0, 0] = 2.2
+    relative, decibel = distances(here, there, spec)
+    assert relative == pytest.approx(0.1)
+    assert decibel == pytest.approx(10 * np.log10(1.1))
+
+
+def test_librosas_windows_of_the_article_are_its_authors(shared: Path) -> None:
+    reference = np.load(shared / "reference/hiphop.00053.npz")
+    there = librosa_windows(shared / "reference/hiphop.00053.au", FeatureSpec(), 599)[reference["window"]]
+    largest = reference["mel"].max(axis=(1, 2), keepdims=True)
+    assert (np.abs(there - reference["mel"]) / largest).max() <= 1e-6
+
+
+def test_real_music_equals_librosa(shared: Path, tmp_path: Path) -> None:
+    from pipeline.build import build
+    from pipeline.plan import make_plan
+    from pipeline.versions import versions
+
+    root = tmp_path / "music"
+    for path in sorted((shared / "music/clips").glob("*/*.00003.flac")):
+        (root / path.parent.name).mkdir(parents=True)
+        shutil.copy(path, root / path.parent.name)
+    (root / "formats").mkdir()
+    for path in sorted((shared / "music/formats").iterdir()):
+        shutil.copy(path, root / "formats")
+    # Pieces of one name in several formats need ids of their own: here, their whole file names.
+    rows = [f"{p.relative_to(root)},{p.parent.name},{p.name}" for p in sorted(root.rglob("*")) if p.is_file()]
+    (root / "tracks.csv").write_text("\n".join(["path,label,id", *rows]) + "\n")
+    catalog = read_catalog(root / "tracks.csv")
+    summary = build(make_plan(FeatureSpec(), catalog.tracks, versions()), catalog, tmp_path / "s.zarr", InProcess())
+    assert summary.statuses == {"ok": 15, "silent": 1, "failed": 1}
+    ((source, _, sentence),) = [row for row in summary.troubled if row[1] == "failed"]
+    assert source.endswith(".m4a")
+    assert "AAC" in sentence
+    assert "ffmpeg" in sentence
+    verdict = verify(open_store(tmp_path / "s.zarr"), catalog, n_samples=17)
+    assert verdict.problems == []
+    assert verdict.n_sampled == 16
+    assert verdict.max_relative <= 1e-5
+    assert verdict.max_db <= 1e-3
