@@ -4,6 +4,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= demo
 SOURCE  ?= $(DATASET)
+override SOURCE := $(patsubst ~/%,$(HOME)/%,$(SOURCE))
 STORE   ?= $(basename $(notdir $(patsubst %/,%,$(SOURCE)))).zarr
 CLUSTER ?= local
 

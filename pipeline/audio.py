@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.opus import mended_opus
 RESAMPLE_MARGIN = 0.25
 RESAMPLE_QUALITY = "HQ"  # librosa's default, soxr_hq
 RATES = (1_000, 768_000)  # what real audio has; beyond it a header is wrong, and would ask for absurd memory
+LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this length or a larger one in a header
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded whatever the number of channels
 
 # How files begin that libsndfile cannot decode (offset, bytes), and what they are.
@@ -61,6 +63,18 @@ class Header:
     duration: float
     promised: float
     codec: str
+
+
+class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that is read from its start to its end.
+
+    Where a file can be sought in, soundfile seeks to where it is after each read. For MP3 and Opus that is another
+    place in the stream: a frame lacks what it shares with the one before, and the samples depend on the size of a read.
+    """
+
+    def seekable(self) -> bool:
+        """Say that it cannot be sought in."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +150,7 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
     return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header)
 
 
-def open_audio(path: Path) -> soundfile.SoundFile:
+def open_audio(path: Path) -> SequentialFile:
     """Open a file with libsndfile.
 
     Raises
@@ -153,22 +167,21 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     if size == 0:
         raise AudioError("the file is empty (0 bytes); copy or download it again")
     try:
-        file = soundfile.SoundFile(path)
-        return (_mended(path) if file.subtype == "OPUS" else None) or file
+        return SequentialFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         if mended := _mended(path):
             return mended
         raise AudioError(_diagnosis(path, error)) from error
 
 
-def _mended(path: Path) -> soundfile.SoundFile | None:
-    """Open a file that libsndfile would refuse or misread for a fault that can be mended; None where it cannot."""
+def _mended(path: Path) -> SequentialFile | None:
+    """Open a file that libsndfile refuses for a fault that can be mended; None where it cannot."""
     stream: io.BytesIO | int | None = mended_opus(path)
     if stream is None and path.with_name(f"._{path.name}").exists():
         # libsndfile takes macOS's twin for the resource fork of an MP3 and gives up; through a descriptor it sees none.
         stream = os.open(path, os.O_RDONLY)
     try:
-        return None if stream is None else soundfile.SoundFile(stream)
+        return None if stream is None else SequentialFile(stream)
     except soundfile.LibsndfileError:
         return None  # then the first error is the one to tell
 
@@ -184,24 +197,26 @@ def _diagnosis(path: Path, error: Exception) -> str:
         if head[offset : offset + len(magic)] == magic:
             return (
                 f"this is {name}, a codec that libsndfile {soundfile.__libsndfile_version__} lacks; convert it, for "
-                f"example with: ffmpeg -i {path.name} {path.stem}.flac"
+                f"example with: ffmpeg -i {shlex.quote(path.name)} {shlex.quote(path.stem + '.flac')}"
             )
     reason_text = getattr(error, "error_string", str(error)).rstrip(".")
     return f"libsndfile finds no audio in the file ({reason_text}); it may be damaged or no audio at all"
 
 
-def _header(file: soundfile.SoundFile) -> Header:
+def _header(file: SequentialFile) -> Header:
     rate, channels = file.samplerate, file.channels
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(f"a sample rate of {rate} Hz is outside {RATES[0]} to {RATES[1]} Hz; the header is wrong")
     duration = file.frames / rate
     # libsndfile's log of a WAV, AU or AIFF file that ends too early: "data : 1323000 (should be 661478)"
     cut = re.search(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    promised = duration * int(cut[1]) / int(cut[2]) if cut and int(cut[2]) else duration
+    promised = duration
+    if cut and int(cut[2]) and int(cut[1]) < LEFT_OPEN:
+        promised *= int(cut[1]) / int(cut[2])
     return Header(rate, channels, duration, max(promised, duration), f"{file.format} {file.subtype}")
 
 
-def _decode(file: soundfile.SoundFile, n_samples: int) -> npt.NDArray[np.float32]:
+def _decode(file: SequentialFile, n_samples: int) -> npt.NDArray[np.float32]:
     """Decode the first samples of a file, block by block, and average the channels."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0

@@ -143,10 +143,14 @@ def _tree(root: Path) -> tuple[list[Track], list[str]]:
 
 def _visible_files(root: Path) -> Iterator[str]:
     """Files below a folder; hidden ones, among them macOS's ``._`` twins, are skipped and folder links not followed."""
-    for folder, names, files in os.walk(root):
+    for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
         names[:] = [name for name in names if not name.startswith(".")]
         prefix = Path(folder).relative_to(root)
         yield from ((prefix / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
 
 
 def _manifest(path: Path, group_column: str) -> list[Track]:
@@ -185,12 +189,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
     where = f"{manifest}, row {number}"
-    if not row["path"] or not row["label"]:
+    if not row["path"].strip() or not row["label"].strip():
         raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
     source = os.path.normpath(row["path"]).replace(os.sep, "/")
     if Path(source).is_absolute():
         source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
-    if source.startswith("../"):
+    if source == ".." or source.startswith("../"):
         raise CatalogError(
             f"{where}: {row['path']!r} lies outside the manifest's folder; put the manifest above all its files"
         )

@@ -61,13 +61,13 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
         np.take(samples[start * spec.stride :], gather[rows], out=raw[rows], mode="clip")
         np.multiply(raw[rows].reshape(count, *taper.shape), taper, out=frames[rows].reshape(count, *taper.shape))
         np.fft.rfft(frames[rows], axis=1, out=spectrum[rows])
-        np.square(spectrum.real.T, out=power)
-        np.square(spectrum.imag.T, out=imaginary)
-        np.add(power, imaginary, out=power)
+        here = power[:, rows]
+        np.square(spectrum[rows].real.T, out=here)
+        here += np.square(spectrum[rows].imag.T, out=imaginary[:, rows])
         if spec.power != 2.0:
-            np.power(power, spec.power / 2, out=power)
+            np.power(here, spec.power / 2, out=here)
         with np.errstate(over="ignore"):  # samples far beyond full scale become infinite, for the caller to see
-            mel[start : start + count] = (bands @ power).T[rows].reshape(count, spec.n_frames, spec.n_mels)
+            mel[start : start + count] = (bands @ here).T.reshape(count, spec.n_frames, spec.n_mels)
     return mel
 
 

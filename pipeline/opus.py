@@ -1,4 +1,4 @@
-"""Ogg Opus that was cut out of a longer stream, its clock set to zero so that libsndfile decodes it rightly."""
+"""Ogg Opus that was cut out of a longer stream, its clock set so that libsndfile reads it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def mended_opus(path: Path) -> io.BytesIO | None:
-    """Set the clock of an Ogg Opus stream so that it starts with its first sample.
+    """Set the clock of an Ogg Opus stream so that it does not begin before zero.
 
     A stream that was copied out of a longer one may say of its first page that it ends earlier than its own samples
-    last. RFC 7845, section 4.3, forbids that, and libsndfile refuses the file, though all of its audio is there. Where
-    the page ends later, as in a recorded broadcast, the file is legal, but libsndfile 1.2.2 decodes other samples for
-    each number that it is asked for at a time. With every granule position moved by the same number the audio is the
-    same, and libsndfile agrees.
+    last. RFC 7845, section 4.3, forbids that, and libsndfile refuses the file, though all of its audio is there. With
+    every granule position moved by the same number the audio is the same and the stream is legal.
 
     Parameters
     ----------
@@ -35,7 +33,7 @@ def mended_opus(path: Path) -> io.BytesIO | None:
     Returns
     -------
     io.BytesIO or None
-        The same stream with another clock; None where the file is no Ogg Opus, or starts at zero already.
+        The same stream with another clock; None where the file is no Ogg Opus, or does not begin before zero.
     """
     if path.stat().st_size > LARGEST:
         return None
@@ -47,7 +45,7 @@ def mended_opus(path: Path) -> io.BytesIO | None:
         return None
     first = audio[0][0]
     shift = sum(map(n_samples, _packets(data, first))) - _position(data, first)
-    if not shift:
+    if shift <= 0:
         return None
     for start, end in audio:
         pattern, version, flags, position, *rest = PAGE.unpack_from(data, start)

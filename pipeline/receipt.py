@@ -122,5 +122,5 @@ class Receipt:
                     "sums": BandSums(count=sums["count"], level=tuple(sums["level"]), square=tuple(sums["square"])),
                 }
             )
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"no receipt: {error}") from error

@@ -170,11 +170,13 @@ def _labels(names: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
             raise ValueError(f"label {name!r} is no plain folder name")
+    if len(set(names)) < len(names):
+        raise ValueError(f"labels={names!r} names one twice")
     return tuple(sorted(names))
 
 
 def _positive(value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"tracks_per_label={value!r} is no whole number above zero")
     return value
 
@@ -182,6 +184,8 @@ def _positive(value: Any) -> int:
 def _source(table: dict[str, Any]) -> Archive | Synthesis:
     kind = table["kind"]
     if kind == "archive":
+        if not isinstance(table["urls"], list) or not table["urls"]:
+            raise ValueError(f"source.urls={table['urls']!r} is no list of addresses")
         return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
     if kind == "synthesis":
         return Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def au(data: bytes, *, annotation: bytes = b"", promised: int | None = None) -> 
 
 
 def by_librosa(path: Path, rate: int) -> npt.NDArray[np.float32]:
-    return librosa.load(path, sr=rate, mono=True)[0]
+    with warnings.catch_warnings():  # librosa 0.11 looks for readers that Python 3.13 no longer has
+        warnings.filterwarnings("ignore", "'(aifc|audioop|sunau)' is deprecated", DeprecationWarning)
+        return librosa.load(path, sr=rate, mono=True)[0]
 
 
 # Codecs ---------------------------------------------------------------------------------------------------------------
@@ -109,8 +112,17 @@ def test_a_lossy_file_gives_nearly_its_samples_and_no_later(
     assert audio.samples.size == 2 * rate
     # Half the energy would already be a correlation of 0.7; the codecs reach 0.99 for tones at their default rates.
     assert np.corrcoef(audio.samples, mono[: 2 * rate])[0, 1] > 0.99
-    if name != "a.opus":  # which librosa reads as well, but in blocks of its own
-        np.testing.assert_allclose(audio.samples, by_librosa(path, rate)[: 2 * rate], **SAME)
+    np.testing.assert_allclose(audio.samples, by_librosa(path, rate)[: 2 * rate], **SAME)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("name", "rate"), [("a.mp3", 22050), ("a.mp3", 44100), ("a.ogg", 44100), ("a.flac", 44100)])
+def test_noise_that_fills_every_frame_is_decoded_in_one_go(tmp_path: Path, name: str, rate: int, channels: int) -> None:
+    # A frame of MP3 may lie partly in frames before it: what starts to decode within the file lacks that part.
+    sound = 0.2 * np.random.default_rng(0).standard_normal((10 * rate, channels), np.float32)
+    path = write(tmp_path / name, sound, rate)
+    ours = read_audio(path, RATE, 9 * RATE).samples
+    np.testing.assert_allclose(ours, by_librosa(path, RATE)[: 9 * RATE], **SAME)
 
 
 @pytest.mark.parametrize("annotation", [b"", b"\0\0\0\0", b"made by hand\0" * 7, bytes(997)])

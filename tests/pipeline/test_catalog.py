@@ -249,7 +249,7 @@ def test_an_absolute_path_is_inside_also_where_the_manifest_is_named_from_here(
 
 def test_one_file_twice_is_refused_unless_ids_tell_the_rows_apart(manifest: Path) -> None:
     row = {"path": "a.wav", "label": "jazz"}
-    with pytest.raises(CatalogError, match="'a' is the id of two files, 'a.wav' and 'a.wav'"):
+    with pytest.raises(CatalogError, match=r"'a' is the id of two files, 'a\.wav' and 'a\.wav'"):
         read_catalog(write(manifest, [row, row]))
     assert ids(read_catalog(write(manifest, [row | {"id": "1"}, row | {"id": "2"}]))) == ["1", "2"]
 

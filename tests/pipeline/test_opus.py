@@ -123,19 +123,20 @@ def test_a_stream_that_libsndfile_refuses_gives_the_samples_of_the_legal_one(
     for n in (1000, RATE, 10 * RATE):
         ours = read_audio(path, RATE, n).samples
         assert ours.tobytes() == read_audio(tmp_path / "legal.opus", RATE, n).samples.tobytes()
-        # The decoder keeps no more than it is asked for at a time: its output differs by rounding with the block.
-        np.testing.assert_allclose(ours, expected[:n].mean(axis=1), rtol=0, atol=1e-4)
+        # The mean of two channels is rounded to single precision, 6e-8 of full scale.
+        np.testing.assert_allclose(ours, expected[:n].mean(axis=1), rtol=0, atol=1e-6)
     assert read_header(path).duration == pytest.approx(4.3, abs=1e-4)
 
 
 @pytest.mark.parametrize("by", [1, 48_000, 123_456_789])
-def test_a_legal_stream_that_starts_late_gives_the_same_samples(tmp_path: Path, by: int) -> None:
-    legal = opus(4.3)
-    (tmp_path / "legal.opus").write_bytes(legal)
-    (tmp_path / "late.opus").write_bytes(moved(legal, by))
-    early, late = (read_audio(tmp_path / name, RATE, 10 * RATE) for name in ("legal.opus", "late.opus"))
-    assert late.samples.tobytes() == early.samples.tobytes()
-    assert late.header == early.header
+def test_a_legal_stream_that_starts_late_is_left_to_libsndfile(tmp_path: Path, by: int) -> None:
+    path = tmp_path / "late.opus"
+    path.write_bytes(moved(opus(4.3), by))
+    assert mended_opus(path) is None
+    # Whole and in parts: libsndfile gives other samples after a seek, which soundfile makes after each read.
+    whole = read_audio(path, RATE, 10 * RATE).samples
+    np.testing.assert_array_equal(whole, soundfile.read(path, dtype="float32")[0][: whole.size])
+    np.testing.assert_array_equal(read_audio(path, RATE, 1000).samples, whole[:1000])
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.05, 0.5, 0.99, 1.0, 1.01, 3.0])
@@ -147,10 +148,10 @@ def test_a_legal_stream_of_any_length_keeps_it(tmp_path: Path, seconds: float) -
     audio = read_audio(path, RATE, 10 * RATE)
     assert audio.samples.size == expected.size == round(seconds * RATE)
     assert audio.header.duration == audio.header.promised == expected.size / RATE
-    np.testing.assert_allclose(audio.samples, expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(audio.samples, expected)
 
 
-@pytest.mark.parametrize("by", [-312, 48_000])
+@pytest.mark.parametrize("by", [-312, -20])
 def test_what_is_mended_is_a_stream_with_right_checksums_and_the_same_packets(tmp_path: Path, by: int) -> None:
     path = tmp_path / "moved.opus"
     path.write_bytes(moved(opus(3), by))

@@ -127,7 +127,7 @@ sha256 = "{digest}"
 
 
 def test_a_digest_is_compared_in_lower_case(tmp_path: Path) -> None:
-    recipe = read_recipe(write(tmp_path, TINY.split("[source]")[0] + ARCHIVE.format(digest="AB" * 32)))
+    recipe = read_recipe(write(tmp_path, TINY.partition("[source]")[0] + ARCHIVE.format(digest="AB" * 32)))
     assert recipe.source == Archive(("http://localhost/a.tar.gz",), 10, "ab" * 32)
 
 
@@ -135,7 +135,7 @@ def test_a_digest_is_compared_in_lower_case(tmp_path: Path) -> None:
 def test_addresses_are_a_list_of_one_or_more(tmp_path: Path, urls: str) -> None:
     text = ARCHIVE.format(digest="ab" * 32).replace('["http://localhost/a.tar.gz"]', urls)
     with pytest.raises(RecipeError, match="urls"):
-        read_recipe(write(tmp_path, TINY.split("[source]")[0] + text))
+        read_recipe(write(tmp_path, TINY.partition("[source]")[0] + text))
 
 
 def test_features_and_splits_that_cannot_be_are_refused(tmp_path: Path) -> None:
