@@ -220,6 +220,8 @@ def _decode(file: SequentialFile, n_samples: int) -> npt.NDArray[np.float32]:
     """Decode the first samples of a file, block by block, and average the channels."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0
+    if file.subtype == "OPUS":
+        file.seek(0)  # or libsndfile 1.2.2 gives the pre-skip as audio where the stream's clock starts late
     try:
         while done < mono.size:
             block = file.read(min(BLOCK, mono.size - done), dtype="float32", always_2d=True)
