@@ -251,8 +251,10 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
 
     recipe = find_recipe(name, datasets)
     fetched = fetch_recipe(recipe, copy_from=copy_from, tracks_per_label=tracks_per_label, workers=workers)
-    verb = "made" if fetched.made else "already there:"
-    click.echo(f"{verb} {fetched.n_tracks} tracks of {name} in {fetched.audio}{fetched.note and f'; {fetched.note}'}")
+    remarks = [*([] if fetched.made else ["they were there already"]), *([fetched.note] if fetched.note else [])]
+    click.echo(
+        f"{fetched.n_tracks} tracks of {name} are in {fetched.audio}{': ' if remarks else ''}{'; '.join(remarks)}"
+    )
     click.echo(f"next: melzarr features {name} {name}.zarr")
 
 

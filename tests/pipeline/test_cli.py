@@ -182,8 +182,8 @@ def test_the_demo_from_fetch_to_verify(tmp_path: Path) -> None:
             [*base, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300, env=os.environ
         ).stdout
 
-    assert "made 10 tracks of demo" in run("fetch", "demo", "--tracks-per-label", "1")
-    assert "already there: 10 tracks" in run("fetch", "demo", "--tracks-per-label", "1")
+    assert "10 tracks of demo are in" in run("fetch", "demo", "--tracks-per-label", "1")
+    assert "they were there already" in run("fetch", "demo", "--tracks-per-label", "1")
     assert "(10, 599, 5, 128)" in run("features", "demo", "demo.zarr", "--workers", "2")
     assert "sound" in run("verify", "demo.zarr", "--source", "demo", "--sample", "5")
     dataset = xr.open_zarr(tmp_path / "demo.zarr")
