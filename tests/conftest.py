@@ -1,14 +1,31 @@
-"""What all tests share: hypothesis that always draws the same examples, and real music where it is at hand."""
+"""What all tests share: examples that are always the same, real music where it is at hand, a little store."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import settings
+
+from pipeline import synth
+from pipeline.build import build
+from pipeline.catalog import Catalog, read_catalog
+from pipeline.cluster import InProcess
+from pipeline.plan import Plan, make_plan
+from pipeline.spec import FeatureSpec
+from pipeline.store import Store, open_store
+from pipeline.versions import versions
 
 settings.register_profile("stable", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("stable")
+
+SPEC = FeatureSpec(n_windows=60)  # 2.46 s
+SECONDS = 3.0
+Planner = Callable[..., tuple[Catalog, Plan]]
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +35,51 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("real music and reference windows are not beside this copy (../shared)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve tracks of two styles, 3 s each; one of them is too short, one silent, one no audio."""
+    root = tmp_path_factory.mktemp("music")
+    for style in ("bells", "drums"):
+        (root / style).mkdir()
+        for number in range(6):
+            path = root / style / f"{style}.{number:05d}.wav"
+            synth.write_track(path, style, number, seed=1, sample_rate=22050, seconds=SECONDS)
+    soundfile.write(root / "bells/bells.00001.wav", np.full(22050, 0.1), 22050)
+    soundfile.write(root / "drums/drums.00002.wav", np.zeros(4 * 22050), 22050)
+    (root / "drums/drums.00004.wav").write_text("la la la")
+    return root
+
+
+@pytest.fixture
+def own_music(music: Path, tmp_path: Path) -> Path:
+    """A copy of the music that a test may change."""
+    return Path(shutil.copytree(music, tmp_path / "music"))
+
+
+def planned(root: Path, **spec: object) -> tuple[Catalog, Plan]:
+    """Catalog and plan of a folder, five tracks a shard."""
+    catalog = read_catalog(root)
+    return catalog, make_plan(FeatureSpec.from_dict({**SPEC.to_dict(), **spec}), catalog.tracks, versions(), 5)
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> Planner:
+    """The function that makes catalog and plan of a folder."""
+    return planned
+
+
+@pytest.fixture(scope="session")
+def finished(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of the music; not to be changed."""
+    target = tmp_path_factory.mktemp("store") / "music.zarr"
+    catalog, plan = planned(music)
+    build(plan, catalog, target, InProcess())
+    return open_store(target)
+
+
+@pytest.fixture
+def own_store(finished: Store, tmp_path: Path) -> Store:
+    """A copy of the store that a test may change."""
+    return open_store(Path(shutil.copytree(finished.path, tmp_path / "own.zarr")))

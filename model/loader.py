@@ -1,0 +1,308 @@
+"""Store → tf.data: whole chunks read by a few threads, windows of many tracks mixed, whole batches gathered at once."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import tensorflow as tf
+
+from pipeline.errors import StoreError
+from pipeline.store import Store
+
+Windows = npt.NDArray[np.float32]
+Batch = tuple[Windows, npt.NDArray[np.int32]]
+
+# Tracks whose windows are mixed. Fixed, because the order of an epoch must not depend on the memory of a machine; 64
+# tracks of the default spec are 98 MB, and 38336 windows are mixed well enough that none of a batch are neighbours.
+POOL = 64
+READ_AHEAD = 8  # tracks that an evaluation reads at a time
+SHARE = 0.5  # of the memory that is free now, which a cache may take where no number is given
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which windows of a store are meant.
+
+    Parameters
+    ----------
+    tracks : np.ndarray [shape=(n,), dtype=int]
+        Numbers of the tracks, ascending; all are ok.
+    labels : np.ndarray [shape=(n,), dtype=int32]
+        Class of each.
+    windows : np.ndarray [shape=(n, n_windows), dtype=bool]
+        Which of their windows.
+    """
+
+    tracks: npt.NDArray[np.intp]
+    labels: npt.NDArray[np.int32]
+    windows: npt.NDArray[np.bool_]
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in all."""
+        return int(self.windows.sum())
+
+
+def label_names(store: Store) -> list[str]:
+    """Names of a store's classes, sorted; a class is its place in this list."""
+    return sorted({str(label) for label in store.values("label")})
+
+
+def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
+    """Select all windows of the ok tracks of one part.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    split : str
+        The part: "train", "valid" or "test".
+    parts : np.ndarray [shape=(n_tracks,)], optional
+        Part of each track, in place of the store's own split.
+
+    Raises
+    ------
+    StoreError
+        Where the part has no ok track.
+    """
+    chosen = store.values("split") if parts is None else np.asarray(parts)
+    tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))
+    if not tracks.size:
+        known = ", ".join(sorted({str(part) for part in chosen}))
+        raise StoreError(f"{store.path} has no ok track in the split {split!r}; it has {known}: give more tracks")
+    names = label_names(store)
+    labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
+    return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))
+
+
+def windows(
+    store: Store,
+    selection: Selection,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    windows_per_track: int | None = None,
+    memory: int | None = None,
+    threads: int = 2,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Feed windows in batches, in another order each epoch.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    selection : Selection
+        Which of its windows.
+    batch_size : int > 0
+        Windows of a batch; the last one of an epoch may have fewer.
+    seed : int
+        Seed of the order.
+    windows_per_track : int > 0, optional
+        So many of a track's windows, drawn anew each epoch, in place of all; neighbours overlap by 60 %.
+    memory : int > 0, optional
+        Bytes that decoded tracks may take; by default half of what is free. Where the selection fits it is read once
+        and kept, else streamed from the store each epoch, 128 tracks at a time.
+    threads : int > 0
+        Threads that read and decode; they do not change the order.
+    first_epoch : int
+        Number of the first epoch, where training goes on.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Of (batch, n_frames, n_mels) float32 windows in the store's scale, and (batch,) int32 classes. Each iteration
+        is the next epoch.
+    """
+    order = Order(selection, seed, windows_per_track)
+    source = _source(store, selection, memory, threads)
+    epochs = itertools.count(first_epoch)
+
+    def epoch() -> Iterator[Batch]:
+        return batches(order, source, batch_size, next(epochs))
+
+    signature = (
+        tf.TensorSpec((None, *store.spec.shape[1:]), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
+    )
+    n_batches = -(-order.n_windows // batch_size)
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of an epoch: a function of the seed and the epoch's number alone.
+
+    Parameters
+    ----------
+    selection : Selection
+        Which windows.
+    seed : int
+        Seed of the order.
+    windows_per_track : int > 0, optional
+        So many windows of each track, or all.
+    """
+
+    selection: Selection
+    seed: int
+    windows_per_track: int | None = None
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of an epoch."""
+        counts = self.selection.windows.sum(axis=1)
+        return int(np.minimum(counts, self.windows_per_track).sum() if self.windows_per_track else counts.sum())
+
+    def pools(self, epoch: int) -> list[npt.NDArray[np.intp]]:
+        """Places in the selection of the tracks of each pool; each track is in one."""
+        rng = np.random.default_rng((self.seed, epoch))
+        places = rng.permutation(self.selection.tracks.size)
+        return [places[start : start + POOL] for start in range(0, places.size, POOL)]
+
+    def windows(self, epoch: int, number: int, pool: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Windows of a pool in their order, shape (n, 2): place in the pool, and window."""
+        rng = np.random.default_rng((self.seed, epoch, number))
+        pairs = np.argwhere(self.selection.windows[pool])
+        if self.windows_per_track:
+            pairs = pairs[_draw(pairs[:, 0], self.windows_per_track, rng)]
+        return rng.permutation(pairs)
+
+
+def _draw(groups: npt.NDArray[np.intp], n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Draw at most n members of each group, by ordering each group at random and taking the first."""
+    order = np.lexsort((rng.random(groups.size), groups))
+    ranks = np.arange(groups.size) - np.searchsorted(groups, groups)  # the groups are sorted
+    return order[ranks < n]
+
+
+# A source gives the decoded tracks of a pool: an array, and where in it each of them lies.
+Source = Callable[[npt.NDArray[np.intp]], tuple[Windows, npt.NDArray[np.intp]]]
+
+
+def batches(order: Order, source: Source, batch_size: int, epoch: int) -> Iterator[Batch]:
+    """Gather the batches of one epoch; while those of a pool are handed out, the next pool is read.
+
+    Parameters
+    ----------
+    order : Order
+        Which windows, in which order.
+    source : callable
+        Gives the decoded tracks of a pool.
+    batch_size : int > 0
+        Windows of a batch.
+    epoch : int
+        Number of the epoch.
+
+    Yields
+    ------
+    windows : np.ndarray [shape=(batch, n_frames, n_mels), dtype=float32]
+    classes : np.ndarray [shape=(batch,), dtype=int32]
+    """
+    pools = order.pools(epoch)
+    rest: Batch | None = None  # windows of the pool before, too few for a batch
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
+        coming = ahead.submit(source, pools[0])
+        for number, pool in enumerate(pools):
+            decoded, places = coming.result()
+            if number + 1 < len(pools):
+                coming = ahead.submit(source, pools[number + 1])
+            pairs = order.windows(epoch, number, pool)
+            tracks, window = places[pairs[:, 0]], pairs[:, 1]
+            classes = order.selection.labels[pool[pairs[:, 0]]]
+            taken = 0 if rest is None else min(batch_size - len(rest[1]), len(pairs))
+            if rest is not None:
+                head = decoded[tracks[:taken], window[:taken]]
+                rest = np.concatenate([rest[0], head]), np.concatenate([rest[1], classes[:taken]])
+                if len(rest[1]) < batch_size:
+                    continue
+                yield rest
+            whole = taken + (len(pairs) - taken) // batch_size * batch_size
+            for start in range(taken, whole, batch_size):
+                stop = start + batch_size
+                yield decoded[tracks[start:stop], window[start:stop]], classes[start:stop]
+            left = decoded[tracks[whole:], window[whole:]], classes[whole:]
+            rest = left if len(left[1]) else None
+    if rest is not None:
+        yield rest
+
+
+def _source(store: Store, selection: Selection, memory: int | None, threads: int) -> Source:
+    """Keep the decoded tracks where they fit the memory, else read each pool when it is needed."""
+    budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
+    needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader")
+    if needed > budget:
+        said = "streaming: %d tracks take %.1f MB decoded, more than %.1f"
+        logger.info(said, selection.tracks.size, needed / 1e6, budget / 1e6)
+        return lambda places: (read_tracks(store, selection.tracks[places], executor), np.arange(places.size))
+    logger.info("cached: %d tracks take %.1f MB decoded, of %.1f", selection.tracks.size, needed / 1e6, budget / 1e6)
+    cache = functools.cache(lambda: read_tracks(store, selection.tracks, executor))
+    return lambda places: (cache(), places)
+
+
+def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor) -> Windows:
+    """Read and decode whole tracks.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    tracks : np.ndarray [shape=(n,)]
+        Their numbers.
+    executor : ThreadPoolExecutor
+        Reads one track a task.
+
+    Returns
+    -------
+    np.ndarray [shape=(n, n_windows, n_frames, n_mels), dtype=float32]
+        In the store's scale.
+    """
+    mel = store.mel
+    decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
+
+    def read(place: int) -> None:
+        decoded[place] = mel[int(tracks[place])]
+
+    for _ in executor.map(read, range(tracks.size)):
+        pass
+    return decoded
+
+
+def tracks(store: Store, selection: Selection, *, threads: int = 2) -> Iterator[tuple[int, Windows, int]]:
+    """Give whole tracks one after the other, for evaluation, a few of them read ahead.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    selection : Selection
+        Which tracks, and which of their windows.
+    threads : int > 0
+        Threads that read and decode.
+
+    Yields
+    ------
+    number : int
+        Number of the track in the store.
+    windows : np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
+        Its selected windows.
+    label : int
+        Its class.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader") as executor:
+        for start in range(0, selection.tracks.size, READ_AHEAD):
+            numbers = selection.tracks[start : start + READ_AHEAD]
+            for place, decoded in enumerate(read_tracks(store, numbers, executor), start=start):
+                yield int(selection.tracks[place]), decoded[selection.windows[place]], int(selection.labels[place])

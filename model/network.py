@@ -1,0 +1,85 @@
+"""The Conv1D network and its front end, saved as one model that takes what a store holds. Keras alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers, ops
+
+from pipeline.mel import AMIN
+from pipeline.spec import FeatureSpec
+
+FRONTENDS = ("db", "none")
+FILTERS, KERNEL, UNITS = 256, 2, 1024  # as in the article, and its three convolutions
+CONVOLUTIONS = 3
+
+
+def network(
+    spec: FeatureSpec,
+    n_classes: int,
+    *,
+    frontend: str = "db",
+    mean_db: Sequence[float] = (),
+    std_db: Sequence[float] = (),
+    dropout: float = 0.5,
+    name: str = "melzarr",
+) -> keras.Model:
+    """Make the article's network for windows of a spec.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the windows are: of shape (n_frames, n_mels), in which scale.
+    n_classes : int > 1
+        Classes to tell apart.
+    frontend : {"db", "none"}
+        "db" turns what the store holds into levels, standardised in each band; "none" is the article's raw power.
+    mean_db, std_db : sequence of float, in dB, length n_mels
+        Statistics of the store's train split, for the front end.
+    dropout : float in [0, 1)
+        Share of the dense layer that is dropped while training.
+    name : str
+        Name of the model.
+
+    Returns
+    -------
+    keras.Model
+        From (batch, n_frames, n_mels) windows to (batch, n_classes) probabilities.
+
+    Raises
+    ------
+    ValueError
+        Where the front end is unknown or its statistics do not fit the spec.
+
+    Notes
+    -----
+    Time is the convolution's axis: three of 256 filters of 2 frames, one dense layer of 1024, 1,650,442 weights for
+    ten classes of (5, 128). The front end is made of Keras' own operations, so a saved model opens without melzarr.
+    """
+    windows = keras.Input((spec.n_frames, spec.n_mels), name="windows")
+    x = _standardised(windows, spec, mean_db, std_db) if frontend == "db" else windows
+    if frontend not in FRONTENDS:
+        raise ValueError(f"frontend={frontend!r} is unknown; use one of {', '.join(FRONTENDS)}")
+    for _ in range(CONVOLUTIONS):
+        x = layers.Conv1D(FILTERS, KERNEL, padding="same", kernel_initializer="glorot_uniform", activation="relu")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(UNITS, activation="relu")(x)
+    x = layers.Dropout(dropout)(x)
+    return keras.Model(windows, layers.Dense(n_classes, activation="softmax", name="genre")(x), name=name)
+
+
+def _standardised(
+    x: keras.KerasTensor, spec: FeatureSpec, mean_db: Sequence[float], std_db: Sequence[float]
+) -> keras.KerasTensor:
+    """Turn what a store holds into levels in dB, of mean 0 and deviation 1 in each band over the train split."""
+    if len(mean_db) != spec.n_mels or len(std_db) != spec.n_mels:
+        raise ValueError(
+            f"mean_db and std_db have {len(mean_db)} and {len(std_db)} bands where the spec has {spec.n_mels}"
+        )
+    if spec.scale == "power":
+        factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)
+        x = factor * ops.log10(ops.maximum(x, floor))
+    # A band that is the same everywhere says nothing, and must not become infinite.
+    variance = [max(std, 1e-3) ** 2 for std in std_db]
+    return layers.Normalization(mean=list(mean_db), variance=variance, name="standardised")(x)
