@@ -4,8 +4,8 @@ PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= demo
 SOURCE  ?= $(DATASET)
-override SOURCE := $(patsubst ~/%,$(HOME)/%,$(SOURCE))
-STORE   ?= $(basename $(notdir $(patsubst %/,%,$(SOURCE)))).zarr
+override SOURCE := $(patsubst %/,%,$(patsubst ~/%,$(HOME)/%,$(SOURCE)))
+STORE   ?= $(basename $(notdir $(SOURCE))).zarr
 CLUSTER ?= local
 
 BIN    := $(VENV)/bin
@@ -37,7 +37,7 @@ features: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## compute the me
 	$(BIN)/melzarr features "$(SOURCE)" "$(STORE)" $(BUILD)
 
 fetch: $(VENV)/.features-$(PYVER) ## bring or make the audio of DATASET
-	$(BIN)/melzarr fetch "$(DATASET)" $(FETCH)
+	$(BIN)/melzarr fetch "$(if $(IS_DATASET),$(SOURCE),$(DATASET))" $(FETCH)
 
 scan: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## look at the audio: what is there, what a build would cost
 	$(BIN)/melzarr scan "$(SOURCE)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -159,48 +158,46 @@ def open_audio(path: Path) -> SequentialFile:
         Where that cannot be done; the sentence says why.
     """
     try:
-        mode, size = path.stat().st_mode, path.stat().st_size
-    except OSError as error:
-        raise AudioError(f"the file cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):  # a named pipe or a device would block for ever
-        raise AudioError("this is no regular file; give audio in a file")
-    if size == 0:
-        raise AudioError("the file is empty (0 bytes); copy or download it again")
-    try:
-        return SequentialFile(path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        if mended := _mended(path):
-            return mended
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a named pipe or a device would block for ever
+            raise AudioError("this is no regular file; give audio in a file")
+        if facts.st_size == 0:
+            raise AudioError("the file is empty (0 bytes); copy or download it again")
+        return _opened(path)
+    except soundfile.LibsndfileError as error:
         raise AudioError(_diagnosis(path, error)) from error
+    except OSError as error:
+        raise AudioError(f"the file cannot be read: {error.strerror}; look at its permissions and its disk") from error
 
 
-def _mended(path: Path) -> SequentialFile | None:
-    """Open a file that libsndfile refuses for a fault that can be mended; None where it cannot."""
-    stream: io.BytesIO | int | None = mended_opus(path)
-    if stream is None and path.with_name(f"._{path.name}").exists():
-        # libsndfile takes macOS's twin for the resource fork of an MP3 and gives up; through a descriptor it sees none.
-        stream = os.open(path, os.O_RDONLY)
+def _opened(path: Path) -> SequentialFile:
+    """Open a file by its content, and mend what libsndfile refuses but could read."""
+    # Through a descriptor libsndfile sees no name: neither an extension that it takes for a format, nor beside an MP3
+    # macOS's ._ twin, which it takes for a resource fork and gives up.
     try:
-        return None if stream is None else SequentialFile(stream)
+        file = SequentialFile(os.open(path, os.O_RDONLY))
     except soundfile.LibsndfileError:
-        return None  # then the first error is the one to tell
+        stream = mended_opus(path)
+        if stream is None:
+            raise
+        file = SequentialFile(stream)
+    if file.subtype == "OPUS":
+        file.seek(0)  # or libsndfile 1.2.2 gives the pre-skip as audio where the stream's clock starts late
+    return file
 
 
-def _diagnosis(path: Path, error: Exception) -> str:
+def _diagnosis(path: Path, error: soundfile.LibsndfileError) -> str:
     """Say what a file is that libsndfile cannot open, and what to do about it."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as reason:
-        return f"the file cannot be read: {reason.strerror}"
+    with path.open("rb") as file:
+        head = file.read(16)
     for offset, magic, name in FOREIGN:
         if head[offset : offset + len(magic)] == magic:
             return (
                 f"this is {name}, a codec that libsndfile {soundfile.__libsndfile_version__} lacks; convert it, for "
                 f"example with: ffmpeg -i {shlex.quote(path.name)} {shlex.quote(path.stem + '.flac')}"
             )
-    reason_text = getattr(error, "error_string", str(error)).rstrip(".")
-    return f"libsndfile finds no audio in the file ({reason_text}); it may be damaged or no audio at all"
+    reason = error.error_string.rstrip(".")
+    return f"libsndfile finds no audio in the file ({reason}); it may be damaged or no audio at all"
 
 
 def _header(file: SequentialFile) -> Header:
@@ -220,8 +217,6 @@ def _decode(file: SequentialFile, n_samples: int) -> npt.NDArray[np.float32]:
     """Decode the first samples of a file, block by block, and average the channels."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0
-    if file.subtype == "OPUS":
-        file.seek(0)  # or libsndfile 1.2.2 gives the pre-skip as audio where the stream's clock starts late
     try:
         while done < mono.size:
             block = file.read(min(BLOCK, mono.size - done), dtype="float32", always_2d=True)

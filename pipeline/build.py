@@ -12,13 +12,13 @@ from pathlib import Path
 
 from pipeline.catalog import Catalog
 from pipeline.cluster import Runner
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, StoreError
 from pipeline.files import write_whole
 from pipeline.layout import shard_name
 from pipeline.plan import Plan, Shard
 from pipeline.publish import publish
 from pipeline.receipt import Receipt, TrackReceipt
-from pipeline.store import Store, open_store
+from pipeline.store import open_store
 from pipeline.worker import ShardJob, make_shard
 from pipeline.workspace import Workspace
 
@@ -65,6 +65,7 @@ def build(
     target: Path,
     runner: Runner,
     *,
+    replace: bool = False,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Summary:
@@ -77,10 +78,11 @@ def build(
     catalog : Catalog
         The plan's tracks, with their labels and their root.
     target : Path
-        Where the store will be. A store that is there is replaced once the new one is complete; shards of it that
-        still fit are kept.
+        Where the store will be.
     runner : Runner
         Where it is computed.
+    replace : bool
+        Whether a store that is there is replaced, once the new one is complete; shards of it that still fit are kept.
     max_failed : float in [0, 1], optional
         Share of tracks that may fail; by default 5 %, but never fewer than ten tracks.
     progress : callable
@@ -94,14 +96,19 @@ def build(
     Raises
     ------
     BuildError
-        Where another build holds the store, too many tracks fail, or the workers are lost. What was finished is kept.
+        Where another build holds the store or has just finished it, too many tracks fail, or the workers are lost.
+        What was finished is kept.
     """
     start = time.perf_counter()
-    target = target.absolute()
+    target = target.resolve()
     workspace = Workspace(target)
     with workspace.locked():
         if target.exists():
-            _seed(workspace, open_store(target))
+            if not replace:
+                raise BuildError(
+                    f"{target} has appeared meanwhile; look at it, and replace it with --force if you like"
+                )
+            _seed(workspace, target)
         jobs = (_job(plan, catalog, target, shard) for shard in plan.shards())
         tally = _Tally(plan, _failures_allowed(len(plan.tracks), max_failed))
         for receipt in runner.run(make_shard, jobs):
@@ -112,11 +119,16 @@ def build(
     return _summary(plan, target, receipts, time.perf_counter() - start)
 
 
-def _seed(workspace: Workspace, store: Store) -> None:
+def _seed(workspace: Workspace, target: Path) -> None:
     """Offer the shards of a finished store to the build that will replace it; a worker checks before it keeps one."""
-    for receipt in store.receipts():
-        shard = workspace.shard(receipt.index)
-        if workspace.receipt(receipt.index).exists() or not (published := _shard_file(store, receipt)).exists():
+    try:
+        receipts = open_store(target).receipts()
+    except StoreError:
+        return  # it is damaged, and nothing of it can be kept
+    for receipt in receipts:
+        published, shard = target / shard_name(receipt.index), workspace.shard(receipt.index)
+        earlier = workspace.read_receipt(receipt.index)
+        if not published.exists() or (earlier and workspace.holds(earlier)):
             continue
         shard.parent.mkdir(parents=True, exist_ok=True)
         shard.unlink(missing_ok=True)
@@ -125,10 +137,6 @@ def _seed(workspace: Workspace, store: Store) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(published, shard)
         write_whole(workspace.receipt(receipt.index), receipt.to_json())
-
-
-def _shard_file(store: Store, receipt: Receipt) -> Path:
-    return store.path / shard_name(receipt.index)
 
 
 def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard) -> ShardJob:
@@ -168,8 +176,8 @@ class _Tally:
             n_tracks = sum(len(receipt.tracks) for receipt in self.receipts)
             raise BuildError(
                 f"{len(self.failed)} of the first {n_tracks} tracks have failed, more than the {self.allowed:g} that "
-                f"may; for example {self.failed[0]}. What was finished is kept; mend the files (melzarr scan lists "
-                f"them), or allow more with --max-failed"
+                f"may; for example {self.failed[0]}. What was finished is kept; mend the files, or allow more "
+                f"with --max-failed"
             )
 
     def in_order(self) -> list[Receipt]:

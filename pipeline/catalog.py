@@ -125,7 +125,7 @@ def read_catalog(
 
 def _tree(root: Path) -> tuple[list[Track], list[str]]:
     """Tracks of a class-per-folder tree, and the files that were left out."""
-    tracks, left_out = [], []
+    tracks, left_out = [], list(_linked_folders(root))
     for source in _visible_files(root):
         _refuse_undecodable(source)
         path = PurePosixPath(source)
@@ -147,6 +147,14 @@ def _visible_files(root: Path) -> Iterator[str]:
         names[:] = [name for name in names if not name.startswith(".")]
         prefix = Path(folder).relative_to(root)
         yield from ((prefix / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _linked_folders(root: Path) -> Iterator[str]:
+    """Links to folders, which are not followed: they may lead out of the tree, or round in a circle."""
+    for folder, names, _ in os.walk(root):
+        prefix = Path(folder)
+        links = (name for name in names if not name.startswith(".") and (prefix / name).is_symlink())
+        yield from (f"{(prefix / name).relative_to(root).as_posix()}/ (a link to a folder)" for name in links)
 
 
 def _refuse_unlisted(error: OSError) -> None:
@@ -189,6 +197,8 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
     where = f"{manifest}, row {number}"
+    if "\0" in row["path"]:
+        raise CatalogError(f"{where}: path {row['path']!r} holds a NUL character; mend it")
     if not row["path"].strip() or not row["label"].strip():
         raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
     source = os.path.normpath(row["path"]).replace(os.sep, "/")
@@ -251,6 +261,20 @@ def _split(
         return tuple(replace(t, split=t.split or UNUSED) for t in tracks), {"method": "manifest"}
     how = {"method": "hash", "valid": rule.valid, "test": rule.test, "seed": rule.seed}
     return tuple(replace(track, split=rule.part(track.group)) for track in tracks), how
+
+
+def missing_parts(catalog: Catalog) -> list[str]:
+    """Say which labels have no track in a part that others have."""
+    labels: dict[str, set[str]] = {}
+    for track in catalog.tracks:
+        labels.setdefault(track.label, set()).add(track.split)
+    used = [part for part in PARTS if any(part in parts for parts in labels.values())]
+    return [
+        f"label {label} has no {part} track: give more tracks, another --seed, or splits in a manifest"
+        for label in sorted(labels)
+        for part in used
+        if part not in labels[label]
+    ]
 
 
 def _refuse_separated_groups(tracks: Iterable[Track]) -> None:

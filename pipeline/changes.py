@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.catalog import Catalog
-from pipeline.files import sha256_of
+from pipeline.files import source_sha256
 from pipeline.plan import Plan
 from pipeline.publish import attributes
 from pipeline.store import Store
 
 
-def changes(store: Store, plan: Plan, catalog: Catalog) -> list[str]:
+def changes(
+    store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object] = lambda _: None
+) -> list[str]:
     """Say in what a finished store differs from what would be built now; an empty list if in nothing.
 
     Parameters
@@ -24,6 +26,8 @@ def changes(store: Store, plan: Plan, catalog: Catalog) -> list[str]:
         What would be built.
     catalog : Catalog
         The plan's tracks; all of their files are read, to compare their digests.
+    progress : callable
+        Called with the number of files read since the last call.
     """
     before, after = store.attributes, attributes(plan, catalog)
     found = [line for name in ("spec", "versions", "split") for line in _differing(name, before[name], after[name])]
@@ -31,7 +35,7 @@ def changes(store: Store, plan: Plan, catalog: Catalog) -> list[str]:
         found.append("the recipe has changed")
     if store.tracks_per_shard != plan.tracks_per_shard:
         found.append(f"tracks per shard was {store.tracks_per_shard}, is {plan.tracks_per_shard}")
-    return found + _track_changes(store, plan, catalog)
+    return found + _track_changes(store, plan, catalog, progress)
 
 
 def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -42,7 +46,7 @@ def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
     ]
 
 
-def _track_changes(store: Store, plan: Plan, catalog: Catalog) -> list[str]:
+def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object]) -> list[str]:
     fields = ("id", "label", "source", "group", "split")
     columns = [store.values("track" if field == "id" else field).tolist() for field in fields]
     before = {row[0]: row for row in zip(*columns, strict=True)}
@@ -50,18 +54,16 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog) -> list[str]:
     both = [name for name in after if name in before]
     digests = dict(zip(before, store.values("source_sha256").tolist(), strict=True))
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
-        now = dict(zip(both, pool.map(lambda name: _digest(catalog, after[name][2]), both), strict=True))
+        now = {}
+        for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root / after[n][2]), both), strict=True):
+            progress(1)
+            now[name] = digest
     return [
         *_count("new", after.keys() - before.keys()),
         *_count("gone", before.keys() - after.keys()),
         *_count("now with another label, path, group or split", {n for n in both if before[n] != after[n]}),
         *_count("changed in the bytes of their files", {n for n in both if now[n] != digests[n]}),
     ]
-
-
-def _digest(catalog: Catalog, source: str) -> str:
-    path = catalog.root / source
-    return sha256_of(path) if path.is_file() else ""
 
 
 def _count(what: str, names: Iterable[str]) -> list[str]:

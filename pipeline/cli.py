@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import tqdm
 
-from pipeline.errors import BuildError, MelzarrError
+from pipeline.errors import BuildError, CallError, MelzarrError, StoreError
 from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ class Guarded(click.Command):
             where = f"{error.filename}: " if error.filename else ""
             sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
         except KeyboardInterrupt:
-            sentence, code = "stopped; what was finished is kept, so run the same command again to go on", 1
+            goes_on = ctx.info_name in {"fetch", "features"}
+            sentence, code = "stopped", 1
+            if goes_on:
+                sentence += "; what was finished is kept, so run the same command again to go on"
         click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
         return ctx.exit(code)
 
@@ -80,12 +84,14 @@ def main() -> None:
 
 # Options, each defined once.
 
+DEFAULT_DATASETS = Path("datasets")
+
 STORE = click.argument("store", type=click.Path(path_type=Path))
 SOURCE = click.argument("source")
 DATASETS = click.option(
     "--datasets",
     type=click.Path(path_type=Path),
-    default=Path("datasets"),
+    default=DEFAULT_DATASETS,
     show_default=True,
     help="Folder that holds the recipes, one folder a dataset.",
 )
@@ -164,6 +170,15 @@ def resolve(source: str, datasets: Path) -> Path | Recipe:
     return path if path.exists() or path.suffix or len(path.parts) != 1 else find_recipe(source, datasets)
 
 
+def audio_root(source: str, datasets: Path) -> Path:
+    """Return the folder below which the files of a source lie."""
+    where = resolve(source, datasets)
+    root = (where if where.is_dir() else where.parent) if isinstance(where, Path) else where.audio
+    if not root.is_dir() or (isinstance(where, Path) and not where.exists()):
+        raise CallError(f"--source {source}: there is nothing at {root}; say where the audio is")
+    return root
+
+
 def read_source(
     source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
 ) -> Catalog:
@@ -174,6 +189,10 @@ def read_source(
     where = resolve(source, datasets)
     default = HashSplit() if isinstance(where, Path) else where.split
     given = {name: value for name, value in shares.items() if value is not None}
+    if given and named_split:
+        raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
+    if group_column != "group" and not (isinstance(where, Path) and where.is_file()):
+        raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
     split = dataclasses.replace(default, **given)
     return read_catalog(where, split, named_split=named_split, group_column=group_column)
 
@@ -221,6 +240,12 @@ def as_text(facts: Any) -> str:
     return json.dumps(plain(facts), indent=2)
 
 
+def next_step(*words: object, datasets: Path | None = None) -> None:
+    """Print a command that can be run as it stands."""
+    elsewhere = ["--datasets", str(datasets)] if datasets not in {None, DEFAULT_DATASETS} else []
+    click.echo(f"next: {shlex.join(['melzarr', *map(str, words), *elsewhere])}")
+
+
 def show(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
@@ -255,7 +280,7 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
     click.echo(
         f"{fetched.n_tracks} tracks of {name} are in {fetched.audio}{': ' if remarks else ''}{'; '.join(remarks)}"
     )
-    click.echo(f"next: melzarr features {name} {name}.zarr")
+    next_step("features", name, f"{name}.zarr", datasets=datasets)
 
 
 @main.command()
@@ -278,7 +303,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
         click.echo(as_text(as_dict(found)))
         return
     show(scan_lines(found))
-    click.echo(f"next: melzarr features {source} STORE.zarr")
+    next_step("features", source, f"{Path(source).stem}.zarr", datasets=options["datasets"])
 
 
 @main.command()
@@ -305,21 +330,30 @@ def features(
       melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
     """
     from pipeline.build import build
+    from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
     from pipeline.files import tree_bytes
     from pipeline.screen import summary_lines
     from pipeline.workspace import Workspace
 
+    if workers is not None and cluster != "local":
+        raise CallError(
+            f"--workers {workers} is for a local cluster; {cluster} has the workers that were started there"
+        )
     catalog, plan = prepare(source, options)
+    store = store.resolve() if store.is_symlink() else store
     if store.exists() and _is_up_to_date(store, catalog, plan, force):
-        click.echo(f"{store} is finished and up to date: same files, spec and versions\nnext: melzarr inspect {store}")
+        Workspace(store).discard()  # what a kill after the last step may have left
+        click.echo(f"{store} is finished and up to date: same files, spec and versions")
+        next_step("inspect", store)
         return
+    show(missing_parts(catalog))
     earlier = Workspace(store).n_receipts()
-    click.echo(f"{len(plan.tracks)} tracks, {plan.n_shards} shards of {plan.tracks_per_shard}")
+    click.echo(f"{len(plan.tracks)} tracks, {_count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
-        click.echo(f"going on: {earlier} shards are there from an earlier run; each is checked before it is kept")
+        click.echo(f"going on: {_count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
     with connect(cluster, workers, plan.worker_bytes) as runner:
-        click.echo(f"{runner.n_workers} workers{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
+        click.echo(f"{_count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
         with progress_bar(len(plan.tracks), "features") as bar:
             n_failed = 0
 
@@ -329,17 +363,27 @@ def features(
                 bar.set_postfix(failed=n_failed, refresh=False)
                 bar.update(len(receipt.tracks))
 
-            summary = build(plan, catalog, store, runner, max_failed=max_failed, progress=advance)
+            summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=advance)
     show(summary_lines(dataclasses.replace(summary, target=store), tree_bytes(store)))
-    click.echo(f"next: melzarr verify {store} --source {source} --sample 20")
+    next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _is_up_to_date(store: Path, catalog: Catalog, plan: Plan, force: bool) -> bool:
     """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
     from pipeline.changes import changes
-    from pipeline.store import open_store
+    from pipeline.store import is_store, open_store
 
-    found = changes(open_store(store), plan, catalog)
+    if not is_store(store):
+        raise BuildError(f"{store} exists and is no store of melzarr's; name another place, or remove it yourself")
+    try:
+        with progress_bar(len(catalog.tracks), "compare") as bar:
+            found = changes(open_store(store), plan, catalog, bar.update)
+    except StoreError as error:
+        found = [str(error)]
     if force:
         show(f"  {line}" for line in found)
         return False
@@ -387,7 +431,6 @@ def verify(
 
     The exit code is 1 if anything is off, and the track is named.
     """
-    from pipeline.catalog import read_catalog
     from pipeline.screen import verdict_lines
     from pipeline.store import open_store
     from pipeline.verify import verify as verify_store
@@ -395,8 +438,8 @@ def verify(
     if sample and not source:
         raise click.UsageError("--sample computes from the audio files; say where they are with --source")
     opened = open_store(store)
-    catalog = read_catalog(resolve(source, datasets)) if source else None
+    root = None if source is None else audio_root(source, datasets)
     with progress_bar(opened.n_tracks, "verify") as bar:
-        verdict = verify_store(opened, catalog, n_samples=sample, seed=seed, progress=bar.update)
+        verdict = verify_store(opened, root, n_samples=sample, seed=seed, progress=bar.update)
     show([as_text(dataclasses.asdict(verdict))] if as_json else verdict_lines(verdict))
     ctx.exit(1 if verdict.problems else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -14,8 +15,9 @@ from dask.system import CPU_COUNT
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, CallError
 
+ADDRESSES = ("tcp://", "tls://")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -71,7 +73,8 @@ class OnDask:
     def __init__(self, client: distributed.Client) -> None:
         self.client = client
         self.dashboard = client.dashboard_link or ""
-        self.n_workers = sum(client.nthreads().values())
+        threads = client.nthreads()
+        self.n_workers, self.n_threads = len(threads), sum(threads.values())
 
     def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Call a function for each job; the scheduler is given a bounded number at a time.
@@ -79,12 +82,15 @@ class OnDask:
         Raises
         ------
         BuildError
-            Where a job ends its workers again and again, or the scheduler is lost.
+            Where a job ends its workers again and again, or the scheduler or all workers are lost.
         """
-        waiting = iter(jobs)
-        bound = max(IN_FLIGHT, 2 * self.n_workers)
-        running = distributed.as_completed([self._submit(function, job) for job in itertools.islice(waiting, bound)])
-        for future in running:
+        waiting, done = iter(jobs), queue.SimpleQueue[distributed.Future[Any]]()
+        running = 0
+        for job in itertools.islice(waiting, max(IN_FLIGHT, 2 * self.n_threads)):
+            self._submit(function, job, done)
+            running += 1
+        while running:
+            future = self._next(done)
             try:
                 result = future.result()
             except distributed.KilledWorker as error:
@@ -95,12 +101,28 @@ class OnDask:
                 ) from error
             except (distributed.CancelledError, CommClosedError) as error:
                 raise BuildError("the scheduler was lost; start it again, then run the same command") from error
-            running.update(self._submit(function, job) for job in itertools.islice(waiting, 1))
+            running -= 1
+            for job in itertools.islice(waiting, 1):
+                self._submit(function, job, done)
+                running += 1
             yield result
 
-    def _submit(self, function: Callable[[Job], Result], job: Job) -> distributed.Future[Any]:
+    def _next(self, done: queue.SimpleQueue[distributed.Future[Any]]) -> distributed.Future[Any]:
+        """Wait for a job to end; give up where there is no worker left to end it."""
+        while True:
+            try:
+                return done.get(timeout=PATIENCE)
+            except queue.Empty:
+                if not self.client.nthreads():
+                    raise BuildError(
+                        f"for {PATIENCE} s no worker has been there; start some, then run the same command"
+                    ) from None
+
+    def _submit(
+        self, function: Callable[[Job], Result], job: Job, done: queue.SimpleQueue[distributed.Future[Any]]
+    ) -> None:
         # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
-        return self.client.submit(function, job, pure=False)
+        self.client.submit(function, job, pure=False).add_done_callback(done.put)
 
 
 @contextmanager
@@ -118,20 +140,27 @@ def connect(cluster: str, workers: int | None, worker_bytes: int) -> Iterator[Ru
 
     Raises
     ------
+    CallError
+        Where the options name no cluster, or one that cannot hold a shard.
     BuildError
-        Where there is no such cluster.
+        Where it cannot be reached, or its workers lack melzarr.
     """
     if cluster == "local":
         if workers == 0:
             yield InProcess()
         else:
+            if worker_bytes > MEMORY_LIMIT:
+                raise CallError(
+                    f"a worker needs {worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
+                    f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
+                )
             with _local(local_workers(workers, worker_bytes), worker_bytes) as client:
                 yield OnDask(client)
-    elif cluster.startswith(("tcp://", "tls://")):
+    elif cluster.startswith(ADDRESSES):
         with _existing(cluster) as client:
             yield OnDask(client)
     else:
-        raise BuildError(
+        raise CallError(
             f"cluster={cluster!r} is unknown; use local, or a scheduler's tcp://HOST:PORT or tls://HOST:PORT"
         )
 
@@ -157,7 +186,7 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
             preload="pipeline.preload",
             silence_logs=logging.CRITICAL,
         ) as local,
-        distributed.Client(local) as client,
+        distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
 
@@ -166,14 +195,36 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
 def _existing(address: str) -> Iterator[distributed.Client]:
     """Connect to a scheduler that is already there."""
     try:
-        client = distributed.Client(address, timeout=PATIENCE)
+        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except OSError as error:
         raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
-    with client:
+    except (TypeError, ValueError) as error:
+        raise CallError(
+            f"{address!r} cannot be used ({error}); give tcp://HOST:PORT, or for tls:// set Dask's distributed.comm.tls"
+        ) from error
+    with client, _quiet():
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise BuildError(
                 f"the scheduler at {address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
             ) from error
+        try:
+            client.run(exec, "import pipeline.worker")
+        except ImportError as error:
+            raise BuildError(
+                f"a worker of {address} has no melzarr ({error}); install the same version there"
+            ) from error
         yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own reports of lost connections from the screen; what they mean is said in a sentence."""
+    log = logging.getLogger("distributed")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

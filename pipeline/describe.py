@@ -37,6 +37,8 @@ def describe(store: Store) -> dict[str, Any]:
         "dtype": str(mel.dtype),
         "bytes": size,
         "bytes_uncompressed": int(np.prod(mel.shape)) * mel.dtype.itemsize,
+        "recipe": attributes["recipe"].get("name", ""),
+        "origin": attributes["recipe"].get("origin", ""),
         "spec": attributes["spec"],
         "split": attributes["split"],
         "tracks": [dict(zip((*names, "tracks"), (*key, count), strict=True)) for key, count in sorted(counts.items())],

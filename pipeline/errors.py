@@ -7,6 +7,12 @@ class MelzarrError(Exception):
     exit_code = 1
 
 
+class CallError(MelzarrError):
+    """Options that do not go together."""
+
+    exit_code = 2
+
+
 class SpecError(MelzarrError):
     """A feature specification that cannot be computed."""
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pipeline import synth
 from pipeline.catalog import EXTENSIONS
 from pipeline.download import BLOCK, download, mismatch
-from pipeline.errors import FetchError
+from pipeline.errors import CallError, FetchError
 from pipeline.recipe import Archive, Recipe, Synthesis
 
 MARKER = ".made.json"  # what the audio folder was made from; hidden, so that no catalog lists it
@@ -87,18 +87,18 @@ def fetch(
     ------
     FetchError
         Where that cannot be done; the message says what was tried and what to do.
+    CallError
+        Where an option does not fit the recipe.
     """
     if isinstance(recipe.source, Synthesis):
         if copy_from is not None:
-            raise FetchError(
-                f"--from {copy_from}: {recipe.name} is synthesised, so no copy is needed; leave --from out"
-            )
+            raise CallError(f"--from {copy_from}: {recipe.name} is synthesised, so no copy is needed; leave --from out")
         n_tracks = recipe.tracks_per_label if tracks_per_label is None else tracks_per_label
         if not 0 < n_tracks <= 100_000:
-            raise FetchError(f"{n_tracks} tracks a label cannot be made; ask for 1 to 100000")
+            raise CallError(f"{n_tracks} tracks a label cannot be made; ask for 1 to 100000")
         return _synthesise(recipe, recipe.source, n_tracks, CPU_COUNT if workers is None else workers)
     if tracks_per_label is not None:
-        raise FetchError(f"{recipe.name} comes whole, so its number of tracks a label cannot be chosen; leave it out")
+        raise CallError(f"{recipe.name} comes whole, so its number of tracks a label cannot be chosen; leave it out")
     return _bring(recipe, recipe.source, copy_from)
 
 

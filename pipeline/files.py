@@ -26,6 +26,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
         part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
     finally:
         part.unlink(missing_ok=True)
 
@@ -34,6 +36,14 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_sha256(path: Path) -> str:
+    """SHA-256 of an audio file; nothing where there is no file or it cannot be read, which `audio` then explains."""
+    try:
+        return sha256_of(path) if path.is_file() else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def tree_bytes(root: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 # A page of Ogg (RFC 3533, section 6): pattern, version, flags, granule position, serial, sequence, CRC, segments.
 PAGE = struct.Struct("<4sBBqIIIB")
 CRC = slice(22, 26)
-LARGEST = 256 << 20  # bytes; at 128 kbit/s some four hours
+LARGEST = 64 << 20  # bytes, which a worker can spare; at 128 kbit/s more than an hour
 # Samples (at 48 kHz) of one frame for each configuration of a packet's first byte (RFC 6716, section 3.1).
 FRAMES = (*(480, 960, 1920, 2880) * 3, *(480, 960) * 2, *(120, 240, 480, 960) * 4)
 
@@ -35,11 +35,11 @@ def mended_opus(path: Path) -> io.BytesIO | None:
     io.BytesIO or None
         The same stream with another clock; None where the file is no Ogg Opus, or does not begin before zero.
     """
-    if path.stat().st_size > LARGEST:
-        return None
-    data = bytearray(path.read_bytes())
-    if data[28:36] != b"OpusHead":
-        return None
+    with path.open("rb") as file:
+        if file.read(36)[28:] != b"OpusHead" or path.stat().st_size > LARGEST:
+            return None
+        file.seek(0)
+        data = bytearray(file.read())
     audio = [(start, end) for start, end in _pages(data) if _position(data, start) > 0]  # header pages are at zero
     if not audio:
         return None

@@ -45,6 +45,9 @@ def draw(store: Store, path: Path) -> list[str]:
         from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
     except ImportError as error:
         raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise MelzarrError(f"{path} is no kind of picture that can be drawn; end it in .png, .svg, .pdf or .webp")
     numbers = _examples(store)
     if not numbers:
         raise MelzarrError(f"no track of {store.path} is ok, so there is nothing to draw")

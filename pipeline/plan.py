@@ -18,6 +18,7 @@ TRACKS_PER_SHARD = 16
 SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide spec needs no big worker
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries, measured
+SOURCE_RATE = 96_000  # Hz; the highest that is common, for what a decoded file takes before it is resampled
 COMPRESSION = 0.88  # bytes on disk for one in memory, measured on music (blosc zstd level 1 with shuffle)
 
 
@@ -82,8 +83,9 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Memory that one worker needs: its libraries, and a shard while it is computed, encoded and joined."""
-        return WORKER_BASE_BYTES + 4 * self.shard_bytes
+        """Memory that one worker needs: its libraries, a track's samples, and a shard computed, encoded and joined."""
+        samples = 4 * round(self.spec.seconds * SOURCE_RATE) + 4 * self.spec.n_samples
+        return WORKER_BASE_BYTES + 2 * samples + 4 * self.shard_bytes
 
     def key(self, shard: Shard) -> str:
         """Digest of all that a shard's bytes and receipt depend on, but for the audio itself."""

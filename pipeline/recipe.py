@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -142,6 +143,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
     try:
+        json.dumps(data)  # a store keeps it in its attributes
         labels = data["labels"]
         return Recipe(
             folder=path.parent,

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.audio import Header, read_header
-from pipeline.catalog import Catalog, Track
+from pipeline.catalog import Catalog, Track, missing_parts
 from pipeline.errors import AudioError
 from pipeline.plan import Estimate, Plan, estimate
-from pipeline.split import PARTS
 from pipeline.worker import featurise, one_thread
 
 TRIALS = 3  # tracks that are computed to learn what one costs here
@@ -67,7 +66,7 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
         Called with the number of tracks read since the last call.
     """
     headers: list[tuple[Track, Header]] = []
-    problems = _missing_parts(catalog)
+    problems = missing_parts(catalog)
     with ThreadPoolExecutor() as pool:  # waits for the disk, not for the interpreter
         for track, found in zip(catalog.tracks, pool.map(lambda t: _header(catalog, t), catalog.tracks), strict=True):
             progress(1)
@@ -106,16 +105,6 @@ def _labels(catalog: Catalog) -> dict[str, dict[str, int]]:
     for track in catalog.tracks:
         labels.setdefault(track.label, Counter())[track.split] += 1
     return {label: dict(labels[label]) for label in sorted(labels)}
-
-
-def _missing_parts(catalog: Catalog) -> list[str]:
-    used = [part for part in PARTS if any(track.split == part for track in catalog.tracks)]
-    return [
-        f"label {label} has no {part} track: give more tracks, another --seed, or splits in a manifest"
-        for label, parts in _labels(catalog).items()
-        for part in used
-        if part not in parts
-    ]
 
 
 def _cost(catalog: Catalog, plan: Plan, readable: list[Track], n_workers: int) -> Estimate | None:

@@ -142,6 +142,7 @@ def store_lines(facts: Mapping[str, Any]) -> list[str]:
         f"  spec      {', '.join(f'{name}={value}' for name, value in spec.items())}",
         f"  split     {', '.join(f'{name}={value}' for name, value in facts['split'].items())}",
         f"  level     mean {_span(mean)} dB, deviation {_span(facts['std_db'])} dB across bands (train split)",
+        *([f"  recipe    {facts['recipe']}: {facts['origin']}"] if facts["recipe"] else []),
         f"  licence   {facts['licence']}",
         f"  uuid      {facts['uuid']}",
         f"  made by   {', '.join(f'{name} {value}' for name, value in facts['versions'].items())}",

@@ -57,7 +57,10 @@ class Store:
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Values of one array, such as a coordinate; text as Python strings."""
-        data = np.asarray(self._array(name)[...])
+        try:
+            data = np.asarray(self._array(name)[...])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: {name} cannot be read ({error}); it is damaged, make it again") from error
         return data if data.dtype.kind in "fiu" else data.astype(object)
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -89,6 +92,11 @@ _RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
 _SUM_FIELDS = ("count", "level", "square")
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
+    return (path / "mel").is_dir() and (path / "receipts").is_dir()
+
+
 def open_store(path: Path) -> Store:
     """Open a finished store.
 
@@ -106,7 +114,7 @@ def open_store(path: Path) -> Store:
         raise StoreError(f"{path} is no readable Zarr group ({error}); it is damaged or something else") from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
-            f"{path} has schema_version={attributes.get('schema_version')!r}, this melzarr reads {SCHEMA_VERSION}; "
-            f"make the store again, or read it with plain xarray"
+            f"{path} is no store that this melzarr reads: it has schema_version={attributes.get('schema_version')!r}, "
+            f"and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
         )
     return Store(path, group, FeatureSpec.from_dict(dict(attributes["spec"])))

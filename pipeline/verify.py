@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audio import open_audio
-from pipeline.catalog import Catalog
 from pipeline.errors import StoreError
-from pipeline.files import sha256_of
+from pipeline.files import sha256_of, source_sha256
 from pipeline.layout import content_uuid, shard_name
 from pipeline.mel import AMIN, level_db
 from pipeline.receipt import STATUSES
@@ -51,7 +50,7 @@ class Verdict:
 
 def verify(
     store: Store,
-    catalog: Catalog | None = None,
+    root: Path | None = None,
     *,
     n_samples: int = 0,
     seed: int = 0,
@@ -63,10 +62,10 @@ def verify(
     ----------
     store : Store
         The store.
-    catalog : Catalog, optional
-        Its source; with it the files' digests are compared too.
+    root : Path, optional
+        Folder of its audio files; with it their digests are compared too.
     n_samples : int
-        Tracks to compute again with librosa, drawn at random; needs `catalog`.
+        Tracks to compute again with librosa, drawn at random; needs `root`.
     seed : int
         Seed of the draw.
     progress : callable
@@ -76,23 +75,24 @@ def verify(
     try:
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
         facts["source_sha256"] = store.values("source_sha256")
-        if content_uuid(store.path) != store.attributes["uuid"]:
+        levels, digests = _check_shards(store, facts, verdict, progress)
+        if content_uuid(store.path, known=digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
-        levels = _check_shards(store, facts, verdict, progress)
         _check_statistics(store, levels, verdict)
     except (OSError, ValueError, KeyError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
-    if catalog is not None:
-        _check_sources(catalog, facts, verdict)
-        _check_sample(store, catalog, facts, verdict, n_samples=n_samples, seed=seed)
+    if root is not None:
+        unchanged = _check_sources(root, facts, verdict)
+        _check_sample(store, root, facts, verdict, _drawn(unchanged, n_samples, seed))
     return verdict
 
 
 def _check_shards(
     store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Callable[[int], object]
-) -> _Levels:
-    """Check the bytes of each shard, then each of its tracks; return the levels of the train split."""
+) -> tuple[_Levels, dict[str, str]]:
+    """Check each track, then the bytes of each shard; return the train split's levels, and the shards' digests."""
+    digests: dict[str, str] = {}
     levels, step = _Levels.zero(store.spec.n_mels), store.tracks_per_shard
     for index, expected in enumerate(store.values("receipts/sha256")):
         members = range(index * step, min((index + 1) * step, store.n_tracks))
@@ -102,10 +102,11 @@ def _check_shards(
             progress(len(members))
             continue
         decoded = [_check_track(store, facts, number, levels, verdict) for number in members]
-        if all(decoded) and sha256_of(path) != expected:
+        digests[shard_name(index)] = sha256_of(path)
+        if all(decoded) and digests[shard_name(index)] != expected:
             verdict.problems.append(f"the shard {shard_name(index)} is not the one written, with the tracks {names}")
         progress(len(members))
-    return levels
+    return levels, digests
 
 
 def _check_track(
@@ -189,39 +190,47 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
             verdict.problems.append(f"{name} is not that of the train split's valid windows")
 
 
-def _check_sources(catalog: Catalog, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> None:
-    """Compare the files' digests; a file that could not be read then has none."""
-    for name, source, expected in zip(facts["track"], facts["source"], facts["source_sha256"], strict=True):
-        path = catalog.root / source
-        if not path.is_file():
-            if expected:
-                verdict.problems.append(f"{name}: its file {source} is missing below {catalog.root}")
-        elif sha256_of(path) != expected:
+def _check_sources(root: Path, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
+    """Compare the files' digests; return the numbers of the tracks whose files are there and unchanged."""
+    unchanged = []
+    for number, (name, source) in enumerate(zip(facts["track"], facts["source"], strict=True)):
+        expected, found = facts["source_sha256"][number], source_sha256(root / source)
+        verdict.n_sources += bool(found)
+        if found == expected:
+            unchanged += [number] if found and facts["n_windows"][number] else []
+        elif found:
             verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
-        verdict.n_sources += 1
+        else:
+            verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
+    return unchanged
+
+
+def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
+    """Draw some tracks at random, in order."""
+    drawn = np.random.default_rng(seed).permutation(numbers)[:n_samples]
+    return sorted(drawn.astype(int).tolist())
 
 
 def _check_sample(
-    store: Store, catalog: Catalog, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, *, n_samples: int, seed: int
+    store: Store, root: Path, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
 ) -> None:
     """Compute some tracks again with librosa."""
-    usable = [n for n in np.flatnonzero(facts["n_windows"] > 0) if (catalog.root / facts["source"][n]).is_file()]
-    if not n_samples or not usable:
-        return
-    drawn = np.random.default_rng(seed).choice(usable, size=min(n_samples, len(usable)), replace=False)
     spec, relative, decibel = store.spec, [], []
-    for number in sorted(drawn):
-        here = np.asarray(store.mel[number], np.float64)[: facts["n_windows"][number]]
-        there = librosa_windows(catalog.root / facts["source"][number], spec, len(here))
+    for number in numbers:
+        name, n_valid = facts["track"][number], facts["n_windows"][number]
+        try:
+            here = np.asarray(store.mel[number], np.float64)[:n_valid]
+            there = librosa_windows(root / facts["source"][number], spec, n_valid)
+        except Exception as error:  # noqa: BLE001  (whatever librosa or a codec makes of it, it is this track's problem)
+            verdict.problems.append(f"{name}: it cannot be computed again ({type(error).__name__}: {error})")
+            continue
         apart, apart_db = distances(here, there, spec)
         relative.append(apart)
         decibel.append(apart_db)
         if (spec.scale == "power" and apart > MAX_RELATIVE) or apart_db > MAX_DB[spec.dtype]:
-            verdict.problems.append(
-                f"{facts['track'][number]}: {apart:.1e} relative and {apart_db:.1e} dB from librosa"
-            )
-    verdict.n_sampled = len(drawn)
-    verdict.max_relative, verdict.max_db = max(relative), max(decibel)
+            verdict.problems.append(f"{name}: {apart:.1e} relative and {apart_db:.1e} dB from librosa")
+    if relative:
+        verdict.n_sampled, verdict.max_relative, verdict.max_db = len(relative), max(relative), max(decibel)
 
 
 def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ import zarr
 
 from pipeline.audio import Audio, read_audio
 from pipeline.errors import AudioError, BuildError
-from pipeline.files import sha256_of
+from pipeline.files import source_sha256
 from pipeline.layout import encode_shard
 from pipeline.mel import level_db, mel_windows
 from pipeline.plan import Shard
@@ -26,6 +26,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
 
+BLOCK_WINDOWS = 1024  # windows whose levels are summed at a time, so that long tracks need no more memory
 # A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
 SILENCE_PEAK = 10 ** (-70 / 20)
 
@@ -130,17 +131,9 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
     if not Workspace(job.target).holds(earlier):
         return "its bytes are not those that were written"
     for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if _source_sha256(job.root / track.source) != entry.source_sha256:
+        if source_sha256(job.root / track.source) != entry.source_sha256:
             return f"{track.source} has changed"
     return ""
-
-
-def _source_sha256(path: Path) -> str:
-    """Digest of an audio file, or nothing where it cannot be read; that is then said by `read_audio`."""
-    try:
-        return sha256_of(path) if path.is_file() else ""
-    except OSError:
-        return ""
 
 
 def _compute(job: ShardJob) -> Receipt:
@@ -191,7 +184,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
     nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
     with watch.step("decode"):
         before = _identity(path)
-        digest = _source_sha256(path)
+        digest = source_sha256(path)
         try:
             audio = read_audio(path, spec.sample_rate, spec.n_samples)
         except AudioError as error:
@@ -245,10 +238,14 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
 
 
 def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
-    """Sum what the store holds of one track, as levels in dB."""
-    levels = stored if spec.scale == "db" else level_db(stored, spec)
-    flat = levels.reshape(-1, spec.n_mels).astype(np.float64)
-    return BandSums(count=len(flat), level=tuple(flat.sum(0).tolist()), square=tuple((flat**2).sum(0).tolist()))
+    """Sum what the store holds of one track, as levels in dB, some windows at a time."""
+    level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
+    for start in range(0, len(stored), BLOCK_WINDOWS):
+        block = stored[start : start + BLOCK_WINDOWS]
+        levels = (block if spec.scale == "db" else level_db(block, spec)).reshape(-1, spec.n_mels).astype(np.float64)
+        level += levels.sum(axis=0)
+        square += np.square(levels, out=levels).sum(axis=0)
+    return BandSums(count=len(stored) * spec.n_frames, level=tuple(level.tolist()), square=tuple(square.tolist()))
 
 
 def _add(sums: list[BandSums], n_mels: int) -> BandSums:

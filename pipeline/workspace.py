@@ -34,7 +34,7 @@ class Workspace:
     Notes
     -----
     ``music.zarr.building/`` holds ``store/`` (the shards, later all of the store), ``receipts/`` (one a shard,
-    written after it) and ``lock``, held while a build lives.
+    written after it), and ``lock``, held while a build lives, with ``owner.json``, which says by whom.
     """
 
     target: Path
@@ -130,13 +130,18 @@ class Workspace:
             _exchange(self.store, self.target)
         else:
             self.store.rename(self.target)
-        shutil.rmtree(self.root)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> None:
     """Exchange two folders in one step where the system can, else in two."""
     if not _renamed_by_exchange(first, second):
         aside = first.with_name("replaced")
+        shutil.rmtree(aside, ignore_errors=True)  # left where a build was killed between the two steps
         second.rename(aside)
         first.rename(second)
 

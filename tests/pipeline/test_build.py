@@ -33,9 +33,9 @@ def same_bytes(first: Path, second: Path) -> bool:
     return names[0] == names[1] and not any(filecmp.cmpfiles(first, second, names[0], shallow=False)[1:])
 
 
-def run(root: Path, target: Path, plan_of, runner=None, **spec: object) -> Summary:
+def run(root: Path, target: Path, plan_of, runner=None, replace: bool = False, **spec: object) -> Summary:
     catalog, plan = plan_of(root, **spec)
-    return build(plan, catalog, target, runner or InProcess())
+    return build(plan, catalog, target, runner or InProcess(), replace=replace)
 
 
 def test_a_build_says_what_became_of_each_track(music: Path, tmp_path: Path, plan_of) -> None:
@@ -147,9 +147,9 @@ class StopsAfter(InProcess):
             yield function(job)
 
 
-def interrupted(root: Path, target: Path, plan_of, n_shards: int = 2) -> None:
+def interrupted(root: Path, target: Path, plan_of, n_shards: int = 2, replace: bool = False) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(root, target, plan_of, StopsAfter(n_shards))
+        run(root, target, plan_of, StopsAfter(n_shards), replace)
 
 
 def test_a_resumed_build_makes_only_what_is_missing(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
@@ -260,13 +260,55 @@ def test_a_store_that_is_there_stays_until_the_new_one_is_complete(
     target = tmp_path / "s.zarr"
     run(own_music, target, plan_of)
     soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
-    interrupted(own_music, target, plan_of, n_shards=1)
+    interrupted(own_music, target, plan_of, n_shards=1, replace=True)
     assert same_bytes(target, finished.path)
-    summary = run(own_music, target, plan_of)
+    summary = run(own_music, target, plan_of, replace=True)
     assert summary.statuses["failed"] == 0
     assert summary.n_reused == 10  # the shards that still fit
     run(own_music, tmp_path / "fresh.zarr", plan_of)
     assert same_bytes(target, tmp_path / "fresh.zarr")
+
+
+def test_a_store_that_another_build_has_just_finished_is_not_replaced(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    run(music, target, plan_of)
+    with pytest.raises(BuildError, match=r"has appeared meanwhile.*--force"):
+        run(music, target, plan_of, n_mels=64)
+    assert open_store(target).spec.n_mels == 128
+
+
+def killed_before_the_rest_was_removed(root: Path, target: Path, plan_of, **spec: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "discard", lambda _: None)
+        run(root, target, plan_of, replace=target.exists(), **spec)
+
+
+def test_what_a_kill_after_the_last_step_leaves_does_no_harm(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    run(music, target, plan_of, n_mels=64)
+    killed_before_the_rest_was_removed(music, target, plan_of)
+    assert Workspace(target).root.exists()
+    assert run(music, target, plan_of, replace=True).n_reused == 12
+    assert not Workspace(target).root.exists()
+
+
+def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(
+    music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.workspace._renamed_by_exchange", lambda _, __: False)
+    target = tmp_path / "s.zarr"
+    run(music, target, plan_of, n_mels=64)
+    for _ in range(2):  # the second time what the first has put aside is still there
+        killed_before_the_rest_was_removed(music, target, plan_of)
+    assert same_bytes(target, finished.path)
+
+
+def test_a_store_behind_a_link_is_replaced_where_it_is(music: Path, tmp_path: Path, plan_of) -> None:
+    run(music, tmp_path / "s.zarr", plan_of, n_mels=64)
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "s.zarr")
+    run(music, tmp_path / "link.zarr", plan_of, replace=True)
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert open_store(tmp_path / "s.zarr").spec.n_mels == 128
 
 
 def test_what_has_changed_since_a_store_was_finished_is_told(own_music: Path, tmp_path: Path, plan_of) -> None:

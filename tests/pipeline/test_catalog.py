@@ -355,3 +355,13 @@ def test_a_split_that_nobody_named_is_refused(gtzan: Any, tmp_path: Path) -> Non
         read_catalog(gtzan, named_split="artist-filtered")
     with pytest.raises(CatalogError, match="a source without recipe has none"):
         read_catalog(tree(tmp_path, "jazz/a.wav"), named_split="fault-filtered")
+
+
+def test_links_to_folders_are_not_followed_and_are_listed(tmp_path: Path) -> None:
+    tree(tmp_path / "music", "blues/a.wav")
+    tree(tmp_path / "elsewhere", "b.wav")
+    (tmp_path / "music/jazz").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "music/blues/round").symlink_to(tmp_path / "music")
+    catalog = read_catalog(tmp_path / "music")
+    assert [track.id for track in catalog.tracks] == ["blues/a"]
+    assert catalog.left_out == ("blues/round/ (a link to a folder)", "jazz/ (a link to a folder)")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,88 @@ def test_errors_are_sentences_with_exit_codes_and_debug_shows_more(music: Path, 
     assert type(melzarr("inspect", tmp_path / "none.zarr", "--debug").exception).__name__ == "StoreError"
 
 
+def test_a_place_that_is_no_store_is_left_alone_and_said(music: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = melzarr("features", music, tmp_path / "empty", *SMALL)
+    assert result.exit_code == 1
+    assert "exists and is no store of melzarr's; name another place" in result.output
+
+
+@pytest.mark.parametrize(("name", "damage"), [("label/c/0", b"\0" * 80), ("zarr.json", b"{}"), ("zarr.json", b"")])
+def test_a_damaged_store_is_replaced_by_force_alone(store: Path, music: Path, name: str, damage: bytes) -> None:
+    (store / name).write_bytes(damage)
+    result = melzarr("features", music, store, *SMALL)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert melzarr("inspect", store).exit_code == 1
+    result = melzarr("features", music, store, *SMALL, "--force")
+    assert result.exit_code == 0, result.output
+    assert melzarr("verify", store, "--source", music).exit_code == 0
+
+
+def test_the_next_command_can_be_run_as_it_is_printed(music: Path, tmp_path: Path) -> None:
+    result = melzarr("features", music, tmp_path / "my store's.zarr", *SMALL)
+    printed = result.output.splitlines()[-1].removeprefix("next: melzarr ")
+    assert melzarr(*shlex.split(printed)).exit_code == 0
+
+
+def test_options_that_do_not_go_together_are_refused(music: Path, tmp_path: Path) -> None:
+    for words, said in [
+        (["--group", "album"], "names a column of a manifest"),
+        (["--split", "fault-filtered", "--seed", 3], "leave out --seed"),
+        (["--cluster", "moon"], "cluster='moon' is unknown"),
+        (["--cluster", "tcp://127.0.0.1:1", "--workers", 2], "is for a local cluster"),
+        (["--n-windows", 10**9, "--workers", 1], "use a smaller --n-windows"),
+    ]:
+        result = melzarr("features", music, tmp_path / "s.zarr", *words)
+        assert result.exit_code == 2, words
+        assert said in result.output
+
+
+def test_a_picture_of_an_unknown_kind_is_a_sentence(store: Path, tmp_path: Path) -> None:
+    result = melzarr("inspect", store, "--picture", tmp_path / "mel.foo")
+    assert result.exit_code == 1
+    assert "no kind of picture" in result.output
+
+
+def test_features_says_which_label_has_no_test_track(music: Path, tmp_path: Path) -> None:
+    result = melzarr("features", music, tmp_path / "s.zarr", *SMALL)
+    assert "has no" in result.output
+
+
+def test_an_audio_file_that_cannot_be_opened_is_a_failed_track(
+    own_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, locked = os.open, own_music / "bells/bells.00000.wav"
+
+    def denied(path, *arguments, **options):
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", denied)
+    assert "bells.00000.wav: the file cannot be read: Permission denied" in melzarr("scan", own_music).output
+    result = melzarr("features", own_music, tmp_path / "s.zarr", *SMALL)
+    assert result.exit_code == 0
+    assert "'bells/bells.00000.wav' failed: the file cannot be read: Permission denied" in result.output
+
+
+def test_a_manifest_may_name_what_is_no_audio(music: Path, tmp_path: Path) -> None:
+    rows = [f"bells/bells.{number:05d}.wav,bells" for number in (0, 2, 3)]
+    (tmp_path / "music").symlink_to(music)
+    (tmp_path / "noise.raw").write_bytes(bytes(1000))
+    names = "\n".join(["path,label", *(f"music/{row}" for row in rows), "noise.raw,x", "gone.wav,x"])
+    (tmp_path / "tracks.csv").write_text(names + "\n")
+    result = melzarr("features", tmp_path / "tracks.csv", tmp_path / "s.zarr", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "'noise.raw' failed: libsndfile finds no audio" in result.output
+    assert "'gone.wav' failed: the file cannot be read: No such file" in result.output
+    (tmp_path / "tracks.csv").write_text("path,label\na\0b.wav,x\n")
+    result = melzarr("features", tmp_path / "tracks.csv", tmp_path / "t.zarr", *SMALL)
+    assert result.exit_code == 2
+    assert "NUL" in result.output
+
+
 def test_a_failed_write_names_the_path(music: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     result = melzarr("features", music, tmp_path / "file/s.zarr", *SMALL)
@@ -165,8 +248,9 @@ def test_a_manifest_keeps_groups_together(music: Path, tmp_path: Path) -> None:
     rows = [f"{path.relative_to(music)},{path.parent.name},{path.name[-5]}" for path in sorted(music.rglob("*.wav"))]
     (music / "tracks.csv").write_text("\n".join(["path,label,album", *rows]) + "\n")
     result = melzarr("features", music / "tracks.csv", tmp_path / "s.zarr", *SMALL, "--group", "album")
-    (music / "tracks.csv").unlink()
     assert result.exit_code == 0, result.output
+    assert melzarr("verify", tmp_path / "s.zarr", "--source", music / "tracks.csv", "--sample", 2).exit_code == 0
+    (music / "tracks.csv").unlink()
     assert len(set(xr.open_zarr(tmp_path / "s.zarr").group.values.tolist())) == len({row[-1] for row in rows})
 
 

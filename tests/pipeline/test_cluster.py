@@ -2,16 +2,19 @@
 
 import os
 import socket
+import threading
+import time
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import distributed
 import psutil
 import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.cluster import ALLOCATOR, POOLS, InProcess, connect, local_workers
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, CallError
 from pipeline.worker import one_thread
 
 
@@ -70,8 +73,34 @@ def test_workers_are_as_many_as_cores_and_memory_allow() -> None:
 
 
 def test_an_unknown_cluster_is_refused() -> None:
-    with pytest.raises(BuildError, match="cluster='moon' is unknown; use local"), connect("moon", None, 1):
+    with pytest.raises(CallError, match="cluster='moon' is unknown; use local"), connect("moon", None, 1):
         pass
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:abc", "tcp://", "tls://127.0.0.1:1"])
+def test_an_address_that_is_none_is_a_sentence(address: str) -> None:
+    with pytest.raises(CallError, match=r"cannot be used .*give tcp://HOST:PORT"), connect(address, None, 1):
+        pass
+
+
+def test_a_spec_whose_shard_fits_no_worker_is_refused() -> None:
+    with pytest.raises(CallError, match="use a smaller --n-windows"), connect("local", 1, MEMORY_LIMIT + 1):
+        pass
+
+
+def slowly(_: object) -> None:
+    time.sleep(60)
+
+
+def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.PATIENCE", 2)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=":0"
+    ) as cluster, connect(cluster.scheduler_address, None, 1) as runner:  # fmt: skip
+        results = runner.run(slowly, [1])
+        threading.Timer(1, cluster.scale, [0]).start()
+        with pytest.raises(BuildError, match="no worker has been there; start some"):
+            next(results)
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

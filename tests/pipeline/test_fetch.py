@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from pipeline import download, synth
 from pipeline import fetch as room
-from pipeline.errors import FetchError
+from pipeline.errors import CallError, FetchError
 from pipeline.fetch import Fetched, fetch
 from pipeline.recipe import Archive, Recipe, Synthesis, find_recipe
 
@@ -410,7 +410,7 @@ def test_a_full_disk_leaves_no_half_dataset(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_dataset_that_comes_whole_has_no_number_of_tracks_to_choose(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="small comes whole"):
+    with pytest.raises(CallError, match="small comes whole"):
         fetch(recipe_of(ARCHIVE, tmp_path / "small"), tracks_per_label=1)
 
 
@@ -504,11 +504,11 @@ def test_a_worker_that_dies_is_said(demo: Recipe, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_cannot_be_asked_of_a_synthesised_dataset_is_said(demo: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="is synthesised, so no copy is needed"):
+    with pytest.raises(CallError, match="is synthesised, so no copy is needed"):
         fetch(demo, copy_from=tmp_path)
-    with pytest.raises(FetchError, match="0 tracks a label cannot be made; ask for 1"):
+    with pytest.raises(CallError, match="0 tracks a label cannot be made; ask for 1"):
         fetch(demo, tracks_per_label=0)
-    with pytest.raises(FetchError, match=r"'polka' cannot be synthesised; use one of arpeggio"):
+    with pytest.raises(CallError, match=r"'polka' cannot be synthesised; use one of arpeggio"):
         fetch(dataclasses.replace(demo, labels=("polka",)), workers=0)
 
 

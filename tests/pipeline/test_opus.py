@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,3 +183,15 @@ def test_a_file_is_never_changed(tmp_path: Path) -> None:
     path.write_bytes(content)
     read_audio(path, RATE, RATE)
     assert path.read_bytes() == content
+
+
+def test_a_large_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.m4a"
+    with path.open("wb") as file:
+        file.write(b"\0\0\0\x20ftypM4A ")
+        file.truncate(1 << 30)
+    tracemalloc.start()
+    assert mended_opus(path) is None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20

@@ -218,3 +218,10 @@ def test_the_fault_filtered_split_is_the_published_one(part: str) -> None:
     assert sorted(track for track, its in parts.items() if its == part) == sorted(
         name.removesuffix(".wav") for name in published
     )
+
+
+def test_what_a_store_could_not_keep_is_refused_before_a_build(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "datasets/demo/recipe.toml").read_text(encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(f"published = 2017-01-01\n{text}", encoding="utf-8")
+    with pytest.raises(RecipeError, match="date is not JSON serializable"):
+        read_recipe(tmp_path / "recipe.toml")

@@ -26,7 +26,7 @@ def problems(store: Store) -> list[str]:
 
 
 def test_a_sound_store_passes(finished: Store, music: Path) -> None:
-    verdict = verify(finished, read_catalog(music), n_samples=12)
+    verdict = verify(finished, music, n_samples=12)
     assert verdict.problems == []
     assert verdict.n_tracks == verdict.n_sources == 12
     assert verdict.n_sampled == 11  # the failed track has nothing to compute
@@ -132,14 +132,32 @@ def test_every_status_fits_some_data(status: str) -> None:
 def test_audio_that_changed_or_went_since_is_named(finished: Store, own_music: Path) -> None:
     soundfile.write(own_music / "bells/bells.00003.wav", np.zeros(1000), 22050)
     (own_music / "bells/bells.00004.wav").unlink()
-    verdict = verify(finished, read_catalog(own_music))
+    verdict = verify(finished, own_music, n_samples=12)
     assert [line.partition(":")[0] for line in verdict.problems] == ["bells/bells.00003", "bells/bells.00004"]
+    assert verdict.n_sources == 11
+    assert verdict.n_sampled == 9  # those that are as they were, but for the failed one
+
+
+def test_a_track_that_librosa_cannot_compute_is_named_and_the_others_are_done(
+    finished: Store, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = librosa_windows
+
+    def fails(path: Path, spec: FeatureSpec, n_valid: int) -> np.ndarray:
+        if path.name == "bells.00002.wav":
+            raise RuntimeError("a codec gave up")
+        return whole(path, spec, n_valid)
+
+    monkeypatch.setattr("pipeline.verify.librosa_windows", fails)
+    verdict = verify(finished, music, n_samples=12)
+    assert verdict.problems == ["bells/bells.00002: it cannot be computed again (RuntimeError: a codec gave up)"]
+    assert verdict.n_sampled == 10
 
 
 def test_windows_that_are_not_librosas_are_named(own_store: Store, music: Path) -> None:
     mel = zarr.open_array(own_store.path / "mel", mode="r+")
     mel[0] = np.asarray(mel[0]) * 1.001
-    verdict = verify(open_store(own_store.path), read_catalog(music), n_samples=12)
+    verdict = verify(open_store(own_store.path), music, n_samples=12)
     assert any(line.startswith("bells/bells.00000: ") and "from librosa" in line for line in verdict.problems)
     assert verdict.max_db == pytest.approx(10 * np.log10(1.001), rel=1e-2)
 
@@ -150,7 +168,7 @@ def test_other_scales_are_compared_with_librosa_too(fields, music: Path, tmp_pat
 
     catalog, plan = plan_of(music, **fields)
     build(plan, catalog, tmp_path / "s.zarr", InProcess())
-    verdict = verify(open_store(tmp_path / "s.zarr"), catalog, n_samples=12)
+    verdict = verify(open_store(tmp_path / "s.zarr"), music, n_samples=12)
     assert verdict.problems == []
     assert verdict.max_db <= (0.04 if "dtype" in fields else 1e-3)
 
@@ -194,7 +212,7 @@ def test_real_music_equals_librosa(shared: Path, tmp_path: Path) -> None:
     assert source.endswith(".m4a")
     assert "AAC" in sentence
     assert "ffmpeg" in sentence
-    verdict = verify(open_store(tmp_path / "s.zarr"), catalog, n_samples=17)
+    verdict = verify(open_store(tmp_path / "s.zarr"), catalog.root, n_samples=17)
     assert verdict.problems == []
     assert verdict.n_sampled == 16
     assert verdict.max_relative <= 1e-5
