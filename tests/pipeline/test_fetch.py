@@ -508,7 +508,7 @@ def test_what_cannot_be_asked_of_a_synthesised_dataset_is_said(demo: Recipe, tmp
         fetch(demo, copy_from=tmp_path)
     with pytest.raises(CallError, match="0 tracks a label cannot be made; ask for 1"):
         fetch(demo, tracks_per_label=0)
-    with pytest.raises(CallError, match=r"'polka' cannot be synthesised; use one of arpeggio"):
+    with pytest.raises(FetchError, match=r"'polka' cannot be synthesised; use one of arpeggio"):
         fetch(dataclasses.replace(demo, labels=("polka",)), workers=0)
 
 
