@@ -6,61 +6,33 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import tqdm
 
-from pipeline.errors import BuildError, CallError, MelzarrError, StoreError
-from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from pipeline.errors import BuildError, CallError, StoreError
+from pipeline.options import (
+    AS_JSON,
+    CLUSTER,
+    DATASETS,
+    DEFAULT_DATASETS,
+    SOURCE,
+    STORE,
+    WORKERS,
+    InOrder,
+    source_options,
+)
+from pipeline.source import audio_root, prepare
 
 if TYPE_CHECKING:
     from pipeline.catalog import Catalog
     from pipeline.plan import Plan
     from pipeline.receipt import Receipt
-    from pipeline.recipe import Recipe
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Guarded(click.Command):
-    """A command whose errors are sentences; ``--debug`` shows their tracebacks."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Call the command and turn what goes wrong into a sentence and an exit code."""
-        if ctx.params.pop("debug"):
-            return super().invoke(ctx)
-        try:
-            return super().invoke(ctx)
-        except MelzarrError as error:
-            sentence, code = str(error), error.exit_code
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
-        except KeyboardInterrupt:
-            goes_on = ctx.info_name in {"fetch", "features"}
-            sentence, code = "stopped", 1
-            if goes_on:
-                sentence += "; what was finished is kept, so run the same command again to go on"
-        click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
-        return ctx.exit(code)
-
-
-class InOrder(click.Group):
-    """A group whose help lists commands in the order of the work."""
-
-    command_class = Guarded
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
-        """Return the names in the order of definition."""
-        return list(self.commands)
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,146 +54,9 @@ def main() -> None:
     """
 
 
-# Options, each defined once.
-
-DEFAULT_DATASETS = Path("datasets")
-
-STORE = click.argument("store", type=click.Path(path_type=Path))
-SOURCE = click.argument("source")
-DATASETS = click.option(
-    "--datasets",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_DATASETS,
-    show_default=True,
-    help="Folder that holds the recipes, one folder a dataset.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
-CLUSTER = click.option(
-    "--cluster",
-    default="local",
-    show_default=True,
-    metavar="local|ADDRESS",
-    help="Where to compute: this machine, or a Dask scheduler by its tcp://HOST:PORT or tls://HOST:PORT.",
-)
-WORKERS = click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=None,
-    help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
-)
-GROUP = click.option(
-    "--group",
-    "group_column",
-    default="group",
-    show_default=True,
-    metavar="COLUMN",
-    help="Column of a manifest whose tracks a split keeps together.",
-)
-SPLIT = click.option(
-    "--split", "named_split", metavar="NAME", help="A split of the dataset's recipe by name, such as fault-filtered."
-)
-VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
-TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
-SEED = click.option("--seed", type=int, help="Seed of the split.  [default: 0]")
-TRACKS_PER_SHARD = click.option(
-    "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
-)
-SPEC_HELP = {
-    "sample_rate": "Rate to which audio is resampled, in Hz.",
-    "window": "Length of a window, in samples.",
-    "stride": "Distance between the starts of windows, in samples.",
-    "n_windows": "Windows of each track, from its start.",
-    "n_fft": "Length of a frame, in samples.",
-    "hop_length": "Distance between the centres of frames, in samples.",
-    "pad_mode": "How a window is continued at both ends.",
-    "n_mels": "Mel bands.",
-    "power": "Exponent of the magnitude spectrum.",
-    "scale": "Store power, or its level in dB.",
-    "dtype": "Type that is stored; float16 needs --scale db.",
-}
-CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
-
-
-def spec_options(function: Function) -> Function:
-    """Give a command one option for each field of a spec."""
-    for field in reversed(dataclasses.fields(FeatureSpec)):
-        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
-        function = click.option(
-            f"--{field.name.replace('_', '-')}", type=kind, help=f"{SPEC_HELP[field.name]}  [default: {field.default}]"
-        )(function)
-    return function
-
-
-def source_options(function: Function) -> Function:
-    """Give a command the options that say what is computed from a source."""
-    for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
-        function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
-    return function
-
-
-# Guards: from what was typed to what the rooms take.
-
-
-def resolve(source: str, datasets: Path) -> Path | Recipe:
-    """Return the path that a source names, or the recipe of that name where there is no such path."""
-    from pipeline.recipe import find_recipe
-
-    path = Path(source)
-    return path if path.exists() or path.suffix or len(path.parts) != 1 else find_recipe(source, datasets)
-
-
-def audio_root(source: str, datasets: Path) -> Path:
-    """Return the folder below which the files of a source lie."""
-    where = resolve(source, datasets)
-    root = (where if where.is_dir() else where.parent) if isinstance(where, Path) else where.audio
-    if not root.is_dir() or (isinstance(where, Path) and not where.exists()):
-        raise CallError(f"--source {source}: there is nothing at {root}; say where the audio is")
-    return root
-
-
-def read_source(
-    source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
-) -> Catalog:
-    """List the tracks of a source, split as the options say."""
-    from pipeline.catalog import read_catalog
-    from pipeline.split import HashSplit
-
-    where = resolve(source, datasets)
-    default = HashSplit() if isinstance(where, Path) else where.split
-    given = {name: value for name, value in shares.items() if value is not None}
-    if given and named_split:
-        raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
-    if group_column != "group" and not (isinstance(where, Path) and where.is_file()):
-        raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
-    split = dataclasses.replace(default, **given)
-    return read_catalog(where, split, named_split=named_split, group_column=group_column)
-
-
-def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
-    """Make catalog and plan from a source and the options of `source_options`."""
-    from pipeline.mel import filterbank
-    from pipeline.plan import make_plan
-    from pipeline.versions import versions
-
-    catalog = read_source(
-        source,
-        options["datasets"],
-        group_column=options["group_column"],
-        named_split=options["named_split"],
-        shares={name: options[name] for name in ("valid", "test", "seed")},
-    )
-    base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
-    given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
-    spec = FeatureSpec.from_dict({**base.to_dict(), **given})
-    filterbank(spec)  # refuses bands that no bin falls into, before any worker starts
-    return catalog, make_plan(spec, catalog.tracks, versions(), options["tracks_per_shard"])
-
-
 @contextmanager
 def progress_bar(total: int, what: str) -> Iterator[tqdm.tqdm[Any]]:
     """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
-    import sys
-
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit="track", mininterval=interval, delay=0.5, leave=False) as bar:
         yield bar
@@ -343,7 +178,7 @@ def features(
     catalog, plan = prepare(source, options)
     store = store.resolve() if store.is_symlink() else store
     if store.exists() and _is_up_to_date(store, catalog, plan, force):
-        Workspace(store).discard()  # what a kill after the last step may have left
+        Workspace(store).tidy()
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return

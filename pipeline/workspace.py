@@ -34,7 +34,8 @@ class Workspace:
     Notes
     -----
     ``music.zarr.building/`` holds ``store/`` (the shards, later all of the store), ``receipts/`` (one a shard,
-    written after it), and ``lock``, held while a build lives, with ``owner.json``, which says by whom.
+    written after it), and ``lock``, held while a build lives, with ``owner.json``, which says by whom. A file
+    ``published`` says that the store has left it, and that the rest may go.
     """
 
     target: Path
@@ -101,6 +102,7 @@ class Workspace:
                 f"it, or end it and run again"
             ) from error
         try:
+            self._clear_spent()
             write_whole(owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
             yield
         finally:
@@ -130,7 +132,26 @@ class Workspace:
             _exchange(self.store, self.target)
         else:
             self.store.rename(self.target)
+        self.spent.touch()
         self.discard()
+
+    @property
+    def spent(self) -> Path:
+        """File that says that the store has been published, should a kill fall before the rest is removed."""
+        return self.root / "published"
+
+    def tidy(self) -> None:
+        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone."""
+        if self.spent.exists():
+            with self.locked():
+                self.discard()
+
+    def _clear_spent(self) -> None:
+        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
+        if self.spent.exists():
+            for name in ("store", "receipts", "replaced"):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+            self.spent.unlink()
 
     def discard(self) -> None:
         """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""

@@ -290,6 +290,18 @@ def test_what_a_kill_after_the_last_step_leaves_does_no_harm(music: Path, tmp_pa
     assert Workspace(target).root.exists()
     assert run(music, target, plan_of, replace=True).n_reused == 12
     assert not Workspace(target).root.exists()
+    killed_before_the_rest_was_removed(music, target, plan_of)
+    Workspace(target).tidy()
+    assert not Workspace(target).root.exists()
+
+
+def test_the_work_of_a_build_that_can_go_on_is_not_tidied_away(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    killed_before_the_rest_was_removed(music, target, plan_of)
+    interrupted(music, target, plan_of, replace=True)
+    Workspace(target).tidy()
+    assert Workspace(target).n_receipts() == 3  # of the finished store, offered to the build
+    assert run(music, target, plan_of, replace=True).n_reused == 12
 
 
 def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(

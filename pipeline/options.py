@@ -1,0 +1,127 @@
+"""What all commands share: options, each defined once, and errors that are sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.errors import MelzarrError
+from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Guarded(click.Command):
+    """A command whose errors are sentences; ``--debug`` shows their tracebacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command and turn what goes wrong into a sentence and an exit code."""
+        if ctx.params.pop("debug"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except MelzarrError as error:
+            sentence, code = str(error), error.exit_code
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
+        except KeyboardInterrupt:
+            goes_on = ctx.info_name in {"fetch", "features"}
+            sentence, code = "stopped", 1
+            if goes_on:
+                sentence += "; what was finished is kept, so run the same command again to go on"
+        click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
+        return ctx.exit(code)
+
+
+class InOrder(click.Group):
+    """A group whose help lists commands in the order of the work."""
+
+    command_class = Guarded
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Return the names in the order of definition."""
+        return list(self.commands)
+
+
+DEFAULT_DATASETS = Path("datasets")
+
+STORE = click.argument("store", type=click.Path(path_type=Path))
+SOURCE = click.argument("source")
+DATASETS = click.option(
+    "--datasets",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATASETS,
+    show_default=True,
+    help="Folder that holds the recipes, one folder a dataset.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+CLUSTER = click.option(
+    "--cluster",
+    default="local",
+    show_default=True,
+    metavar="local|ADDRESS",
+    help="Where to compute: this machine, or a Dask scheduler by its tcp://HOST:PORT or tls://HOST:PORT.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
+)
+GROUP = click.option(
+    "--group",
+    "group_column",
+    default="group",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of a manifest whose tracks a split keeps together.",
+)
+SPLIT = click.option(
+    "--split", "named_split", metavar="NAME", help="A split of the dataset's recipe by name, such as fault-filtered."
+)
+VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
+TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
+SEED = click.option("--seed", type=int, help="Seed of the split.  [default: 0]")
+TRACKS_PER_SHARD = click.option(
+    "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
+)
+SPEC_HELP = {
+    "sample_rate": "Rate to which audio is resampled, in Hz.",
+    "window": "Length of a window, in samples.",
+    "stride": "Distance between the starts of windows, in samples.",
+    "n_windows": "Windows of each track, from its start.",
+    "n_fft": "Length of a frame, in samples.",
+    "hop_length": "Distance between the centres of frames, in samples.",
+    "pad_mode": "How a window is continued at both ends.",
+    "n_mels": "Mel bands.",
+    "power": "Exponent of the magnitude spectrum.",
+    "scale": "Store power, or its level in dB.",
+    "dtype": "Type that is stored; float16 needs --scale db.",
+}
+CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
+
+
+def spec_options(function: Function) -> Function:
+    """Give a command one option for each field of a spec."""
+    for field in reversed(dataclasses.fields(FeatureSpec)):
+        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
+        function = click.option(
+            f"--{field.name.replace('_', '-')}", type=kind, help=f"{SPEC_HELP[field.name]}  [default: {field.default}]"
+        )(function)
+    return function
+
+
+def source_options(function: Function) -> Function:
+    """Give a command the options that say what is computed from a source."""
+    for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
+        function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
+    return function

@@ -1,0 +1,71 @@
+"""From what was typed to what the rooms take: a source, its catalog, its plan. Heavy imports wait until a call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import CallError
+from pipeline.options import SPEC_HELP
+from pipeline.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    from pipeline.catalog import Catalog
+    from pipeline.plan import Plan
+    from pipeline.recipe import Recipe
+
+
+def resolve(source: str, datasets: Path) -> Path | Recipe:
+    """Return the path that a source names, or the recipe of that name where there is no such path."""
+    from pipeline.recipe import find_recipe
+
+    path = Path(source)
+    return path if path.exists() or path.suffix or len(path.parts) != 1 else find_recipe(source, datasets)
+
+
+def audio_root(source: str, datasets: Path) -> Path:
+    """Return the folder below which the files of a source lie."""
+    where = resolve(source, datasets)
+    root = (where if where.is_dir() else where.parent) if isinstance(where, Path) else where.audio
+    if not root.is_dir() or (isinstance(where, Path) and not where.exists()):
+        raise CallError(f"--source {source}: there is nothing at {root}; say where the audio is")
+    return root
+
+
+def read_source(
+    source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
+) -> Catalog:
+    """List the tracks of a source, split as the options say."""
+    from pipeline.catalog import read_catalog
+    from pipeline.split import HashSplit
+
+    where = resolve(source, datasets)
+    default = HashSplit() if isinstance(where, Path) else where.split
+    given = {name: value for name, value in shares.items() if value is not None}
+    if given and named_split:
+        raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
+    if group_column != "group" and not (isinstance(where, Path) and where.is_file()):
+        raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
+    split = dataclasses.replace(default, **given)
+    return read_catalog(where, split, named_split=named_split, group_column=group_column)
+
+
+def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
+    """Make catalog and plan from a source and the options of `source_options`."""
+    from pipeline.mel import filterbank
+    from pipeline.plan import make_plan
+    from pipeline.versions import versions
+
+    catalog = read_source(
+        source,
+        options["datasets"],
+        group_column=options["group_column"],
+        named_split=options["named_split"],
+        shares={name: options[name] for name in ("valid", "test", "seed")},
+    )
+    base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
+    given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
+    spec = FeatureSpec.from_dict({**base.to_dict(), **given})
+    filterbank(spec)  # refuses bands that no bin falls into, before any worker starts
+    return catalog, make_plan(spec, catalog.tracks, versions(), options["tracks_per_shard"])
