@@ -8,11 +8,13 @@ import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import dask
 import distributed
 from dask.system import CPU_COUNT
 from distributed.comm.core import CommClosedError
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.errors import BuildError, CallError
@@ -194,14 +196,11 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
 @contextmanager
 def _existing(address: str) -> Iterator[distributed.Client]:
     """Connect to a scheduler that is already there."""
+    _check_address(address)
     try:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except OSError as error:
         raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
-    except (TypeError, ValueError) as error:
-        raise CallError(
-            f"{address!r} cannot be used ({error}); give tcp://HOST:PORT, or for tls:// set Dask's distributed.comm.tls"
-        ) from error
     with client, _quiet():
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
@@ -216,6 +215,19 @@ def _existing(address: str) -> Iterator[distributed.Client]:
                 f"a worker of {address} has no melzarr ({error}); install the same version there"
             ) from error
         yield client
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that Dask could not use, before a client is half made of it."""
+    try:
+        parts = urlsplit(address)
+        usable = bool(parts.hostname and parts.port)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise CallError(f"{address!r} is no address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
+    if parts.scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
+        raise CallError(f"{address} needs a certificate; name yours in Dask's configuration, distributed.comm.tls")
 
 
 @contextmanager

@@ -77,9 +77,14 @@ def test_an_unknown_cluster_is_refused() -> None:
         pass
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:abc", "tcp://", "tls://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:abc", "tcp://", "tls://:8786"])
 def test_an_address_that_is_none_is_a_sentence(address: str) -> None:
-    with pytest.raises(CallError, match=r"cannot be used .*give tcp://HOST:PORT"), connect(address, None, 1):
+    with pytest.raises(CallError, match="is no address of a scheduler; give tcp://"), connect(address, None, 1):
+        pass
+
+
+def test_a_secure_address_without_a_certificate_is_a_sentence() -> None:
+    with pytest.raises(CallError, match=r"needs a certificate.*distributed\.comm\.tls"), connect("tls://a:1", None, 1):
         pass
 
 
