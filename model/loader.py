@@ -22,7 +22,7 @@ Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]
 
 # Tracks whose windows are mixed. Fixed, because the order of an epoch must not depend on the memory of a machine; 64
-# tracks of the default spec are 98 MB, and 38336 windows are mixed well enough that none of a batch are neighbours.
+# tracks of the default spec are 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
 READ_AHEAD = 8  # tracks that an evaluation reads at a time
 SHARE = 0.5  # of the memory that is free now, which a cache may take where no number is given

@@ -57,10 +57,10 @@ def network(
     Time is the convolution's axis: three of 256 filters of 2 frames, one dense layer of 1024, 1,650,442 weights for
     ten classes of (5, 128). The front end is made of Keras' own operations, so a saved model opens without melzarr.
     """
-    windows = keras.Input((spec.n_frames, spec.n_mels), name="windows")
-    x = _standardised(windows, spec, mean_db, std_db) if frontend == "db" else windows
     if frontend not in FRONTENDS:
         raise ValueError(f"frontend={frontend!r} is unknown; use one of {', '.join(FRONTENDS)}")
+    windows = keras.Input((spec.n_frames, spec.n_mels), name="windows")
+    x = _standardised(windows, spec, mean_db, std_db) if frontend == "db" else windows
     for _ in range(CONVOLUTIONS):
         x = layers.Conv1D(FILTERS, KERNEL, padding="same", kernel_initializer="glorot_uniform", activation="relu")(x)
     x = layers.Flatten()(x)

@@ -87,10 +87,16 @@ class OnDask:
             Where a job ends its workers again and again, or the scheduler or all workers are lost.
         """
         waiting, done = iter(jobs), queue.SimpleQueue[distributed.Future[Any]]()
-        running = 0
-        for job in itertools.islice(waiting, max(IN_FLIGHT, 2 * self.n_threads)):
-            self._submit(function, job, done)
-            running += 1
+        running: dict[Any, distributed.Future[Any]] = {}  # held here, since a future that nobody holds is cancelled
+
+        def submit(n_jobs: int) -> None:
+            for job in itertools.islice(waiting, n_jobs):
+                # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
+                future = self.client.submit(function, job, pure=False)
+                running[future.key] = future
+                future.add_done_callback(done.put)
+
+        submit(max(IN_FLIGHT, 2 * self.n_threads))
         while running:
             future = self._next(done)
             try:
@@ -103,10 +109,8 @@ class OnDask:
                 ) from error
             except (distributed.CancelledError, CommClosedError) as error:
                 raise BuildError("the scheduler was lost; start it again, then run the same command") from error
-            running -= 1
-            for job in itertools.islice(waiting, 1):
-                self._submit(function, job, done)
-                running += 1
+            del running[future.key]
+            submit(1)
             yield result
 
     def _next(self, done: queue.SimpleQueue[distributed.Future[Any]]) -> distributed.Future[Any]:
@@ -119,12 +123,6 @@ class OnDask:
                     raise BuildError(
                         f"for {PATIENCE} s no worker has been there; start some, then run the same command"
                     ) from None
-
-    def _submit(
-        self, function: Callable[[Job], Result], job: Job, done: queue.SimpleQueue[distributed.Future[Any]]
-    ) -> None:
-        # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
-        self.client.submit(function, job, pure=False).add_done_callback(done.put)
 
 
 @contextmanager

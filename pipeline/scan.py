@@ -118,7 +118,7 @@ def _cost(catalog: Catalog, plan: Plan, readable: list[Track], n_workers: int) -
         start = time.perf_counter()
         for track in trials:
             featurise(catalog.root / track.source, plan.spec)
-    # Encoding and writing take about a third of the time of decoding and computing, measured.
+    # Encoding and writing take a fifth to a third of the time of decoding and computing, measured.
     return estimate(plan, 1.3 * (time.perf_counter() - start) / len(trials), n_workers)
 
 

@@ -86,7 +86,6 @@ def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
 
 KILLED = """
 import sys
-from pathlib import Path
 from pipeline.cli import main
 main(sys.argv[1:])
 """
