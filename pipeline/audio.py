@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ RESAMPLE_MARGIN = 0.25
 RESAMPLE_QUALITY = "HQ"  # librosa's default, soxr_hq
 RATES = (1_000, 768_000)  # what real audio has; beyond it a header is wrong, and would ask for absurd memory
 LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this length or a larger one in a header
+# A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
+SILENCE_PEAK = 10 ** (-70 / 20)
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded whatever the number of channels
 
 # How files begin that libsndfile cannot decode (offset, bytes), and what they are.
@@ -139,14 +142,47 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
         mono = _decode(file, wanted)
     if mono.size < min(wanted, round(header.duration * rate)):  # the header was wrong, as in an MP3 that was cut off
         header = replace(header, duration=mono.size / rate)
-    if not np.isfinite(mono).all():
-        first = int(np.flatnonzero(~np.isfinite(mono))[0])
-        raise AudioError(f"sample {first} ({first / rate:.3f} s) is not a finite number; export the file again")
     if rate == sample_rate:
         return Audio(mono, header)
     # Only samples that the file covers wholly: the resampler may round its length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
     return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header)
+
+
+def stream_audio(path: Path, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Decode a whole file to mono and resample it, some seconds at a time, so that its length takes no memory.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_audio`.
+    sample_rate : int > 0, in Hz
+        Rate of the samples that are given.
+
+    Yields
+    ------
+    np.ndarray [shape=(n,), dtype=float32]
+        The next samples; together those that `read_audio` gives of the whole file.
+
+    Raises
+    ------
+    AudioError
+        Where the file cannot be decoded, up to there or at all.
+    """
+    with open_audio(path) as file:
+        rate = _header(file).sample_rate
+        if rate == sample_rate:
+            yield from _mono_blocks(file, file.frames)
+            return
+        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality=RESAMPLE_QUALITY)
+        n_read = n_given = 0
+        for mono in _mono_blocks(file, file.frames):
+            n_read += mono.size
+            samples = resampler.resample_chunk(mono)
+            n_given += samples.size
+            yield samples
+        covered = n_read * sample_rate // rate
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)[: max(0, covered - n_given)]
 
 
 def open_audio(path: Path) -> SequentialFile:
@@ -214,16 +250,28 @@ def _header(file: SequentialFile) -> Header:
 
 
 def _decode(file: SequentialFile, n_samples: int) -> npt.NDArray[np.float32]:
-    """Decode the first samples of a file, block by block, and average the channels."""
+    """Decode the first samples of a file to mono."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0
+    for block in _mono_blocks(file, mono.size):
+        mono[done : done + block.size] = block
+        done += block.size
+    return mono[:done]
+
+
+def _mono_blocks(file: SequentialFile, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Decode the first samples of a file, block by block, and average the channels."""
+    done = 0
     try:
-        while done < mono.size:
-            block = file.read(min(BLOCK, mono.size - done), dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            np.mean(block, axis=1, out=mono[done : done + len(block)])
+        while done < n_samples and len(
+            block := file.read(min(BLOCK, n_samples - done), dtype="float32", always_2d=True)
+        ):
+            mono: npt.NDArray[np.float32] = np.mean(block, axis=1)
+            if not np.isfinite(mono).all():
+                first = done + int(np.flatnonzero(~np.isfinite(mono))[0])
+                place = f"sample {first} ({first / file.samplerate:.3f} s)"
+                raise AudioError(f"{place} is not a finite number; export the file again")
+            yield mono
             done += len(block)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"decoding stopped after {done / file.samplerate:.2f} s: {error.error_string}") from error
-    return mono[:done]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="melzarr")
 def main() -> None:
-    """Turn a folder of music into a verified Zarr store of mel-spectrogram windows.
+    """Turn a folder of music into a verified Zarr store of mel-spectrogram windows, and learn its genres.
 
     \b
     SOURCE is one of
@@ -51,14 +51,15 @@ def main() -> None:
       melzarr fetch demo
       melzarr features demo demo.zarr
       melzarr verify demo.zarr --source demo --sample 20
+      melzarr train demo.zarr
     """
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[tqdm.tqdm[Any]]:
+def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
     """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, desc=what, unit="track", mininterval=interval, delay=0.5, leave=False) as bar:
+    with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False) as bar:
         yield bar
 
 

@@ -45,3 +45,7 @@ class StoreError(MelzarrError):
 
 class BuildError(MelzarrError):
     """A build that ended before its store was complete; what it finished is kept for the next run."""
+
+
+class RunError(MelzarrError):
+    """A run that is missing, unfinished, or of something else; or a training that cannot go on."""

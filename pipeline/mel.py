@@ -24,7 +24,7 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
     samples : np.ndarray [shape=(n_samples,), dtype=float32]
         Mono samples at ``spec.sample_rate``.
     spec : FeatureSpec
-        What to compute; its scale and dtype are applied by `encode`.
+        What to compute; its scale and dtype are applied by `as_stored`.
 
     Returns
     -------
@@ -107,6 +107,16 @@ def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.
     floor = np.float32(AMIN ** (spec.power / 2))
     level: npt.NDArray[np.float32] = np.float32(20 / spec.power) * np.log10(np.maximum(mel, floor))
     return level
+
+
+def as_stored(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[Any]:
+    """Mel spectra as a store of the spec holds them: in its scale and dtype."""
+    return (level_db(mel, spec) if spec.scale == "db" else mel).astype(spec.dtype, copy=False)
+
+
+def stored_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
+    """Level in dB of what a store of the spec holds, whatever its scale."""
+    return stored if spec.scale == "db" else level_db(stored, spec)
 
 
 @functools.lru_cache(maxsize=8)

@@ -34,7 +34,7 @@ class Guarded(click.Command):
             where = f"{error.filename}: " if error.filename else ""
             sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
         except KeyboardInterrupt:
-            goes_on = ctx.info_name in {"fetch", "features"}
+            goes_on = ctx.info_name in {"fetch", "features", "train", "reproduce"}
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"

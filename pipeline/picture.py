@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import MelzarrError
-from pipeline.mel import level_db
+from pipeline.files import write_whole
+from pipeline.mel import stored_levels
 from pipeline.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SECONDS = 10.0  # of each track
 RANGE_DB = (-60.0, 30.0)  # one scale for all, so that pictures of two stores can be compared
@@ -41,18 +43,11 @@ def draw(store: Store, path: Path) -> list[str]:
     MelzarrError
         Where matplotlib is missing, or no track is ok.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
-    kinds = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in kinds:
-        raise MelzarrError(f"{path} is no kind of picture that can be drawn; end it in .png, .svg, .pdf or .webp")
     numbers = _examples(store)
     if not numbers:
         raise MelzarrError(f"no track of {store.path} is ok, so there is nothing to draw")
     n_rows = -(-len(numbers) // COLUMNS)
-    figure = Figure(figsize=(10, 1.0 + 1.35 * n_rows), layout="constrained")
+    figure = new_figure(path, (10, 1.0 + 1.35 * n_rows))
     grid = figure.subplots(n_rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
     for axes, number in zip(grid.flat, numbers, strict=False):
         image = _draw_track(axes, store, number)
@@ -62,8 +57,39 @@ def draw(store: Store, path: Path) -> list[str]:
         axes.set_xlabel("time in the track, s")
     figure.supylabel("mel band, Hz", fontsize="medium")
     figure.colorbar(image, ax=grid, label="level, dB", aspect=40, pad=0.01)
-    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
+    save(figure, path)
     return [str(store.values("track")[number]) for number in numbers]
+
+
+def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
+    """Begin a picture.
+
+    Parameters
+    ----------
+    path : Path
+        Where it will be saved; its extension names the format.
+    inches : tuple of float
+        Width and height.
+
+    Raises
+    ------
+    MelzarrError
+        Where matplotlib is missing, or does not know the format.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+    if path.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
+        raise MelzarrError(f"{path} is no kind of picture that can be drawn; end it in .png, .svg, .pdf or .webp")
+    return Figure(figsize=inches, layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a picture in the format that the path's extension names, without a word of what drew it."""
+    kind, data = path.suffix[1:].lower(), io.BytesIO()
+    figure.savefig(data, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
+    write_whole(path, data.getvalue())
 
 
 def _examples(store: Store) -> list[int]:
@@ -77,9 +103,8 @@ def _draw_track(axes: Axes, store: Store, number: int) -> Any:
     spec = store.spec
     n_windows = min(spec.n_windows, max(1, round(SECONDS * spec.sample_rate / spec.stride)))
     mel = np.asarray(store.mel[number])[:n_windows].astype(np.float32)
-    levels: npt.NDArray[Any] = mel if spec.scale == "db" else level_db(mel, spec)
     image = axes.imshow(
-        levels.reshape(-1, spec.n_mels).T,
+        stored_levels(mel, spec).reshape(-1, spec.n_mels).T,
         aspect="auto",
         origin="lower",
         cmap="magma",

@@ -156,7 +156,7 @@ def read_recipe(path: Path) -> Recipe:
             source=_source(data["source"]),
             spec=FeatureSpec.from_dict(data.get("spec", {})),
             split=HashSplit(**data.get("split", {})),
-            splits={name: _parts(table) for name, table in data.get("splits", {}).items()},
+            splits={name: named_parts(table) for name, table in data.get("splits", {}).items()},
             data=data,
         )
     except KeyError as error:
@@ -194,7 +194,7 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
 
 
-def _parts(table: dict[str, Any]) -> dict[str, str]:
+def named_parts(table: dict[str, Any]) -> dict[str, str]:
     """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
     parts: dict[str, str] = {}
     for part in PARTS:

@@ -14,7 +14,7 @@ from pipeline.audio import open_audio
 from pipeline.errors import StoreError
 from pipeline.files import sha256_of, source_sha256
 from pipeline.layout import content_uuid, shard_name
-from pipeline.mel import AMIN, level_db
+from pipeline.mel import AMIN, stored_levels
 from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
@@ -168,7 +168,7 @@ class _Levels:
 
     def add(self, mel: npt.NDArray[Any], spec: FeatureSpec) -> None:
         """Add valid windows."""
-        levels = (mel if spec.scale == "db" else level_db(mel, spec)).reshape(-1, spec.n_mels).astype(np.float64)
+        levels = stored_levels(mel, spec).reshape(-1, spec.n_mels).astype(np.float64)
         if not len(levels):
             return
         mean, total = levels.mean(0), self.count + len(levels)

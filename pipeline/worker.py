@@ -15,11 +15,11 @@ import numpy.typing as npt
 import threadpoolctl
 import zarr
 
-from pipeline.audio import Audio, read_audio
+from pipeline.audio import SILENCE_PEAK, Audio, read_audio
 from pipeline.errors import AudioError, BuildError
 from pipeline.files import source_sha256
 from pipeline.layout import encode_shard
-from pipeline.mel import level_db, mel_windows
+from pipeline.mel import as_stored, mel_windows, stored_levels
 from pipeline.plan import Shard
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
@@ -27,8 +27,6 @@ from pipeline.versions import versions
 from pipeline.workspace import Workspace
 
 BLOCK_WINDOWS = 1024  # windows whose levels are summed at a time, so that long tracks need no more memory
-# A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
-SILENCE_PEAK = 10 ** (-70 / 20)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +203,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
             peak = float(np.abs(audio.samples).max())
             remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
             return nothing, replace(facts, error=remark)
-        stored = (level_db(windows, spec) if spec.scale == "db" else windows).astype(spec.dtype, copy=False)
+        stored = as_stored(windows, spec)
     status, remark = _judge(audio, len(windows), spec)
     return stored, replace(facts, status=status, error=remark, n_windows=len(windows))
 
@@ -242,7 +240,7 @@ def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
     level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for start in range(0, len(stored), BLOCK_WINDOWS):
         block = stored[start : start + BLOCK_WINDOWS]
-        levels = (block if spec.scale == "db" else level_db(block, spec)).reshape(-1, spec.n_mels).astype(np.float64)
+        levels = stored_levels(block, spec).reshape(-1, spec.n_mels).astype(np.float64)
         level += levels.sum(axis=0)
         square += np.square(levels, out=levels).sum(axis=0)
     return BandSums(count=len(stored) * spec.n_frames, level=tuple(level.tolist()), square=tuple(square.tolist()))

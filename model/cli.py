@@ -1,0 +1,252 @@
+"""The commands that train and use a network; TensorFlow is loaded only when one of them is called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import tqdm
+
+from model.backend import load_tensorflow
+from pipeline.cli import as_text, main, next_step, progress_bar, show
+from pipeline.errors import AudioError
+from pipeline.options import AS_JSON, STORE
+from pipeline.split import PARTS
+
+if TYPE_CHECKING:
+    from model.protocol import Protocol
+    from model.recipe import TrainRecipe
+    from model.run import Run
+    from model.train import Watch
+    from pipeline.store import Store
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+RUN_OPTION = click.option(
+    "--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/STORE-RECIPE-PROTOCOL]"
+)
+RECIPE = click.option(
+    "--recipe", default="default", show_default=True, metavar="default|article|FILE", help="How to train."
+)
+PROTOCOL = click.option(
+    "--protocol",
+    default="track",
+    show_default=True,
+    metavar="track|window|NAME",
+    help="What is tested on: other tracks than those trained on; other windows, as in the article; or a split of "
+    "the dataset's recipe, such as fault-filtered.",
+)
+EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Epochs at most, in place of the recipe's.")
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, dropout and order.")
+MEMORY = click.option(
+    "--memory", metavar="SIZE", help="Memory for decoded tracks, such as 4GB.  [default: half of what is free]"
+)
+FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")
+
+
+@main.command()
+@STORE
+@RECIPE
+@PROTOCOL
+@RUN_OPTION
+@EPOCHS
+@SEED
+@MEMORY
+@FORCE
+def train(
+    store: Path,
+    recipe: str,
+    protocol: str,
+    run: Path | None,
+    epochs: int | None,
+    seed: int,
+    memory: str | None,
+    force: bool,
+) -> None:
+    """Train the network on STORE, and say how good it is.
+
+    A run is a folder: the model, what it was made from, its history (also for TensorBoard), its figures, pictures.
+    A training that was stopped goes on after its last epoch.
+
+    \b
+      melzarr train demo.zarr
+      melzarr train gtzan.zarr --recipe article --protocol window --run runs/as-in-2017
+    """
+    load_tensorflow()
+    from model.run import Run
+    from pipeline.store import open_store
+
+    opened = open_store(store)
+    folder = Run(run or Path("runs") / f"{store.stem}-{Path(recipe).stem}-{protocol}")
+    _train(opened, recipe, protocol, folder, epochs, seed, memory, force)
+    next_step("evaluate", folder.path, store)
+
+
+def _train(
+    store: Store, recipe_name: str, protocol_name: str, run: Run, epochs: int | None, seed: int, memory: str | None,
+    force: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one run, and show how it goes and what came of it."""
+    from dask.utils import parse_bytes
+
+    from model.protocol import make_protocol
+    from model.recipe import TrainRecipe
+    from model.screen import metrics_lines
+    from model.train import train as train_run
+
+    recipe = TrainRecipe.read(recipe_name)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    protocol = make_protocol(store, protocol_name, seed)
+    budget = None if memory is None else parse_bytes(memory)
+    click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
+    if not force and run.is_finished:
+        click.echo("finished before; --force trains anew")
+    with _progress(run, recipe, protocol) as watch:
+        found = train_run(store, recipe, protocol, run, seed=seed, memory=budget, replace=force, watch=watch)
+    for part in ("valid", "test"):
+        show(metrics_lines(part, found["protocol"], found[part]))
+    click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
+    return found
+
+
+@contextmanager
+def _progress(run: Run, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
+    """Show windows done, their rate and the time left; a line for each epoch, and for what the loader says."""
+    from model.screen import epoch_line
+    from model.train import Watch, windows_per_epoch
+
+    n_windows = windows_per_epoch(recipe, protocol)
+    handler = _Lines()
+    log = logging.getLogger("model")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with progress_bar(recipe.epochs * n_windows, "train", "window") as bar:
+            if done := len(run.history()):
+                bar.write(f"going on after epoch {done}")
+            yield Watch(
+                windows=bar.update, epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows))
+            )
+    finally:
+        log.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Prints what is logged above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        tqdm.tqdm.write(record.getMessage())
+
+
+@main.command()
+@RUN
+@STORE
+@click.option("--split", default="test", show_default=True, type=click.Choice(PARTS), help="Which part.")
+@AS_JSON
+def evaluate(run: Path, store: Path, split: str, as_json: bool) -> None:
+    """Say how good the model of RUN is on a part of STORE.
+
+    Of windows and of tracks, each with a 95 % interval from a bootstrap over tracks, and by which protocol.
+
+    \b
+      melzarr evaluate runs/demo-default-track demo.zarr
+      melzarr evaluate runs/demo-default-track demo.zarr --split valid --json
+    """
+    load_tensorflow()
+    from model.evaluate import evaluate as evaluate_run
+    from model.evaluate import fitting_protocol
+    from model.run import Run
+    from model.screen import confusion_lines, metrics_lines
+    from pipeline.store import open_store
+
+    folder, opened = Run(run), open_store(store)
+    n_tracks = fitting_protocol(folder, opened).part(split).tracks.size
+    with progress_bar(n_tracks, "evaluate") as bar:
+        found = evaluate_run(folder, opened, split, bar.update)
+    if as_json:
+        click.echo(as_text(found))
+        return
+    show(metrics_lines(split, found["protocol"], found))
+    click.echo()
+    show(confusion_lines(found))
+    next_step("predict", run, "song.mp3")
+
+
+@main.command()
+@RUN
+@click.argument("songs", metavar="SONG…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many genres to name.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw genre over time, as .png or .svg.")
+@AS_JSON
+@click.pass_context
+def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, plot: Path | None, as_json: bool) -> None:
+    """Name the genre of each SONG, of any length and in any format that can be read.
+
+    All windows of a song are heard; its genre is that of the largest mean log-probability. The exit code is 1 where a
+    song is too short, silent or cannot be read; the others are still done.
+
+    \b
+      melzarr predict runs/demo-default-track song.mp3
+      melzarr predict runs/demo-default-track *.flac --json
+    """
+    load_tensorflow()
+    from model.picture import draw_songs
+    from model.predict import predict as predict_song
+    from model.run import Run
+    from model.screen import prediction_line
+
+    folder = Run(run)
+    spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
+    heard, answers = [], []
+    with progress_bar(len(songs), "predict", "song") as bar:
+        for path in songs:
+            try:
+                song = predict_song(model, spec, labels, path)
+            except AudioError as error:
+                answers.append({"path": str(path), "status": "failed", "error": str(error)})
+                bar.write(f"{path}: {error}", file=sys.stderr)
+            else:
+                heard.append(song)
+                answers.append(song.to_dict())
+                if not as_json:
+                    bar.write(prediction_line(song, top))
+            bar.update()
+    if as_json:
+        click.echo(as_text(answers))
+    if plot:
+        draw_songs(heard, plot)
+        click.echo(f"picture: {plot}", err=as_json)
+    ctx.exit(0 if len(heard) == len(songs) else 1)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where runs and report go.  [default: runs/STORE-reproduce]"
+)
+@EPOCHS
+@SEED
+@MEMORY
+def reproduce(store: Path, folder: Path | None, epochs: int | None, seed: int, memory: str | None) -> None:
+    """Repeat the article's experiment on STORE, beside what is done today, and write a report.
+
+    The article's recipe on windows of the same tracks and on other tracks, the default recipe on other tracks, and on
+    each split that the dataset's recipe names. It takes hours for a thousand tracks; stopped, it goes on where it was.
+    """
+    load_tensorflow()
+    from model.reproduce import reproduce as reproduce_all
+    from pipeline.store import open_store
+
+    opened = open_store(store)
+    folder = folder or Path("runs") / f"{store.stem}-reproduce"
+
+    def train_one(recipe: str, protocol: str, run: Run) -> dict[str, Any]:
+        return _train(opened, recipe, protocol, run, epochs, seed, memory, force=False)
+
+    click.echo(f"report: {reproduce_all(opened, folder, train_one)}")

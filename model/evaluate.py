@@ -1,0 +1,225 @@
+"""How good a model is: of windows and of tracks, with intervals, and by which protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
+
+from model.loader import Selection, label_names, tracks
+from model.protocol import Protocol, make_protocol
+from model.run import Run
+from pipeline.errors import RunError
+from pipeline.store import Store
+
+RESAMPLES = 2000  # of the bootstrap; the ends of its 95 % interval then vary by about a tenth of its width
+LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
+BLOCK_WINDOWS = 2048  # windows that a model is given at a time
+
+Classes = npt.NDArray[np.intp]
+Probabilities = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model answered for the windows of each track.
+
+    Parameters
+    ----------
+    numbers : np.ndarray [shape=(n_tracks,)]
+        Numbers of the tracks in the store.
+    labels : np.ndarray [shape=(n_tracks,)]
+        Their classes.
+    right, n_windows : np.ndarray [shape=(n_tracks,)]
+        Windows that were answered rightly, and in all.
+    by_mean, by_vote : np.ndarray [shape=(n_tracks,)]
+        Class of each track: of the largest mean log-probability, and of most windows.
+    """
+
+    numbers: Classes
+    labels: Classes
+    right: Classes
+    n_windows: Classes
+    by_mean: Classes
+    by_vote: Classes
+
+    @property
+    def window_accuracy(self) -> float:
+        """Share of windows that were answered rightly."""
+        return int(self.right.sum()) / int(self.n_windows.sum())
+
+
+def answer(
+    model: keras.Model, store: Store, selection: Selection, progress: Callable[[int], object] = lambda _: None
+) -> Answers:
+    """Ask a model for the class of every selected window.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From windows to probabilities.
+    store : Store
+        The store.
+    selection : Selection
+        Which tracks, and which of their windows; a track with none is passed over.
+    progress : callable
+        Called with 1 after each track.
+    """
+    rows = []
+    for number, windows, label in tracks(store, selection):
+        if len(windows):
+            found = probabilities(model, windows)
+            right = int((found.argmax(axis=1) == label).sum())
+            rows.append((number, label, right, len(windows), *track_classes(found)))
+        progress(1)
+    return Answers(*np.array(rows, np.intp).T)
+
+
+def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:
+    """Probability of each class in each window, shape (n_windows, n_classes), computed in blocks."""
+    starts = range(0, len(windows), BLOCK_WINDOWS)
+    blocks = [model.predict_on_batch(windows[start : start + BLOCK_WINDOWS]) for start in starts]
+    return np.concatenate(blocks).astype(np.float32, copy=False)
+
+
+def track_scores(probabilities: Probabilities) -> tuple[Floats, Classes]:
+    """Scores of a track's classes from those of its windows.
+
+    Parameters
+    ----------
+    probabilities : np.ndarray [shape=(n_windows, n_classes)]
+        Probability of each class in each window.
+
+    Returns
+    -------
+    mean : np.ndarray [shape=(n_classes,)]
+        Mean log-probability of each class.
+    votes : np.ndarray [shape=(n_classes,), dtype=int]
+        Windows in which each class is the most probable.
+    """
+    mean = np.log(np.maximum(probabilities, LEAST), dtype=np.float64).mean(axis=0)
+    return mean, np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+
+
+def track_classes(probabilities: Probabilities) -> tuple[int, int]:
+    """Class of a track by the mean log-probability, and by vote; of equal votes the one with the larger mean."""
+    mean, votes = track_scores(probabilities)
+    return int(np.argmax(mean)), int(np.lexsort((mean, votes))[-1])
+
+
+def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Figures of a model's answers.
+
+    Parameters
+    ----------
+    answers : Answers
+        What it answered.
+    labels : sequence of str
+        Names of the classes.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    dict
+        Accuracies of windows and of tracks, each with the ends of a 95 % percentile interval from a bootstrap over
+        tracks (Efron and Tibshirani, 1993, chapter 13), for the windows of a track are not independent; and of the
+        tracks by mean log-probability: the recall of each class, macro F1 over the classes that occur, and the
+        confusion matrix, whose rows are the true classes.
+    """
+    numbers, true, found = range(len(labels)), answers.labels, answers.by_mean
+    there = np.unique(true)
+    recall = recall_score(true, found, labels=there, average=None)
+    draws = np.random.default_rng(seed).integers(len(true), size=(RESAMPLES, len(true)))
+    resampled = answers.right[draws].sum(axis=1) / answers.n_windows[draws].sum(axis=1)
+    return {
+        "n_tracks": len(true),
+        "n_windows": int(answers.n_windows.sum()),
+        "window_accuracy": _with_interval(answers.window_accuracy, resampled),
+        "track_accuracy": _share(found == true, draws),
+        "track_accuracy_by_vote": _share(answers.by_vote == true, draws),
+        "macro_f1": float(f1_score(true, found, labels=there, average="macro", zero_division=0.0)),
+        "recall": {labels[number]: float(value) for number, value in zip(there, recall, strict=True)},
+        "labels": list(labels),
+        "confusion": confusion_matrix(true, found, labels=numbers).tolist(),
+    }
+
+
+def _share(right: npt.NDArray[np.bool_], draws: Classes) -> dict[str, float]:
+    return _with_interval(float(right.mean()), right[draws].mean(axis=1))
+
+
+def _with_interval(value: float, resampled: Floats) -> dict[str, float]:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def evaluate(
+    run: Run, store: Store, split: str = "test", progress: Callable[[int], object] = lambda _: None
+) -> dict[str, Any]:
+    """Say how good a run's model is on one part of a store.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    store : Store
+        What it was trained on, or another store of the same spec and labels.
+    split : str
+        The part.
+    progress : callable
+        Called with 1 after each track.
+
+    Returns
+    -------
+    dict
+        The part, the protocol with its words, and the figures of `metrics`.
+
+    Raises
+    ------
+    RunError
+        Where the model does not fit the store.
+    StoreError
+        Where the part has no track.
+    """
+    protocol = fitting_protocol(run, store)
+    answers = answer(run.model(), store, protocol.part(split), progress)
+    return {
+        "run": str(run.path),
+        "store": str(store.path),
+        "split": split,
+        "protocol": {"name": protocol.name, "words": protocol.words},
+        **metrics(answers, run.labels),
+    }
+
+
+def fitting_protocol(run: Run, store: Store) -> Protocol:
+    """Protocol by which a run's model is judged on a store: its own, or on another store that store's split.
+
+    Raises
+    ------
+    RunError
+        Where the store has other features or other labels than the model.
+    """
+    config, spec = run.config, run.spec
+    differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
+    differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
+    if differing:
+        said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
+        raise RunError(f"{store.path} has other features than the model of {run.path}: {said}; make it with the same")
+    if label_names(store) != run.labels:
+        raise RunError(
+            f"{store.path} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{', '.join(run.labels)}; they must be the same"
+        )
+    if store.attributes["uuid"] == config["store"]["uuid"]:
+        return make_protocol(store, config["protocol"]["name"], config["seed"])
+    protocol = make_protocol(store, "track")
+    words = f"a store that the model was not trained on, {protocol.words}; a track that is in both was perhaps"
+    return Protocol(protocol.name, words, protocol.parts)

@@ -1,0 +1,168 @@
+"""A song of any length → its genre, through the same audio and mel rooms as the store that the model learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from model.evaluate import probabilities, track_classes, track_scores
+from pipeline.audio import SILENCE_PEAK, stream_audio
+from pipeline.errors import AudioError
+from pipeline.mel import as_stored, mel_windows
+from pipeline.spec import FeatureSpec
+
+BLOCK_WINDOWS = 1024  # windows computed at a time, so that memory does not grow with a song
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model hears in a song.
+
+    Parameters
+    ----------
+    path : Path
+        The song.
+    labels : tuple of str
+        Names of the classes.
+    starts : np.ndarray [shape=(n_windows,)], in s
+        Start of each window.
+    probabilities : np.ndarray [shape=(n_windows, n_classes), dtype=float32]
+        Probability of each class in each window.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    starts: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float32]
+
+    @property
+    def genre(self) -> str:
+        """The class with the largest mean log-probability."""
+        return self.labels[track_classes(self.probabilities)[0]]
+
+    @property
+    def vote(self) -> str:
+        """The class of most windows."""
+        return self.labels[track_classes(self.probabilities)[1]]
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Share of windows in which each class is the most probable, shape (n_classes,)."""
+        _, votes = track_scores(self.probabilities)
+        return np.asarray(votes / votes.sum(), np.float64)
+
+    @property
+    def song_probabilities(self) -> npt.NDArray[np.float64]:
+        """Probability of each class for the whole song, shape (n_classes,).
+
+        That of the windows' geometric means, made to add up to 1: the largest is that of the largest mean
+        log-probability.
+        """
+        mean, _ = track_scores(self.probabilities)
+        weights = np.exp(mean - np.max(mean))
+        return np.asarray(weights / weights.sum())
+
+    def top(self, n: int) -> list[tuple[str, float]]:
+        """Name the most probable classes of the song, with their probabilities."""
+        found = self.song_probabilities
+        return [(self.labels[number], float(found[number])) for number in np.argsort(-found, kind="stable")[:n]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a script reads."""
+        return {
+            "path": str(self.path),
+            "status": "ok",
+            "genre": self.genre,
+            "vote": self.vote,
+            "probabilities": dict(zip(self.labels, self.song_probabilities.tolist(), strict=True)),
+            "votes": dict(zip(self.labels, self.shares.tolist(), strict=True)),
+            "n_windows": len(self.starts),
+        }
+
+
+def predict(
+    model: keras.Model,
+    spec: FeatureSpec,
+    labels: tuple[str, ...],
+    path: Path,
+    progress: Callable[[float], object] = lambda _: None,
+) -> Prediction:
+    """Ask a model for the genre of a song.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From windows of the spec to probabilities.
+    spec : FeatureSpec
+        What the model takes; all windows of the song are heard, whatever its n_windows.
+    labels : tuple of str
+        Names of the model's classes.
+    path : Path
+        The song.
+    progress : callable
+        Called with the seconds of audio that were heard.
+
+    Raises
+    ------
+    AudioError
+        Where the song is too short, silent or cannot be read.
+    """
+    found = []
+    for windows in song_windows(path, spec):
+        found.append(probabilities(model, windows).astype(np.float32))
+        progress(len(windows) * spec.stride / spec.sample_rate)
+    answers = np.concatenate(found)
+    return Prediction(path, labels, np.arange(len(answers)) * spec.stride / spec.sample_rate, answers)
+
+
+def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float32]]:
+    """Compute all windows of a whole song, a block at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The song.
+    spec : FeatureSpec
+        What a window is.
+
+    Yields
+    ------
+    np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
+        The next windows, as a store of the spec holds them.
+
+    Raises
+    ------
+    AudioError
+        Where the song is too short, silent or cannot be read; that it is silent is known only at its end.
+    """
+    block = replace(spec, n_windows=BLOCK_WINDOWS)
+    waiting, n_waiting, n_samples, peak = [np.empty(0, np.float32)], 0, 0, 0.0
+    for samples in stream_audio(path, spec.sample_rate):
+        peak = max(peak, float(np.abs(samples).max(initial=0.0)))
+        n_samples += samples.size
+        n_waiting += samples.size
+        waiting.append(samples)
+        if n_waiting >= block.n_samples:
+            joined = np.concatenate(waiting)
+            while joined.size >= block.n_samples:
+                yield _stored(joined[: block.n_samples], block)
+                joined = joined[block.n_windows * block.stride :]
+            waiting, n_waiting = [joined], joined.size
+    if n_samples < spec.window:
+        seconds, least = n_samples / spec.sample_rate, spec.window / spec.sample_rate
+        raise AudioError(f"{seconds:.3f} s of audio are shorter than one window of {least:.3f} s; give a longer file")
+    if peak < SILENCE_PEAK:
+        raise AudioError(f"nothing is to be heard in it, its peak is below {20 * np.log10(SILENCE_PEAK):.0f} dBFS")
+    rest = np.concatenate(waiting)
+    if rest.size >= spec.window:
+        yield _stored(rest, block)
+
+
+def _stored(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    return as_stored(mel_windows(samples, spec), spec).astype(np.float32, copy=False)

@@ -1,0 +1,138 @@
+"""How a store is divided for an experiment, and what that means for a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from model.loader import Selection, select, tracks
+from pipeline.errors import CatalogError, StoreError
+from pipeline.mel import stored_levels
+from pipeline.recipe import named_parts
+from pipeline.split import PARTS, UNUSED
+from pipeline.store import Store
+
+TRACK, WINDOW = "track", "window"  # the two protocols that every store has
+SHARES = (0.7, 0.15, 0.15)  # of the windows in each of PARTS, where single windows are split
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a store is divided for an experiment.
+
+    Parameters
+    ----------
+    name : str
+        "track", "window", or a split that the recipe of the dataset names.
+    words : str
+        What it is, for whoever reads a figure.
+    parts : dict of str to Selection
+        The windows of "train", "valid" and "test"; a part that has none is missing.
+    """
+
+    name: str
+    words: str
+    parts: dict[str, Selection]
+
+    def part(self, name: str) -> Selection:
+        """Windows of one part.
+
+        Raises
+        ------
+        StoreError
+            Where the part has none.
+        """
+        if name not in self.parts:
+            raise StoreError(
+                f"protocol {self.name!r}: no ok track is in the part {name!r}, only in {', '.join(self.parts)}; "
+                f"give more tracks, or groups, so that each part gets some"
+            )
+        return self.parts[name]
+
+
+def protocol_names(store: Store) -> list[str]:
+    """Names of the protocols that a store has."""
+    return [TRACK, *store.attributes["recipe"].get("splits", {}), WINDOW]
+
+
+def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
+    """Divide a store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    name : str
+        "track" for the store's own split, the name of a split in its dataset's recipe, or "window".
+    seed : int
+        Seed of the split by windows.
+
+    Raises
+    ------
+    CatalogError
+        Where there is none of that name.
+    """
+    if name == WINDOW:
+        words = "split by window, which leaks: windows beside those of a test track, 60 % the same, were trained on"
+        return Protocol(name, words, _by_window(store, seed))
+    if name == TRACK:
+        unit = "group" if (store.values("group") != store.values("track")).any() else "track"
+        words = f"split by {unit}: nothing of a test {unit} was trained on"
+        return Protocol(name, words, _by_track(store, store.values("split")))
+    splits = store.attributes["recipe"].get("splits", {})
+    if name not in splits:
+        known = ", ".join(protocol_names(store))
+        raise CatalogError(f"{store.path} has no protocol {name!r}; use one of {known}")
+    given = named_parts(splits[name])
+    parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
+    words = (
+        f"split {name} of the dataset's recipe: nothing of a test track was trained on, and tracks in no part are out"
+    )
+    return Protocol(name, words, _by_track(store, parts))
+
+
+def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:
+    ok = store.values("status") == "ok"
+    return {part: select(store, part, parts) for part in PARTS if (ok & (parts == part)).any()}
+
+
+def _by_window(store: Store, seed: int) -> dict[str, Selection]:
+    """Give each window of every ok track to a part by itself."""
+    everything = select(store, "all", np.full(store.n_tracks, "all"))
+    drawn = np.random.default_rng(seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
+    return {part: replace(everything, windows=drawn == number) for number, part in enumerate(PARTS)}
+
+
+def every_third(selection: Selection) -> Selection:
+    """Every third window, for a quick look: of the default spec those that hardly overlap, and hold all audio."""
+    sparse = np.zeros_like(selection.windows)
+    sparse[:, ::3] = selection.windows[:, ::3]
+    return replace(selection, windows=sparse)
+
+
+def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the levels in each band, in dB, over the windows that are trained on.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    selection : Selection
+        The train part of a protocol.
+
+    Returns
+    -------
+    mean_db, std_db : sequence of float, length n_mels
+    """
+    spec = store.spec
+    count, level, square = 0, np.zeros(spec.n_mels), np.zeros(spec.n_mels)
+    for _, mel, _ in tracks(store, selection):
+        levels = stored_levels(mel, spec).reshape(-1, spec.n_mels).astype(np.float64)
+        count += len(levels)
+        level += levels.sum(axis=0)
+        square += np.square(levels).sum(axis=0)
+    mean = level / count
+    return mean.tolist(), np.sqrt(np.maximum(square / count - mean**2, 0.0)).tolist()

@@ -1,0 +1,114 @@
+"""How to train: two recipes that come with melzarr, and any file of that kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+
+from pipeline.errors import RecipeError
+
+OPTIMIZERS = ("adadelta", "adamw")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRecipe:
+    """How to train.
+
+    Parameters
+    ----------
+    frontend : {"db", "none"}
+        What stands before the network; see `model.network`.
+    dropout : float in [0, 1)
+        Share of the dense layer that is dropped.
+    optimizer : {"adadelta", "adamw"}
+        Which optimizer.
+    learning_rate : float > 0
+        Its rate, at the start.
+    rho, epsilon : float
+        Adadelta's.
+    weight_decay : float >= 0
+        AdamW's.
+    schedule : {"constant", "cosine"}
+        "cosine" brings the rate to nothing by the last epoch.
+    batch_size, epochs : int > 0
+        Windows of a batch, and epochs at most.
+    patience : int >= 0
+        Epochs without a better validation accuracy before it stops; 0 never stops.
+    windows_per_track : int >= 0
+        So many windows of each track in an epoch; 0 is all.
+    """
+
+    frontend: str
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    dropout: float = 0.5
+    rho: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    patience: int = 0
+    windows_per_track: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name, choices in (("frontend", ("db", "none")), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
+        for name, least in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("windows_per_track", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise RecipeError(f"{name}={getattr(self, name)!r} is no whole number of at least {least}")
+        if not self.learning_rate > 0:
+            raise RecipeError(f"learning_rate={self.learning_rate!r} is not above 0")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout={self.dropout!r} is not in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields by name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """Read a recipe that comes with melzarr, by its name, or a file of that kind.
+
+        Raises
+        ------
+        RecipeError
+            Where there is none, or it cannot be used.
+        """
+        own = files("model") / "recipes" / f"{name}.toml"
+        try:
+            text = own.read_text(encoding="utf-8") if own.is_file() else Path(name).read_text(encoding="utf-8")
+            return cls(**tomllib.loads(text))
+        except OSError as error:
+            raise RecipeError(f"no training recipe {name!r}: use {' or '.join(recipe_names())}, or a file") from error
+        except (TypeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{name} is no training recipe: {error}; copy one that comes with melzarr") from error
+
+    def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+        """Make the optimizer.
+
+        Parameters
+        ----------
+        steps_per_epoch : int
+            Batches of an epoch, which the schedule counts in.
+        """
+        rate: Any = self.learning_rate
+        if self.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps_per_epoch)
+        if self.optimizer == "adadelta":
+            return keras.optimizers.Adadelta(rate, rho=self.rho, epsilon=self.epsilon)
+        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with melzarr."""
+    return sorted(path.name.removesuffix(".toml") for path in (files("model") / "recipes").iterdir())

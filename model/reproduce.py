@@ -1,0 +1,118 @@
+"""The article's experiment on any store: its recipe and the default one, each by its protocols, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from model.protocol import TRACK, WINDOW, protocol_names
+from model.run import Run
+from pipeline.files import write_whole
+from pipeline.store import Store
+
+REPORT = "report.md"
+
+# All of GTZAN. "windows" and "tracks" say what was counted.
+PUBLISHED = (
+    ("the article of 2017, this network", "62 %", "windows", "validation; most probably split by window"),
+    ("Hamel and Eck 2010, DBN + SVM; the article's benchmark", "84 %", "tracks", "random split of tracks"),
+    ("deepsound", "82 %", "tracks", "random split of tracks"),
+    ("mlachmish", "46.9 %", "tracks", "random split of tracks"),
+    ("VGGish + SVM", "77.6 %", "tracks", "fault-filtered"),
+    ("2D CNN from scratch", "54.1 %", "tracks", "fault-filtered"),
+    ("MFCC + SVM", "53.4 %", "tracks", "fault-filtered"),
+)
+
+
+def experiments(store: Store) -> list[tuple[str, str]]:
+    """Recipe and protocol of each experiment that a store allows."""
+    named = [("default", name) for name in protocol_names(store) if name not in {TRACK, WINDOW}]
+    return [("article", WINDOW), ("article", TRACK), ("default", TRACK), *named]
+
+
+def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]]) -> Path:
+    """Train and evaluate every experiment, and report.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the runs and the report go; runs that are finished are kept.
+    train : callable
+        Trains a recipe by a protocol into a run and returns its metrics.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    found = {}
+    for recipe, protocol in experiments(store):
+        run = Run(folder / f"{recipe}-{protocol}")
+        found[run] = train(recipe, protocol, run)
+    write_whole(folder / REPORT, "\n".join(report_lines(store, found)).encode())
+    return folder / REPORT
+
+
+def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
+    """Write the report as lines of Markdown, from the runs and their metrics."""
+    attributes = store.attributes
+    is_gtzan = attributes["recipe"].get("name") == "gtzan"
+    return [
+        f"# {attributes['title']}: the article's experiment",
+        "",
+        f"Store `{store.path.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
+        "",
+        "Accuracy on the test part, with its 95 % interval from a bootstrap over tracks; a track's class is that of",
+        "the largest mean log-probability of its windows.",
+        "",
+        "| recipe | protocol | windows | tracks | epochs |",
+        "|---|---|---:|---:|---:|",
+        *(_row(run, metrics) for run, metrics in found.items()),
+        "",
+        *_words(found),
+        "",
+        "## Published figures",
+        "",
+        "Of GTZAN, each by its own protocol, which is why they cannot be set in one line."
+        if is_gtzan
+        else "Of GTZAN, which is not what this store holds: they cannot be compared with the figures above.",
+        "",
+        "| what | accuracy | of | protocol |",
+        "|---|---:|---|---|",
+        *(f"| {' | '.join(row)} |" for row in PUBLISHED),
+        *(line for run in found for line in _pictures(run)),
+        "",
+    ]
+
+
+def _row(run: Run, metrics: Mapping[str, Any]) -> str:
+    test, config = metrics["test"], run.config
+    figures = (_accuracy(test[name]) for name in ("window_accuracy", "track_accuracy"))
+    epochs = f"{len(run.history())} of {config['recipe']['epochs']}"
+    cells = [run.path.name.partition("-")[0], config["protocol"]["name"], *figures, epochs]
+    return f"| {' | '.join(cells)} |"
+
+
+def _accuracy(found: Mapping[str, float]) -> str:
+    return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+def _words(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
+    """Say what each protocol is, once."""
+    words = {metrics["protocol"]["name"]: metrics["protocol"]["words"] for metrics in found.values()}
+    return [f"- **{name}**: {said}." for name, said in words.items()]
+
+
+def _pictures(run: Run) -> list[str]:
+    name = run.path.name
+    return [
+        "",
+        f"## {name}",
+        "",
+        f"![Loss and accuracy of each epoch]({name}/history.png)",
+        "",
+        f"![Confusion of labels on the test part]({name}/confusion.png)",
+    ]

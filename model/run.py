@@ -1,0 +1,230 @@
+"""A run: the folder of one training, in which every file is whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipeline.errors import RunError
+from pipeline.files import write_whole
+from pipeline.spec import FeatureSpec
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The folder of one training.
+
+    Parameters
+    ----------
+    path : Path
+        The folder. It holds config.json (what is trained, how, on what), history.csv (a row for each epoch that is
+        done), model.keras (the best so far) and, while the training is not finished, the state after its last epoch;
+        once it is, metrics.json and pictures.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """What the run is made from."""
+        return self.path / "config.json"
+
+    @property
+    def history_file(self) -> Path:
+        """Figures of each epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def model_file(self) -> Path:
+        """The model of the epoch with the best validation accuracy."""
+        return self.path / "model.keras"
+
+    @property
+    def metrics_file(self) -> Path:
+        """How good the model is; the last file to be written."""
+        return self.path / "metrics.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The history once more, as TensorBoard reads it."""
+        return self.path / "tensorboard"
+
+    def checkpoint(self, n_epochs: int) -> Path:
+        """State from which the training goes on after so many epochs."""
+        return self.path / f"checkpoint-{n_epochs:04d}.keras"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training and evaluation are done."""
+        return self.metrics_file.is_file() and self.model_file.is_file()
+
+    def start(self, config: dict[str, Any], *, replace: bool = False) -> None:
+        """Write down what is trained.
+
+        Parameters
+        ----------
+        config : dict of str to value
+            All that the weights depend on.
+        replace : bool
+            Remove a run of something else.
+
+        Raises
+        ------
+        RunError
+            Where the folder holds another run, or anything else.
+        """
+        if self.config_file.is_file():
+            before = self.config
+            differing = sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
+            if differing and not replace:
+                raise RunError(
+                    f"{self.path} holds a run with another {', '.join(differing)}; name another folder with --run, or "
+                    f"replace that one with --force"
+                )
+            if not replace:
+                return
+            shutil.rmtree(self.path)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path} exists and is no run of melzarr's; name another folder with --run")
+        write_whole(self.config_file, json.dumps(config, indent=2).encode())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run is made from.
+
+        Raises
+        ------
+        RunError
+            Where there is none.
+        """
+        config = self._read_json(self.config_file)
+        if not {"store", "spec", "labels", "protocol", "seed"} <= config.keys():
+            raise RunError(f"{self.config_file} is no configuration of a run; it is damaged, train again with --force")
+        return config
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """How good the model is."""
+        return self._read_json(self.metrics_file)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What the model takes."""
+        return FeatureSpec.from_dict(self.config["spec"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the model's outputs."""
+        return [str(label) for label in self.config["labels"]]
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{self.path} is no finished run, it has no {path.name}; make one with: melzarr train STORE --run "
+                f"{self.path}"
+            ) from error
+        except ValueError as error:
+            raise RunError(f"{path} cannot be read ({error}); it is damaged, train again with --force") from error
+        if not isinstance(found, dict):
+            raise RunError(f"{path} is no table of names and values; it is damaged, train again with --force")
+        return found
+
+    def model(self) -> keras.Model:
+        """Open the best model. Nothing in it is executed but layers of Keras' own.
+
+        Raises
+        ------
+        RunError
+            Where there is none, or it cannot be opened safely.
+        """
+        return self._open(self.model_file, compiled=False)
+
+    def _open(self, path: Path, *, compiled: bool) -> keras.Model:
+        if not path.is_file():
+            raise RunError(f"{self.path} has no {path.name}; make one with: melzarr train STORE --run {self.path}")
+        try:
+            return keras.saving.load_model(path, safe_mode=True, compile=compiled)
+        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise RunError(f"{path} is no model that can be opened safely ({first}); train again") from error
+
+    def history(self) -> History:
+        """Figures of the epochs that are done."""
+        if not self.history_file.is_file():
+            return []
+        rows = csv.DictReader(io.StringIO(self.history_file.read_text(encoding="utf-8")))
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in rows]
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.history_file} cannot be read ({error}); train again with --force") from error
+
+    def last_state(self) -> keras.Model:
+        """Open the state after the last epoch that is done, with its optimizer."""
+        return self._open(self.checkpoint(len(self.history())), compiled=True)
+
+    def keep_epoch(self, model: keras.Model, history: History) -> None:
+        """Keep an epoch: its state, the model where it is the best so far, and its figures, which count it as done.
+
+        Parameters
+        ----------
+        model : keras.Model
+            After the epoch.
+        history : list of dict
+            Figures of all epochs, the new one among them.
+        """
+        done = len(history)
+        _save(model, self.checkpoint(done))
+        accuracies = [figures["valid_accuracy"] for figures in history]
+        if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+            _save(model, self.model_file)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_whole(self.history_file, text.getvalue().encode())
+        self._tell_tensorboard(history[-1])
+        self._remove_checkpoints(keep=self.checkpoint(done))
+
+    def _tell_tensorboard(self, figures: dict[str, float]) -> None:
+        """Write the figures of an epoch as one event file, so that TensorBoard sees it and nothing comes twice."""
+        name, epoch = "events.out.tfevents", int(figures["epoch"])
+        path = self.tensorboard / f"{name}.{epoch:010d}.melzarr"
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(f".{epoch}.part")
+        values = [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        event = tf.compat.v1.Event(wall_time=time.time(), step=epoch, summary=tf.compat.v1.Summary(value=values))
+        with tf.io.TFRecordWriter(str(part)) as writer:
+            writer.write(tf.compat.v1.Event(file_version="brain.Event:2").SerializeToString())
+            writer.write(event.SerializeToString())
+        part.replace(path)
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write how good the model is; the state to go on from is not needed any more."""
+        write_whole(self.metrics_file, json.dumps(metrics, indent=2).encode())
+        self._remove_checkpoints()
+
+    def _remove_checkpoints(self, keep: Path | None = None) -> None:
+        for path in self.path.glob("checkpoint-*.keras"):
+            if path != keep:
+                path.unlink()
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    """Save a model so that it is whole or absent."""
+    part = path.with_name(f".{path.stem}.part.keras")
+    model.save(part)
+    part.replace(path)

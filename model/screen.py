@@ -1,0 +1,59 @@
+"""What a person reads of a training, an evaluation and a prediction, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.screen import table
+
+if TYPE_CHECKING:
+    from model.predict import Prediction
+
+
+def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> str:
+    """Say how an epoch went."""
+    return (
+        f"epoch {figures['epoch']:.0f} of {n_epochs}: loss {figures['loss']:.3f}, accuracy of train windows "
+        f"{figures['accuracy']:.3f}, of valid windows {figures['valid_accuracy']:.3f}; "
+        f"{n_windows / figures['seconds']:.0f} windows/s"
+    )
+
+
+def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
+    """Say how good a model is on one part."""
+    rows = [
+        ("windows", metrics["window_accuracy"]),
+        ("tracks, by mean log-probability", metrics["track_accuracy"]),
+        ("tracks, by vote of their windows", metrics["track_accuracy_by_vote"]),
+    ]
+    return [
+        f"{part}: {metrics['n_tracks']} tracks, {metrics['n_windows']} windows; {protocol['words']}",
+        *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for words, found in rows]),
+        f"  macro F1 of tracks {metrics['macro_f1']:.3f}",
+    ]
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['low']:.3f} to {found['high']:.3f}"
+
+
+def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Say of each label how many tracks were found, and for what the others were taken."""
+    labels, rows = metrics["labels"], []
+    for label, counts in zip(labels, metrics["confusion"], strict=True):
+        if not sum(counts):
+            continue
+        others = sorted(
+            ((n, other) for n, other in zip(counts, labels, strict=True) if n and other != label), reverse=True
+        )
+        taken = ", ".join(f"{n} {other}" for n, other in others)
+        rows.append((label, sum(counts), f"{metrics['recall'][label]:.2f}", taken))
+    return table(["label", "tracks", "recall", "taken for"], rows)
+
+
+def prediction_line(song: Prediction, n_top: int) -> str:
+    """Say what a model hears in a song."""
+    top = ", ".join(f"{label} {share:.2f}" for label, share in song.top(n_top))
+    votes = f"{max(song.shares):.0%} of {len(song.starts)} windows vote {song.vote}"
+    return f"{song.path}: {top}  ({votes})"

@@ -1,0 +1,213 @@
+"""A store and a recipe → a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from model.evaluate import answer, metrics
+from model.loader import label_names, windows
+from model.network import network
+from model.picture import draw_confusion, draw_history, draw_network
+from model.protocol import TRACK, Protocol, every_third, level_statistics
+from model.recipe import TrainRecipe
+from model.run import History, Run
+from pipeline.errors import RunError
+from pipeline.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told how a training goes.
+
+    Parameters
+    ----------
+    windows : callable
+        Called after each batch with the number of its windows, and with all windows of epochs that were done before.
+    epoch : callable
+        Called after each epoch with its figures.
+    """
+
+    windows: Callable[[int], object] = lambda _: None
+    epoch: Callable[[dict[str, float]], object] = lambda _: None
+
+
+def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """All that the weights of a training depend on, and what the model needs to be used."""
+    return {
+        "store": {"uuid": store.attributes["uuid"], "title": store.attributes["title"]},
+        "spec": store.spec.to_dict(),
+        "labels": label_names(store),
+        "recipe": recipe.to_dict(),
+        "protocol": {"name": protocol.name, "words": protocol.words},
+        "seed": seed,
+        "versions": {name: version(name) for name in ("melzarr", "keras", "tensorflow", "numpy")},
+    }
+
+
+def windows_per_epoch(recipe: TrainRecipe, protocol: Protocol) -> int:
+    """Windows that an epoch trains on."""
+    counts = protocol.part("train").windows.sum(axis=1)
+    return int(counts.clip(max=recipe.windows_per_track or None).sum())
+
+
+def train(
+    store: Store,
+    recipe: TrainRecipe,
+    protocol: Protocol,
+    run: Run,
+    *,
+    seed: int = 0,
+    memory: int | None = None,
+    replace: bool = False,
+    watch: Watch = Watch(),
+) -> dict[str, Any]:
+    """Train, or go on after the last epoch of a training that was stopped, then evaluate.
+
+    Parameters
+    ----------
+    store : Store
+        The windows.
+    recipe : TrainRecipe
+        How.
+    protocol : Protocol
+        On which of them, and which tell how good it is.
+    run : Run
+        Where all of it is kept.
+    seed : int
+        Seed of the weights, the dropout and the order: the same store, recipe and seed give the same weights on the
+        same machine, whether it was stopped in between or not.
+    memory : int > 0, optional
+        Bytes that the loader may take; see `model.loader.windows`.
+    replace : bool
+        Begin anew, and remove what the folder of the run holds.
+    watch : Watch
+        Is told how it goes.
+
+    Returns
+    -------
+    dict
+        As in metrics.json: the protocol, and the figures of the valid and the test part.
+
+    Raises
+    ------
+    RunError
+        Where the folder holds another run, or there is nothing to learn or nothing left to learn from.
+    StoreError
+        Where a part of the protocol has no track.
+    """
+    labels = label_names(store)
+    if len(labels) < 2:
+        raise RunError(f"{store.path} has one label only, {labels[0]!r}: there is nothing to tell apart")
+    parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
+    run.start(configuration(store, recipe, protocol, seed), replace=replace)
+    if run.is_finished:
+        return run.metrics
+    _fit(store, recipe, protocol, run, seed, memory, watch)
+    model = run.model()
+    answers = {name: answer(model, store, parts[name]) for name in ("valid", "test")}
+    found = {
+        "protocol": {"name": protocol.name, "words": protocol.words},
+        **{name: metrics(given, labels) for name, given in answers.items()},
+    }
+    _draw(run, model, found)
+    run.finish(found)
+    return found
+
+
+def _fit(
+    store: Store, recipe: TrainRecipe, protocol: Protocol, run: Run, seed: int, memory: int | None, watch: Watch
+) -> None:
+    """Train the epochs that are missing."""
+    history = run.history()
+    if _is_over(history, recipe):
+        return
+    n_windows = windows_per_epoch(recipe, protocol)
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    feed = windows(
+        store,
+        protocol.part("train"),
+        recipe.batch_size,
+        seed=seed,
+        windows_per_track=recipe.windows_per_track or None,
+        memory=memory,
+        first_epoch=len(history),
+    )
+    steps = -(-n_windows // recipe.batch_size)
+    model = run.last_state() if history else _compiled(store, recipe, protocol, steps)
+    watch.windows(len(history) * n_windows)
+    quick = every_third(protocol.part("valid"))
+    while not _is_over(history, recipe):
+        start = time.perf_counter()
+        counter = _Batches(watch, recipe.batch_size, n_windows)
+        fitted = model.fit(feed, shuffle=False, verbose=0, callbacks=[counter]).history
+        figures = {
+            "epoch": len(history) + 1.0,
+            "loss": float(fitted["loss"][0]),
+            "accuracy": float(fitted["accuracy"][0]),
+            "valid_accuracy": answer(model, store, quick).window_accuracy,
+            "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        if not math.isfinite(figures["loss"]):
+            raise RunError(
+                f"the loss is no number any more after epoch {len(history) + 1}; use a smaller learning_rate, or "
+                f'frontend = "db", in a recipe of your own'
+            )
+        history.append(figures)
+        run.keep_epoch(model, history)
+        watch.epoch(figures)
+
+
+def _compiled(store: Store, recipe: TrainRecipe, protocol: Protocol, steps_per_epoch: int) -> keras.Model:
+    statistics: dict[str, Any] = {}
+    if recipe.frontend == "db":
+        # The store's own are of its own train split, and the train part of another protocol is another.
+        if protocol.name == TRACK:
+            mean, std = store.values("mean_db").tolist(), store.values("std_db").tolist()
+        else:
+            mean, std = level_statistics(store, protocol.part("train"))
+        statistics = {"mean_db": mean, "std_db": std}
+    n_classes = len(label_names(store))
+    model = network(store.spec, n_classes, frontend=recipe.frontend, dropout=recipe.dropout, **statistics)
+    # The article's categorical cross-entropy, with classes by their number.
+    model.compile(recipe.make_optimizer(steps_per_epoch), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def _is_over(history: History, recipe: TrainRecipe) -> bool:
+    """Whether all epochs are done, or the last ones brought no better validation accuracy."""
+    if len(history) >= recipe.epochs:
+        return True
+    if not recipe.patience or len(history) <= recipe.patience:
+        return False
+    accuracies = [figures["valid_accuracy"] for figures in history]
+    return max(accuracies[-recipe.patience :]) <= max(accuracies[: -recipe.patience])
+
+
+class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
+    """Counts windows as they are trained on."""
+
+    def __init__(self, watch: Watch, batch_size: int, n_windows: int) -> None:
+        super().__init__()
+        self.watch, self.batch_size, self.left = watch, batch_size, n_windows
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Count a batch; the last one of an epoch may have fewer windows."""
+        count = min(self.batch_size, self.left)
+        self.left -= count
+        self.watch.windows(count)
+
+
+def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
+    draw_history(run.history(), run.path / "history.png")
+    draw_confusion(found["test"], found["protocol"]["words"], run.path / "confusion.png")
+    draw_network(model, run.path / "network.png")
