@@ -1,4 +1,4 @@
-# melzarr: audio files → a Zarr store of mel windows. `make` alone lists what can be made.
+# melzarr: audio files → a Zarr store of mel windows → a genre network. `make` alone lists what can be made.
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -7,6 +7,9 @@ SOURCE  ?= $(DATASET)
 override SOURCE := $(patsubst %/,%,$(patsubst ~/%,$(HOME)/%,$(SOURCE)))
 STORE   ?= $(basename $(notdir $(SOURCE))).zarr
 CLUSTER ?= local
+RECIPE  ?= default
+PROTOCOL ?= track
+RUN     ?= runs/$(basename $(notdir $(STORE)))-$(basename $(notdir $(RECIPE)))-$(PROTOCOL)
 
 BIN    := $(VENV)/bin
 PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -16,9 +19,10 @@ ONTO   := $(PIP) --no-deps --no-build-isolation --editable .
 # A store is built from a dataset, which is fetched first, or from a folder or manifest of your own.
 IS_DATASET := $(wildcard datasets/$(SOURCE)/recipe.toml)
 FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-per-label $(TRACKS_PER_STYLE))
+TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
 
-.PHONY: help features fetch scan inspect picture verify test lint format bench lock clean
+.PHONY: help features fetch scan inspect picture verify train evaluate predict reproduce test lint format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -30,7 +34,10 @@ help: ## list what can be made
 	@echo "    STORE=path               the store; by default SOURCE's name with .zarr"
 	@echo "    CLUSTER=local|tcp://…    where to compute;  WORKERS=n  how many, 0 for this process"
 	@echo "    TRACKS_PER_STYLE=10      a smaller demo, for a quick look"
-	@echo "    FORCE=1                  replace a finished store;  ARGS='…'  any other option of melzarr features"
+	@echo "    FORCE=1                  replace a finished store or run;  ARGS='…'  any other option of the command"
+	@echo "    RECIPE=default|article   how to train, or a file;  PROTOCOL=track|window|NAME  what is tested on"
+	@echo "    RUN=path                 the run; by default runs/STORE-RECIPE-PROTOCOL"
+	@echo "    SONG=path                the song whose genre is asked for"
 	@echo "    PYTHON=python3.13        which Python"
 
 features: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## compute the mel windows of a dataset, or of SOURCE
@@ -51,6 +58,23 @@ picture: $(VENV)/.features-$(PYVER) ## draw one track of each label as a PNG bes
 verify: $(VENV)/.features-$(PYVER) ## check the store: checksums, statuses, a sample computed again by librosa
 	$(BIN)/melzarr verify "$(STORE)" --source "$(SOURCE)" --sample 20
 
+train: $(VENV)/.train-$(PYVER) ## train the network on the store, which is made first if it is not there
+	@test -d "$(STORE)" || $(MAKE) features ARGS=
+	$(BIN)/melzarr train "$(STORE)" $(TRAINING) --run "$(RUN)" $(if $(FORCE),--force) $(ARGS)
+
+evaluate: $(VENV)/.train-$(PYVER) ## say how good the network is on tracks that it has not heard
+	@test -f "$(RUN)/metrics.json" || $(MAKE) train ARGS=
+	$(BIN)/melzarr evaluate "$(RUN)" "$(STORE)" $(ARGS)
+
+predict: $(VENV)/.train-$(PYVER) ## name the genre of SONG
+	@test -n "$(SONG)" || { echo "say which song: make predict SONG=path/to/song.mp3"; exit 2; }
+	@test -f "$(RUN)/metrics.json" || $(MAKE) train ARGS=
+	$(BIN)/melzarr predict "$(RUN)" "$(SONG)" $(ARGS)
+
+reproduce: $(VENV)/.train-$(PYVER) ## repeat the article's experiment on the store, and report; hours for a thousand tracks
+	@test -d "$(STORE)" || $(MAKE) features ARGS=
+	$(BIN)/melzarr reproduce "$(STORE)" $(ARGS)
+
 test: $(VENV)/.dev-$(PYVER) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -70,7 +94,8 @@ lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$out "$$@"; }; \
 	lock pip.txt requirements/pip.in; \
 	lock dev.txt pyproject.toml requirements/build.in --extra dev; \
-	lock features.txt pyproject.toml requirements/build.in --extra parquet --extra plot -c requirements/dev.txt
+	lock features.txt pyproject.toml requirements/build.in --extra parquet --extra plot -c requirements/dev.txt; \
+	lock train.txt pyproject.toml requirements/build.in --extra parquet --extra train -c requirements/dev.txt
 
 clean: ## remove the environment and caches; stores and audio stay
 	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -89,7 +114,12 @@ $(VENV)/.features-$(PYVER): $(VENV)/.python-$(PYVER) requirements/features.txt p
 	$(ONTO)
 	@touch $@
 
+$(VENV)/.train-$(PYVER): $(VENV)/.python-$(PYVER) requirements/train.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/train.txt
+	$(ONTO)
+	@touch $@ $(VENV)/.features-$(PYVER)
+
 $(VENV)/.dev-$(PYVER): $(VENV)/.python-$(PYVER) requirements/dev.txt pyproject.toml
 	$(PIP) --require-hashes -r requirements/dev.txt
 	$(ONTO)
-	@touch $@ $(VENV)/.features-$(PYVER)
+	@touch $@ $(VENV)/.features-$(PYVER) $(VENV)/.train-$(PYVER)

@@ -197,6 +197,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
     """
     load_tensorflow()
     from model.picture import draw_songs
+    from model.predict import expected_windows
     from model.predict import predict as predict_song
     from model.run import Run
     from model.screen import prediction_line
@@ -204,10 +205,11 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
     folder = Run(run)
     spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
     heard, answers = [], []
-    with progress_bar(len(songs), "predict", "song") as bar:
+    n_windows = sum(expected_windows(path, spec) for path in songs)
+    with progress_bar(n_windows, "predict", "window") as bar:
         for path in songs:
             try:
-                song = predict_song(model, spec, labels, path)
+                song = predict_song(model, spec, labels, path, bar.update)
             except AudioError as error:
                 answers.append({"path": str(path), "status": "failed", "error": str(error)})
                 bar.write(f"{path}: {error}", file=sys.stderr)
@@ -216,7 +218,6 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
                 answers.append(song.to_dict())
                 if not as_json:
                     bar.write(prediction_line(song, top))
-            bar.update()
     if as_json:
         click.echo(as_text(answers))
     if plot:

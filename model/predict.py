@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.evaluate import probabilities, track_classes, track_scores
-from pipeline.audio import SILENCE_PEAK, stream_audio
+from pipeline.audio import SILENCE_PEAK, read_header, stream_audio
 from pipeline.errors import AudioError
 from pipeline.mel import as_stored, mel_windows
 from pipeline.spec import FeatureSpec
@@ -91,7 +91,7 @@ def predict(
     spec: FeatureSpec,
     labels: tuple[str, ...],
     path: Path,
-    progress: Callable[[float], object] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Prediction:
     """Ask a model for the genre of a song.
 
@@ -106,7 +106,7 @@ def predict(
     path : Path
         The song.
     progress : callable
-        Called with the seconds of audio that were heard.
+        Called with the number of windows that were heard.
 
     Raises
     ------
@@ -116,9 +116,18 @@ def predict(
     found = []
     for windows in song_windows(path, spec):
         found.append(probabilities(model, windows).astype(np.float32))
-        progress(len(windows) * spec.stride / spec.sample_rate)
+        progress(len(windows))
     answers = np.concatenate(found)
     return Prediction(path, labels, np.arange(len(answers)) * spec.stride / spec.sample_rate, answers)
+
+
+def expected_windows(path: Path, spec: FeatureSpec) -> int:
+    """Windows of a whole song, as its header says; none where it cannot be read."""
+    try:
+        n_samples = round(read_header(path).duration * spec.sample_rate)
+    except AudioError:
+        return 0
+    return max(0, 1 + (n_samples - spec.window) // spec.stride)
 
 
 def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float32]]:

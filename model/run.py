@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import keras
 import tensorflow as tf
 
@@ -20,6 +22,12 @@ from pipeline.files import write_whole
 from pipeline.spec import FeatureSpec
 
 History = list[dict[str, float]]
+
+# What a training writes, in the order in which it may be removed.
+OWN_FILES = (
+    "metrics.json", "*.png", "model.keras", "checkpoint-*.keras", ".*.part.keras", "history.csv",
+    "tensorboard/events.out.tfevents.*.melzarr", "config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +103,36 @@ class Run:
                 )
             if not replace:
                 return
-            shutil.rmtree(self.path)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            self._clear()
+        elif self.path.exists() and (
+            not self.path.is_dir() or any(path.name != ".lock" for path in self.path.iterdir())
+        ):
             raise RunError(f"{self.path} exists and is no run of melzarr's; name another folder with --run")
         write_whole(self.config_file, json.dumps(config, indent=2).encode())
+
+    def _clear(self) -> None:
+        """Remove what a training wrote, and nothing else; first the figures, so that what is left is unfinished."""
+        for pattern in OWN_FILES:
+            for path in sorted(self.path.glob(pattern)):
+                path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one training; that of a process that died is free.
+
+        Raises
+        ------
+        RunError
+            Where another training holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{self.path} is being trained by another process; wait for it, or name another --run"
+            ) from error
 
     @property
     def config(self) -> dict[str, Any]:

@@ -107,18 +107,19 @@ def train(
     if len(labels) < 2:
         raise RunError(f"{store.path} has one label only, {labels[0]!r}: there is nothing to tell apart")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
-    run.start(configuration(store, recipe, protocol, seed), replace=replace)
-    if run.is_finished:
-        return run.metrics
-    _fit(store, recipe, protocol, run, seed, memory, watch)
-    model = run.model()
-    answers = {name: answer(model, store, parts[name]) for name in ("valid", "test")}
-    found = {
-        "protocol": {"name": protocol.name, "words": protocol.words},
-        **{name: metrics(given, labels) for name, given in answers.items()},
-    }
-    _draw(run, model, found)
-    run.finish(found)
+    with run.locked():
+        run.start(configuration(store, recipe, protocol, seed), replace=replace)
+        if run.is_finished:
+            return run.metrics
+        _fit(store, recipe, protocol, run, seed, memory, watch)
+        model = run.model()
+        answers = {name: answer(model, store, parts[name]) for name in ("valid", "test")}
+        found = {
+            "protocol": {"name": protocol.name, "words": protocol.words},
+            **{name: metrics(given, labels) for name, given in answers.items()},
+        }
+        _draw(run, model, found)
+        run.finish(found)
     return found
 
 

@@ -1,0 +1,144 @@
+"""The loader beside other ways to feed a network with the same windows, and training from each.
+
+    python tests/benchmarks/bench_loader.py demo.zarr
+
+Every round takes each way once, in turn, so that a slow moment of the machine falls on all of them; what is printed is
+the median of the rounds. Before anything is timed, all ways are seen to give the same windows.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+
+from model.backend import load_tensorflow
+
+load_tensorflow()
+
+import keras  # noqa: E402  (after TensorFlow has been quieted)
+import tensorflow as tf  # noqa: E402
+
+from model.loader import Selection, select, windows  # noqa: E402
+from model.network import network  # noqa: E402
+from pipeline.store import Store, open_store  # noqa: E402
+
+BATCH = 128
+TRACKS = 128  # 76,672 windows of the default spec: 196 MB
+TRAINED = 100  # batches of a training round
+
+Feed = tf.data.Dataset
+
+
+def feeds(store: Store, chosen: Selection, folder: Path) -> dict[str, Feed]:
+    """Make every way to the same windows, by name."""
+    x = np.concatenate([store.mel[int(track)] for track in chosen.tracks])
+    y = np.repeat(chosen.labels, store.spec.n_windows)
+    memory = Feed.from_tensor_slices((x, y))
+    return {
+        "melzarr, cached": windows(store, chosen, BATCH),
+        "melzarr, streamed from the store": windows(store, chosen, BATCH, memory=1),
+        "in memory: from_tensor_slices, shuffle(all), batch": memory.shuffle(len(x)).batch(BATCH),
+        "in memory: from_tensor_slices, shuffle(4096), batch": memory.shuffle(4096).batch(BATCH),
+        "TFRecord, a window each: shuffle(4096), batch, parse": tfrecords(x, y, folder / "windows.tfrecord"),
+    }
+
+
+def tfrecords(x: np.ndarray, y: np.ndarray, path: Path) -> Feed:
+    """Write windows as TFRecords, and read them back as its guide recommends: batches are parsed at once."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for window, label in zip(x, y, strict=True):
+            values = {
+                "window": tf.train.Feature(bytes_list=tf.train.BytesList(value=[window.tobytes()])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=values)).SerializeToString())
+    layout = {"window": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = tf.io.parse_example(records, layout)
+        flat = tf.io.decode_raw(parsed["window"], tf.float32)
+        return tf.reshape(flat, (-1, *x.shape[1:])), tf.cast(parsed["label"], tf.int32)
+
+    read = Feed.from_tensor_slices([str(path)]).interleave(tf.data.TFRecordDataset)
+    return read.shuffle(4096).batch(BATCH).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def checksum(feed: Feed) -> tuple[int, float]:
+    """Count the windows of an epoch, and add up their values and classes in an order that does not matter."""
+    n, total = 0, 0.0
+    for x, y in feed:
+        n += len(y)
+        total += float(np.asarray(x, np.float64).sum()) + float(np.asarray(y).sum())
+    return n, total
+
+
+def epoch_rate(feed: Feed) -> float:
+    """Windows/s of one epoch that is only read."""
+    start = time.perf_counter()
+    n = sum(int(y.shape[0]) for _, y in feed)
+    return n / (time.perf_counter() - start)
+
+
+def training_rate(model: keras.Model, feed: Feed) -> float:
+    """Windows/s of some batches that are trained on."""
+    start = time.perf_counter()
+    model.fit(feed.take(TRAINED), verbose=0, shuffle=False)
+    return TRAINED * BATCH / (time.perf_counter() - start)
+
+
+def medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Take each way once a round, in turn; the first round is a warm-up."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            rates[name].append(way())
+    return {name: statistics.median(values[1:]) for name, values in rates.items()}
+
+
+def show(title: str, rates: dict[str, float]) -> None:
+    """Print a table; the first row is what the others are beside."""
+    first = next(iter(rates.values()))
+    print(f"\n| {title} | windows/s | beside the first |\n|---|---:|---:|")
+    for name, rate in rates.items():
+        print(f"| {name} | {rate:,.0f} | {rate / first:.2f} |")
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--rounds", type=int, default=5, show_default=True)
+def main(store: Path, rounds: int) -> None:
+    """Time all ways on a store of at least 128 tracks, and print two tables."""
+    opened = open_store(store)
+    everything = select(opened, "all", np.full(opened.n_tracks, "all"))
+    chosen = Selection(everything.tracks[:TRACKS], everything.labels[:TRACKS], everything.windows[:TRACKS])
+    with tempfile.TemporaryDirectory() as folder:
+        made = feeds(opened, chosen, Path(folder))
+        sums = {name: checksum(feed) for name, feed in made.items()}
+        n, total = sums["melzarr, cached"]
+        for name, found in sums.items():
+            np.testing.assert_allclose(found, (n, total), rtol=1e-9, err_msg=name)
+        print(f"{platform.machine()}, Python {platform.python_version()}, TensorFlow {tf.__version__}; {rounds} rounds")
+        print(f"{n} windows of {chosen.tracks.size} tracks of {store.name}, batches of {BATCH}")
+        show(
+            "one epoch, read only", medians({name: lambda f=feed: epoch_rate(f) for name, feed in made.items()}, rounds)
+        )
+        model = network(opened.spec, int(chosen.labels.max()) + 1, frontend="none")
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        names = (
+            "melzarr, cached",
+            "melzarr, streamed from the store",
+            "in memory: from_tensor_slices, shuffle(all), batch",
+        )
+        show("training", medians({name: lambda f=made[name]: training_rate(model, f) for name in names}, rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
