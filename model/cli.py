@@ -16,7 +16,7 @@ import tqdm
 from model.backend import load_tensorflow
 from pipeline.cli import as_text, main, next_step, progress_bar, show
 from pipeline.errors import AudioError
-from pipeline.options import AS_JSON, STORE
+from pipeline.options import AS_JSON, STORE, read_size
 from pipeline.split import PARTS
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ PROTOCOL = click.option(
 EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Epochs at most, in place of the recipe's.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, dropout and order.")
 MEMORY = click.option(
-    "--memory", metavar="SIZE", help="Memory for decoded tracks, such as 4GB.  [default: half of what is free]"
+    "--memory",
+    metavar="SIZE",
+    callback=read_size,
+    help="Memory for decoded tracks, such as 4GB.  [default: half of what is free]",
 )
 FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")
 
@@ -65,7 +68,7 @@ def train(
     run: Path | None,
     epochs: int | None,
     seed: int,
-    memory: str | None,
+    memory: int | None,
     force: bool,
 ) -> None:
     """Train the network on STORE, and say how good it is.
@@ -88,12 +91,10 @@ def train(
 
 
 def _train(
-    store: Store, recipe_name: str, protocol_name: str, run: Run, epochs: int | None, seed: int, memory: str | None,
+    store: Store, recipe_name: str, protocol_name: str, run: Run, epochs: int | None, seed: int, memory: int | None,
     force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one run, and show how it goes and what came of it."""
-    from dask.utils import parse_bytes
-
     from model.protocol import make_protocol
     from model.recipe import TrainRecipe
     from model.screen import metrics_lines
@@ -102,12 +103,11 @@ def _train(
     recipe = TrainRecipe.read(recipe_name)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     protocol = make_protocol(store, protocol_name, seed)
-    budget = None if memory is None else parse_bytes(memory)
     click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
     if not force and run.is_finished:
         click.echo("finished before; --force trains anew")
     with _progress(run, recipe, protocol) as watch:
-        found = train_run(store, recipe, protocol, run, seed=seed, memory=budget, replace=force, watch=watch)
+        found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
     for part in ("valid", "test"):
         show(metrics_lines(part, found["protocol"], found[part]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
@@ -234,7 +234,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 @EPOCHS
 @SEED
 @MEMORY
-def reproduce(store: Path, folder: Path | None, epochs: int | None, seed: int, memory: str | None) -> None:
+def reproduce(store: Path, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
     """Repeat the article's experiment on STORE, beside what is done today, and write a report.
 
     The article's recipe on windows of the same tracks and on other tracks, the default recipe on other tracks, and on

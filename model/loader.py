@@ -268,12 +268,25 @@ def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPool
     -------
     np.ndarray [shape=(n, n_windows, n_frames, n_mels), dtype=float32]
         In the store's scale.
+
+    Raises
+    ------
+    StoreError
+        Where a track is damaged, or missing: it then reads as NaN.
     """
     mel = store.mel
     decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
 
     def read(place: int) -> None:
-        decoded[place] = mel[int(tracks[place])]
+        number, reason = int(tracks[place]), "it is not there"
+        try:
+            decoded[place] = mel[number]
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error)
+        else:
+            if np.isfinite(decoded[place]).all():
+                return
+        raise StoreError(f"{store.path}: track {number} cannot be read ({reason}); see: melzarr verify {store.path}")
 
     for _ in executor.map(read, range(tracks.size)):
         pass

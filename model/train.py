@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from model.picture import draw_confusion, draw_history, draw_network
 from model.protocol import TRACK, Protocol, every_third, level_statistics
 from model.recipe import TrainRecipe
 from model.run import History, Run
-from pipeline.errors import RunError
+from pipeline.errors import RunError, StoreError
 from pipeline.store import Store
 
 
@@ -149,7 +150,7 @@ def _fit(
     while not _is_over(history, recipe):
         start = time.perf_counter()
         counter = _Batches(watch, recipe.batch_size, n_windows)
-        fitted = model.fit(feed, shuffle=False, verbose=0, callbacks=[counter]).history
+        fitted = _epoch(model, feed, counter)
         figures = {
             "epoch": len(history) + 1.0,
             "loss": float(fitted["loss"][0]),
@@ -166,6 +167,18 @@ def _fit(
         history.append(figures)
         run.keep_epoch(model, history)
         watch.epoch(figures)
+
+
+def _epoch(model: keras.Model, feed: tf.data.Dataset, counter: keras.callbacks.Callback) -> dict[str, list[float]]:
+    """Train one epoch."""
+    try:
+        return dict(model.fit(feed, shuffle=False, verbose=0, callbacks=[counter]).history)
+    except tf.errors.OpError as error:
+        # TensorFlow keeps only the text of what the loader raised.
+        found = re.search(r"StoreError: (.+)", error.message)
+        if found is None:
+            raise
+        raise StoreError(found[1]) from error
 
 
 def _compiled(store: Store, recipe: TrainRecipe, protocol: Protocol, steps_per_epoch: int) -> keras.Model:

@@ -52,6 +52,16 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
+def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001  (click's)
+    """Read a number of bytes, such as 4GB or 512MiB; a callback of an option."""
+    from dask.utils import parse_bytes  # noqa: PLC0415  (slow to import)
+
+    try:
+        return None if value is None else int(parse_bytes(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no size; give one such as 4GB or 512MiB") from error
+
+
 DEFAULT_DATASETS = Path("datasets")
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
