@@ -121,16 +121,22 @@ def _progress(run: Run, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Wat
     from model.train import Watch, windows_per_epoch
 
     n_windows = windows_per_epoch(recipe, protocol)
+    n_tracks = sum(protocol.part(name).tracks.size for name in ("valid", "test"))
     handler = _Lines()
     log = logging.getLogger("model")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        with progress_bar(recipe.epochs * n_windows, "train", "window") as bar:
+        with (
+            progress_bar(recipe.epochs * n_windows, "train", "window") as bar,
+            progress_bar(n_tracks, "evaluate") as second,
+        ):
             if done := len(run.history()):
                 bar.write(f"going on after epoch {done}")
             yield Watch(
-                windows=bar.update, epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows))
+                windows=bar.update,
+                epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows)),
+                tracks=second.update,
             )
     finally:
         log.removeHandler(handler)

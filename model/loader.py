@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,6 +138,8 @@ def windows(
     )
     n_batches = -(-order.n_windows // batch_size)
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    if isinstance(source, _Cache):
+        weakref.finalize(dataset, source.clear)  # TensorFlow never lets go of a generator that it was given
     return dataset.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(4)
 
 
@@ -248,8 +250,25 @@ def _source(store: Store, selection: Selection, memory: int | None, threads: int
         logger.info(said, selection.tracks.size, needed / 1e6, budget / 1e6)
         return lambda places: (read_tracks(store, selection.tracks[places], executor), np.arange(places.size))
     logger.info("cached: %d tracks take %.1f MB decoded, of %.1f", selection.tracks.size, needed / 1e6, budget / 1e6)
-    cache = functools.cache(lambda: read_tracks(store, selection.tracks, executor))
-    return lambda places: (cache(), places)
+    return _Cache(lambda: read_tracks(store, selection.tracks, executor))
+
+
+class _Cache:
+    """A source that reads all of its tracks at first use, and keeps them until it is told to let them go."""
+
+    def __init__(self, read: Callable[[], Windows]) -> None:
+        self.read = read
+        self.decoded: Windows | None = None
+
+    def __call__(self, places: npt.NDArray[np.intp]) -> tuple[Windows, npt.NDArray[np.intp]]:
+        """Give all tracks, of which a pool is a part."""
+        decoded = self.read() if self.decoded is None else self.decoded
+        self.decoded = decoded
+        return decoded, places
+
+    def clear(self) -> None:
+        """Let the tracks go."""
+        self.decoded = None
 
 
 def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor) -> Windows:

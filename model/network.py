@@ -61,11 +61,18 @@ def network(
         raise ValueError(f"frontend={frontend!r} is unknown; use one of {', '.join(FRONTENDS)}")
     windows = keras.Input((spec.n_frames, spec.n_mels), name="windows")
     x = _standardised(windows, spec, mean_db, std_db) if frontend == "db" else windows
-    for _ in range(CONVOLUTIONS):
-        x = layers.Conv1D(FILTERS, KERNEL, padding="same", kernel_initializer="glorot_uniform", activation="relu")(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(UNITS, activation="relu")(x)
-    x = layers.Dropout(dropout)(x)
+    for number in range(1, CONVOLUTIONS + 1):
+        x = layers.Conv1D(
+            FILTERS,
+            KERNEL,
+            padding="same",
+            kernel_initializer="glorot_uniform",
+            activation="relu",
+            name=f"conv{number}",
+        )(x)
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dense(UNITS, activation="relu", name="dense")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(windows, layers.Dense(n_classes, activation="softmax", name="genre")(x), name=name)
 
 

@@ -34,10 +34,13 @@ class Watch:
         Called after each batch with the number of its windows, and with all windows of epochs that were done before.
     epoch : callable
         Called after each epoch with its figures.
+    tracks : callable
+        Called with 1 for each track of the valid and the test part that the trained model has answered.
     """
 
     windows: Callable[[int], object] = lambda _: None
     epoch: Callable[[dict[str, float]], object] = lambda _: None
+    tracks: Callable[[int], object] = lambda _: None
 
 
 def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def train(
             return run.metrics
         _fit(store, recipe, protocol, run, seed, memory, watch)
         model = run.model()
-        answers = {name: answer(model, store, parts[name]) for name in ("valid", "test")}
+        answers = {name: answer(model, store, parts[name], watch.tracks) for name in ("valid", "test")}
         found = {
             "protocol": {"name": protocol.name, "words": protocol.words},
             **{name: metrics(given, labels) for name, given in answers.items()},
@@ -131,6 +134,7 @@ def _fit(
     history = run.history()
     if _is_over(history, recipe):
         return
+    keras.utils.clear_session()  # or the graph of a training before, in the same process, keeps its tracks in memory
     n_windows = windows_per_epoch(recipe, protocol)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
