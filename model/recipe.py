@@ -40,7 +40,8 @@ class TrainRecipe:
     batch_size, epochs : int > 0
         Windows of a batch, and epochs at most.
     patience : int >= 0
-        Epochs without a better validation accuracy before it stops; 0 never stops.
+        Epochs without a better validation accuracy before it stops, and the best one is used; 0 never stops, and uses
+        the last one.
     windows_per_track : int >= 0
         So many windows of each track in an epoch; 0 is all.
     """

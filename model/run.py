@@ -38,8 +38,8 @@ class Run:
     ----------
     path : Path
         The folder. It holds config.json (what is trained, how, on what), history.csv (a row for each epoch that is
-        done), model.keras (the best so far) and, while the training is not finished, the state after its last epoch;
-        once it is, metrics.json and pictures.
+        done), model.keras and, while the training is not finished, the state after its last epoch; once it is,
+        metrics.json and pictures.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def model_file(self) -> Path:
-        """The model of the epoch with the best validation accuracy."""
+        """The model to use."""
         return self.path / "model.keras"
 
     @property
@@ -178,7 +178,7 @@ class Run:
         return found
 
     def model(self) -> keras.Model:
-        """Open the best model. Nothing in it is executed but layers of Keras' own.
+        """Open the model to use. Nothing in it is executed but layers of Keras' own.
 
         Raises
         ------
@@ -210,8 +210,8 @@ class Run:
         """Open the state after the last epoch that is done, with its optimizer."""
         return self._open(self.checkpoint(len(self.history())), compiled=True)
 
-    def keep_epoch(self, model: keras.Model, history: History) -> None:
-        """Keep an epoch: its state, the model where it is the best so far, and its figures, which count it as done.
+    def keep_epoch(self, model: keras.Model, history: History, *, best: bool) -> None:
+        """Keep an epoch: its state, the model where it is the one to use, and its figures, which count it as done.
 
         Parameters
         ----------
@@ -219,11 +219,12 @@ class Run:
             After the epoch.
         history : list of dict
             Figures of all epochs, the new one among them.
+        best : bool
+            Whether it is the one to use, as far as can be said.
         """
         done = len(history)
         _save(model, self.checkpoint(done))
-        accuracies = [figures["valid_accuracy"] for figures in history]
-        if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+        if best:
             _save(model, self.model_file)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
