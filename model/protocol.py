@@ -103,7 +103,8 @@ def _by_window(store: Store, seed: int) -> dict[str, Selection]:
     """Give each window of every ok track to a part by itself."""
     everything = select(store, "all", np.full(store.n_tracks, "all"))
     drawn = np.random.default_rng(seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
-    return {part: replace(everything, windows=drawn == number) for number, part in enumerate(PARTS)}
+    masks = {part: drawn == number for number, part in enumerate(PARTS)}
+    return {part: replace(everything, windows=mask) for part, mask in masks.items() if mask.any()}
 
 
 def every_third(selection: Selection) -> Selection:
