@@ -106,7 +106,7 @@ def _train(
     click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
     if not force and run.is_finished:
         click.echo("finished before; --force trains anew")
-    with _progress(run, recipe, protocol) as watch:
+    with _progress(0 if force else len(run.history()), recipe, protocol) as watch:
         found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
     for part in ("valid", "test"):
         show(metrics_lines(part, found["protocol"], found[part]))
@@ -115,7 +115,7 @@ def _train(
 
 
 @contextmanager
-def _progress(run: Run, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
+def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
     """Show windows done, their rate and the time left; a line for each epoch, and for what the loader says."""
     from model.screen import epoch_line
     from model.train import Watch, windows_per_epoch
@@ -131,8 +131,8 @@ def _progress(run: Run, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Wat
             progress_bar(recipe.epochs * n_windows, "train", "window") as bar,
             progress_bar(n_tracks, "evaluate") as second,
         ):
-            if done := len(run.history()):
-                bar.write(f"going on after epoch {done}")
+            if n_done:
+                bar.write(f"going on after epoch {n_done}")
             yield Watch(
                 windows=bar.update,
                 epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows)),

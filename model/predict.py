@@ -151,17 +151,19 @@ def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float
         Where the song is too short, silent or cannot be read; that it is silent is known only at its end.
     """
     block = replace(spec, n_windows=BLOCK_WINDOWS)
+    step = block.n_windows * block.stride
+    enough = max(block.n_samples, step)  # with gaps between the windows, those before the next block are passed over
     waiting, n_waiting, n_samples, peak = [np.empty(0, np.float32)], 0, 0, 0.0
     for samples in stream_audio(path, spec.sample_rate):
         peak = max(peak, float(np.abs(samples).max(initial=0.0)))
         n_samples += samples.size
         n_waiting += samples.size
         waiting.append(samples)
-        if n_waiting >= block.n_samples:
+        if n_waiting >= enough:
             joined = np.concatenate(waiting)
-            while joined.size >= block.n_samples:
+            while joined.size >= enough:
                 yield _stored(joined[: block.n_samples], block)
-                joined = joined[block.n_windows * block.stride :]
+                joined = joined[step:]
             waiting, n_waiting = [joined], joined.size
     if n_samples < spec.window:
         seconds, least = n_samples / spec.sample_rate, spec.window / spec.sample_rate
@@ -174,4 +176,8 @@ def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float
 
 
 def _stored(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    return as_stored(mel_windows(samples, spec), spec).astype(np.float32, copy=False)
+    stored = as_stored(mel_windows(samples, spec), spec)
+    if not np.isfinite(stored).all():
+        peak = float(np.abs(samples).max())
+        raise AudioError(f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1")
+    return stored.astype(np.float32, copy=False)

@@ -111,7 +111,7 @@ def every_third(selection: Selection) -> Selection:
     """Every third window, for a quick look: of the default spec those that hardly overlap, and hold all audio."""
     sparse = np.zeros_like(selection.windows)
     sparse[:, ::3] = selection.windows[:, ::3]
-    return replace(selection, windows=sparse)
+    return replace(selection, windows=sparse) if sparse.any() else selection
 
 
 def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:

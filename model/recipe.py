@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -67,6 +68,10 @@ class TrainRecipe:
         for name, least in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("windows_per_track", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is no whole number of at least {least}")
+        for name in ("learning_rate", "rho", "epsilon", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise RecipeError(f"{name}={value!r} is no number of at least 0; give one")
         if not self.learning_rate > 0:
             raise RecipeError(f"learning_rate={self.learning_rate!r} is not above 0")
         if not 0 <= self.dropout < 1:

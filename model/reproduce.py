@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.protocol import TRACK, WINDOW, protocol_names
+from model.protocol import TRACK, WINDOW, make_protocol, protocol_names
 from model.run import Run
 from pipeline.files import write_whole
+from pipeline.split import PARTS
 from pipeline.store import Store
 
 REPORT = "report.md"
@@ -48,6 +49,10 @@ def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mappi
     Path
         The report.
     """
+    for _, protocol in experiments(store):
+        divided = make_protocol(store, protocol)
+        for part in PARTS:
+            divided.part(part)  # what is missing is said before the first training, which takes long
     found = {}
     for recipe, protocol in experiments(store):
         run = Run(folder / f"{recipe}-{protocol}")

@@ -22,11 +22,16 @@ from pipeline.files import write_whole
 from pipeline.spec import FeatureSpec
 
 History = list[dict[str, float]]
+FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # of each epoch
 
+CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # what is always there
+# What Keras raises at a file that is damaged, or none of its own, or that brings code.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
+LOCK = ".lock"
 # What a training writes, in the order in which it may be removed.
 OWN_FILES = (
-    "metrics.json", "*.png", "model.keras", "checkpoint-*.keras", ".*.part.keras", "history.csv",
-    "tensorboard/events.out.tfevents.*.melzarr", "config.json",
+    "metrics.json", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras", ".*.part.keras",
+    "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
 )  # fmt: skip
 
 
@@ -93,10 +98,10 @@ class Run:
         RunError
             Where the folder holds another run, or anything else.
         """
+        self._refuse_foreign()
         if self.config_file.is_file():
-            before = self.config
-            differing = sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
-            if differing and not replace:
+            differing = [] if replace else self._differences(config)
+            if differing:
                 raise RunError(
                     f"{self.path} holds a run with another {', '.join(differing)}; name another folder with --run, or "
                     f"replace that one with --force"
@@ -104,11 +109,21 @@ class Run:
             if not replace:
                 return
             self._clear()
-        elif self.path.exists() and (
-            not self.path.is_dir() or any(path.name != ".lock" for path in self.path.iterdir())
+        write_whole(self.config_file, json.dumps(config, indent=2).encode())
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder in which something else lies."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir() or (
+            not self.config_file.is_file() and any(path.name != LOCK for path in self.path.iterdir())
         ):
             raise RunError(f"{self.path} exists and is no run of melzarr's; name another folder with --run")
-        write_whole(self.config_file, json.dumps(config, indent=2).encode())
+
+    def _differences(self, config: dict[str, Any]) -> list[str]:
+        """Names of what another run was made from."""
+        before = self.config
+        return sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
 
     def _clear(self) -> None:
         """Remove what a training wrote, and nothing else; first the figures, so that what is left is unfinished."""
@@ -125,9 +140,10 @@ class Run:
         RunError
             Where another training holds it.
         """
+        self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
+            with filelock.FileLock(self.path / LOCK, timeout=0):
                 yield
         except filelock.Timeout as error:
             raise RunError(
@@ -144,7 +160,7 @@ class Run:
             Where there is none.
         """
         config = self._read_json(self.config_file)
-        if not {"store", "spec", "labels", "protocol", "seed"} <= config.keys():
+        if any(not isinstance(config.get(name), kind) for name, kind in CONFIGURED.items()):
             raise RunError(f"{self.config_file} is no configuration of a run; it is damaged, train again with --force")
         return config
 
@@ -189,21 +205,29 @@ class Run:
 
     def _open(self, path: Path, *, compiled: bool) -> keras.Model:
         if not path.is_file():
-            raise RunError(f"{self.path} has no {path.name}; make one with: melzarr train STORE --run {self.path}")
+            raise RunError(
+                f"{self.path} is no finished run, it has no {path.name}; make one with: melzarr train STORE --run "
+                f"{self.path}; where that cannot go on, with --force"
+            )
         try:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # Keras reads a part of it, and sees no checksum
+                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
             return keras.saving.load_model(path, safe_mode=True, compile=compiled)
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             first = str(error).strip().partition("\n")[0]
-            raise RunError(f"{path} is no model that can be opened safely ({first}); train again") from error
+            raise RunError(
+                f"{path} is no model that can be opened safely ({first}); train again with --force"
+            ) from error
 
     def history(self) -> History:
         """Figures of the epochs that are done."""
         if not self.history_file.is_file():
             return []
-        rows = csv.DictReader(io.StringIO(self.history_file.read_text(encoding="utf-8")))
         try:
-            return [{name: float(value) for name, value in row.items()} for row in rows]
-        except (TypeError, ValueError) as error:
+            rows = list(csv.DictReader(io.StringIO(self.history_file.read_text(encoding="utf-8"))))
+            return [{name: float(row[name]) for name in (*FIGURES, *(row.keys() - set(FIGURES)))} for row in rows]
+        except (TypeError, KeyError, ValueError) as error:
             raise RunError(f"{self.history_file} cannot be read ({error}); train again with --force") from error
 
     def last_state(self) -> keras.Model:
@@ -226,12 +250,12 @@ class Run:
         _save(model, self.checkpoint(done))
         if best:
             _save(model, self.model_file)
+        self._tell_tensorboard(history[-1])
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=FIGURES, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_whole(self.history_file, text.getvalue().encode())
-        self._tell_tensorboard(history[-1])
         self._remove_checkpoints(keep=self.checkpoint(done))
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:

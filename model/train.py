@@ -153,6 +153,7 @@ def _fit(
     quick = every_third(protocol.part("valid"))
     while not _is_over(history, recipe):
         start = time.perf_counter()
+        _seed_dropout(model, seed, len(history) * steps)
         counter = _Batches(watch, recipe.batch_size, n_windows)
         fitted = _epoch(model, feed, counter)
         figures = {
@@ -171,6 +172,13 @@ def _fit(
         history.append(figures)
         run.keep_epoch(model, history, best=_is_best(history, recipe))
         watch.epoch(figures)
+
+
+def _seed_dropout(model: keras.Model, seed: int, step: int) -> None:
+    """Make what the next epoch drops a function of seed and step; a saved model does not keep its random state."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout) and layer.rate:
+            layer.seed_generator.state.assign([seed % 2**32, step])
 
 
 def _epoch(model: keras.Model, feed: tf.data.Dataset, counter: keras.callbacks.Callback) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from pipeline.audio import FOREIGN, read_audio, read_header
+from pipeline import audio as room
+from pipeline.audio import FOREIGN, read_audio, read_header, stream_audio
 from pipeline.errors import AudioError
 
 RATE = 22050
@@ -239,6 +241,89 @@ def test_a_header_is_read_without_decoding(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("it was decoded"))
     header = read_header(path)
     assert (header.sample_rate, header.channels, header.duration, header.codec) == (44100, 2, 2.0, "FLAC PCM_16")
+
+
+# A stream of the whole ------------------------------------------------------------------------------------------------
+
+
+def streamed(path: Path, rate: int) -> npt.NDArray[np.float32]:
+    """All blocks of a stream."""
+    return np.concatenate([np.empty(0, np.float32), *stream_audio(path, rate)])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("rate", "wanted_rate"), [(RATE, RATE), (44100, RATE), (8000, RATE), (47999, RATE), (RATE, 44100), (RATE, 16000)]
+)
+def test_a_stream_is_the_whole_file_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, wanted_rate: int, channels: int
+) -> None:
+    monkeypatch.setattr(room, "BLOCK", 1000)
+    sound = music(0.5, 48000, channels)
+    for frames in (0, 1, 2, 999, 1000, 1001, 1999, 2000, 2001, 12345):
+        path = write(tmp_path / "a.wav", sound[:frames], rate, "FLOAT")
+        whole = read_audio(path, wanted_rate, 10**9).samples
+        found = streamed(path, wanted_rate)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("block", [997, room.BLOCK])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "love_theme.128k.44100.stereo.mp3",
+        "love_theme.64k.48000.stereo.opus",
+        "love_theme.16bit.8000.mono.wav",
+        "love_theme.16bit.22050.mono.au",
+        "fillets-ng-data--menu.ogg",
+        "wesnoth-1.16-music--silence.ogg",
+    ],
+)
+def test_a_stream_of_real_music_is_the_whole_file(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, name: str, block: int
+) -> None:
+    path = shared / "music" / "formats" / name
+    whole = read_audio(path, RATE, 10**9).samples
+    assert whole.size > 9 * RATE
+    monkeypatch.setattr(room, "BLOCK", block)
+    np.testing.assert_array_equal(streamed(path, RATE), whole)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_a_stream_names_the_sample_that_is_no_finite_number_after_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    monkeypatch.setattr(room, "BLOCK", 1000)
+    sound = music(2, rate, 2)
+    sound[rate + 7, 1] = np.nan
+    stream = stream_audio(write(tmp_path / "a.wav", sound, rate, "FLOAT"), RATE)
+    given: list[int] = []
+    with pytest.raises(AudioError, match=rf"sample {rate + 7} \(1\.000 s\) is not a finite number; export the file"):
+        given.extend(samples.size for samples in stream)
+    assert 0.9 * RATE < sum(given) <= RATE
+
+
+def test_a_stream_of_a_file_that_was_cut_off_says_how_far_it_went(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", music(6, 44100), 44100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"decoding stopped after \d\.\d\d s: .+"):
+        streamed(path, RATE)
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_stream_takes_no_more_memory_for_a_longer_file(tmp_path: Path, channels: int) -> None:
+    peaks = []
+    for seconds in (10, 10, 60):  # the first imports and keeps what is needed once
+        path = write(tmp_path / f"{seconds}.wav", np.zeros((seconds * 44100, channels), np.float32) + 0.1, 44100)
+        tracemalloc.start()
+        for _ in stream_audio(path, RATE):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
+    # The next block of all channels is read while the last one is there; and what becomes of a block, as mono.
+    assert peaks[2] < 4 * room.BLOCK * (2 * channels + 4)
 
 
 # Files that were cut off ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import mel as room
 from pipeline.errors import SpecError
-from pipeline.mel import band_centres, filterbank, level_db, mel_windows
+from pipeline.mel import as_stored, band_centres, filterbank, level_db, mel_windows, stored_levels
 from pipeline.spec import PAD_MODES, FeatureSpec
 
 SMALL = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=40, n_fft=512, hop_length=128, n_mels=20)
@@ -258,3 +258,28 @@ def test_the_level_does_not_depend_on_the_exponent(power: float) -> None:
     magnitude = np.array([0, 1e-5, 1e-3, 0.5, 1, 30])
     ours = level_db((magnitude**power).astype(np.float32), FeatureSpec(power=power))
     np.testing.assert_allclose(ours, [-100, -100, -60, -6.0206, 0, 29.5424], **LEVELS)
+
+
+def test_a_store_of_power_holds_what_was_computed() -> None:
+    values = spectra(1.0)
+    stored = as_stored(values, FeatureSpec())
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_store_of_decibels_holds_librosas_level_in_its_type(dtype: str) -> None:
+    values = spectra(1.0)
+    stored = as_stored(values, FeatureSpec(scale="db", dtype=dtype))
+    expected = librosa.power_to_db(values, ref=1.0, top_db=None)
+    assert stored.dtype == np.dtype(dtype)
+    # float16 has 11 significant bits: between 64 and 128 dB its steps are 1/16 dB, and rounding is by half of one.
+    np.testing.assert_allclose(stored, expected, rtol=0, atol=1 / 32 if dtype == "float16" else LEVELS["atol"])
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [("power", "float32"), ("db", "float32"), ("db", "float16")])
+def test_the_levels_of_what_is_stored_are_librosas_whatever_the_scale(scale: str, dtype: str) -> None:
+    values, spec = spectra(1.0), FeatureSpec(scale=scale, dtype=dtype)
+    levels = stored_levels(as_stored(values, spec), spec)
+    expected = librosa.power_to_db(values, ref=1.0, top_db=None)
+    np.testing.assert_allclose(levels, expected, rtol=0, atol=1 / 32 if dtype == "float16" else LEVELS["atol"])

@@ -1,0 +1,146 @@
+"""What the tests of the network share: a store with named splits, a recipe that takes seconds, one finished run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from model.backend import load_tensorflow
+from pipeline.build import build
+from pipeline.catalog import read_catalog
+from pipeline.cluster import InProcess
+from pipeline.errors import MelzarrError
+from pipeline.plan import make_plan
+from pipeline.recipe import read_recipe
+from pipeline.spec import FeatureSpec
+from pipeline.store import Store, open_store
+from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from model.recipe import TrainRecipe
+    from model.run import Run
+
+# As a command loads it: weights are the same bit for bit only with the same settings, in a process of its own too.
+with contextlib.suppress(MelzarrError):
+    load_tensorflow()
+
+# The track that is too short, the silent one and the one that is no audio are in valid and test.
+RECIPE = """
+name = "tiny"
+title = "Two styles"
+licence = "CC0-1.0"
+origin = "synthesised"
+labels = ["bells", "drums"]
+tracks_per_label = 6
+[source]
+kind = "synthesis"
+seed = 1
+sample_rate = 22050
+seconds = 3.0
+[splits.even]
+train = {bells = "0,2-3", drums = "0-1"}
+valid = {bells = "4", drums = "2-3"}
+test = {bells = "1,5", drums = "4-5"}
+[splits.other]
+train = {bells = "4-5", drums = "3,5"}
+valid = {bells = "0", drums = "0"}
+test = {bells = "2", drums = "1"}
+[splits.half]
+train = {bells = "0-3", drums = "0-3"}
+valid = {bells = "4", drums = "5"}
+"""
+SEED = 3
+Renamed = Callable[..., Store]
+
+
+@pytest.fixture(scope="session")
+def tiny(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of the music with three named splits, of which "even" is its own; not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "audio").symlink_to(music)
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    catalog = read_catalog(read_recipe(folder / "recipe.toml"), named_split="even")
+    plan = make_plan(FeatureSpec(n_windows=24), catalog.tracks, versions(), 5)
+    build(plan, catalog, folder / "tiny.zarr", InProcess())
+    return open_store(folder / "tiny.zarr")
+
+
+@pytest.fixture
+def renamed(tiny: Store, tmp_path: Path) -> Renamed:
+    """The function that copies that store with another name and other splits in its recipe."""
+
+    def rename(name: str, *splits: str) -> Store:
+        copy = Path(shutil.copytree(tiny.path, tmp_path / f"{name}.zarr"))
+        described = json.loads((copy / "zarr.json").read_text(encoding="utf-8"))
+        recipe = described["attributes"]["recipe"]
+        recipe.update(name=name, splits={split: recipe["splits"][split] for split in splits})
+        (copy / "zarr.json").write_text(json.dumps(described), encoding="utf-8")
+        return open_store(copy)
+
+    return rename
+
+
+@pytest.fixture(scope="session")
+def quick() -> TrainRecipe:
+    """Three epochs of five batches."""
+    from model.recipe import TrainRecipe
+
+    return TrainRecipe(
+        frontend="db", optimizer="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="cosine", batch_size=16,
+        epochs=3, windows_per_track=16,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def quick_file(quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("recipes") / "quick.toml"
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in quick.to_dict().items()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of the article's network that nothing disturbed; not to be changed."""
+    from model.protocol import make_protocol
+    from model.run import Run
+    from model.train import train
+
+    run = Run(tmp_path_factory.mktemp("runs") / "trained")
+    train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
+    return run
+
+
+@pytest.fixture
+def own_run(trained: Run, tmp_path: Path) -> Run:
+    """A copy of that run which a test may change."""
+    from model.run import Run
+
+    return Run(Path(shutil.copytree(trained.path, tmp_path / "own")))
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Train one dense layer in place of the article's network, without pictures; the list gets each one's settings."""
+    import keras
+
+    from model import train as room
+
+    made: list[dict[str, Any]] = []
+
+    def network(spec: FeatureSpec, n_classes: int, **settings: Any) -> keras.Model:
+        made.append(settings)
+        windows = keras.Input(spec.shape[1:])
+        x = keras.layers.Flatten()(keras.ops.log(windows + 1e-10))
+        x = keras.layers.Dropout(settings["dropout"])(x)
+        return keras.Model(windows, keras.layers.Dense(n_classes, activation="softmax")(x))
+
+    monkeypatch.setattr(room, "network", network)
+    monkeypatch.setattr(room, "_draw", lambda *_: None)
+    return made

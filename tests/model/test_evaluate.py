@@ -1,0 +1,272 @@
+"""How good a model is, counted once more by hand, and that a figure says what it is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import zarr
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+keras = pytest.importorskip("keras", reason="the training extra is not installed")
+pytest.importorskip("tensorflow", reason="the training extra is not installed")
+
+from model import evaluate as room  # noqa: E402
+from model.evaluate import (  # noqa: E402
+    Answers,
+    answer,
+    evaluate,
+    fitting_protocol,
+    metrics,
+    probabilities,
+    track_classes,
+    track_scores,
+)
+from model.loader import select  # noqa: E402
+from model.protocol import make_protocol  # noqa: E402
+from model.run import Run  # noqa: E402
+from pipeline.errors import RunError, StoreError  # noqa: E402
+from pipeline.spec import FeatureSpec  # noqa: E402
+from pipeline.store import Store  # noqa: E402
+
+LABELS = ["blues", "disco", "metal", "pop"]
+
+
+def answers_of(rows: list[tuple[int, int, int, int, int]]) -> Answers:
+    """Answers from (label, right, n_windows, by_mean, by_vote) of each track."""
+    return Answers(np.arange(len(rows)), *np.array(rows, np.intp).T)
+
+
+CLASSES = st.integers(0, len(LABELS) - 1)
+ROWS = st.lists(
+    st.integers(1, 50).flatmap(lambda n: st.tuples(CLASSES, st.integers(0, n), st.just(n), CLASSES, CLASSES)),
+    min_size=1, max_size=40,
+)  # fmt: skip
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+@given(ROWS)
+@example([(0, 5, 5, 0, 0)])
+@example([(0, 0, 5, 1, 2), (1, 0, 5, 0, 2)])
+def test_figures_are_those_of_counting(rows: list[tuple[int, int, int, int, int]]) -> None:
+    found = metrics(answers_of(rows), LABELS)
+    n = len(rows)
+    confusion = [[sum(r[0] == true and r[3] == answered for r in rows) for answered in range(4)] for true in range(4)]
+    assert found["confusion"] == confusion
+    assert found["labels"] == LABELS
+    assert found["n_tracks"] == n
+    assert found["n_windows"] == sum(row[2] for row in rows)
+    assert found["window_accuracy"]["value"] == pytest.approx(sum(r[1] for r in rows) / sum(r[2] for r in rows))
+    assert found["track_accuracy"]["value"] == pytest.approx(sum(confusion[k][k] for k in range(4)) / n)
+    assert found["track_accuracy_by_vote"]["value"] == pytest.approx(sum(row[4] == row[0] for row in rows) / n)
+    there = [k for k in range(4) if sum(confusion[k])]
+    recall = {LABELS[k]: confusion[k][k] / sum(confusion[k]) for k in there}
+    assert found["recall"] == pytest.approx(recall)
+    answered = [sum(confusion[true][k] for true in range(4)) for k in range(4)]
+    f1 = [2 * confusion[k][k] / (sum(confusion[k]) + answered[k]) for k in there]
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    json.dumps(found, allow_nan=False)
+
+
+@settings(max_examples=20)
+@given(ROWS)
+def test_an_interval_contains_its_value_and_is_that_of_its_seed(rows: list[tuple[int, int, int, int, int]]) -> None:
+    found, again, other = (metrics(answers_of(rows), LABELS, seed) for seed in (0, 0, 1))
+    assert found == again
+    for name in ("window_accuracy", "track_accuracy", "track_accuracy_by_vote"):
+        assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
+        assert other[name]["value"] == found[name]["value"]
+
+
+def random_answers(n: int, seed: int = 0) -> Answers:
+    rng = np.random.default_rng(seed)
+    true, n_windows = rng.integers(4, size=n), rng.integers(20, 60, size=n)
+    right = rng.binomial(n_windows, rng.uniform(0.2, 0.9, n))
+    by_mean = np.where(rng.random(n) < 0.6, true, rng.integers(4, size=n))
+    return Answers(np.arange(n), true, right, n_windows, by_mean, by_mean)
+
+
+def test_an_interval_is_that_of_scipys_percentile_bootstrap_over_tracks() -> None:
+    answers = random_answers(200)
+    found = metrics(answers, LABELS)
+    by_scipy = {
+        "track_accuracy": scipy.stats.bootstrap(
+            ((answers.by_mean == answers.labels).astype(float),), np.mean, method="percentile", rng=7
+        ),
+        "window_accuracy": scipy.stats.bootstrap(
+            (answers.right, answers.n_windows), lambda right, n, axis: right.sum(axis=axis) / n.sum(axis=axis),
+            paired=True, method="percentile", rng=7,
+        ),
+    }  # fmt: skip
+    for name, expected in by_scipy.items():
+        low, high = expected.confidence_interval
+        # With 2000 draws an end varies by 0.06 of the standard error, a 65th of the width; five times that is enough.
+        assert found[name]["low"] == pytest.approx(low, abs=0.075 * (high - low))
+        assert found[name]["high"] == pytest.approx(high, abs=0.075 * (high - low))
+
+
+def test_an_interval_of_sixteen_times_the_tracks_is_a_quarter_as_wide() -> None:
+    few = random_answers(20)
+    many = Answers(*(np.tile(getattr(few, name), 16) for name in Answers.__dataclass_fields__))
+    for name in ("window_accuracy", "track_accuracy"):
+        small, large = (metrics(answers, LABELS)[name] for answers in (few, many))
+        assert large["value"] == pytest.approx(small["value"])
+        ratio = (small["high"] - small["low"]) / (large["high"] - large["low"])
+        assert ratio == pytest.approx(4, rel=0.25)  # of twenty tracks an accuracy is a multiple of 0.05
+
+
+def test_another_seed_draws_other_tracks() -> None:
+    one, other = (metrics(random_answers(40), LABELS, seed)["window_accuracy"] for seed in (0, 1))
+    assert one != other
+
+
+# A track from its windows ---------------------------------------------------------------------------------------------
+
+
+def table(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+def test_a_track_is_what_its_windows_say_together_or_what_most_of_them_say() -> None:
+    sure_once = table([0.98, 0.02], [0.4, 0.6], [0.4, 0.6])
+    assert track_classes(sure_once) == (0, 1)
+
+
+def test_of_equal_votes_the_larger_mean_decides() -> None:
+    assert track_classes(table([0.6, 0.4, 0.0], [0.1, 0.9, 0.0])) == (1, 1)
+    assert track_classes(table([0.4, 0.6, 0.0], [0.9, 0.1, 0.0])) == (0, 0)
+    assert track_classes(table([0.5, 0.5])) in {(0, 0), (0, 1)}
+    one_vote_each = table([0.5, 0.3, 0.2], [0.25, 0.4, 0.35], [0.28, 0.32, 0.4])
+    mean = np.log(one_vote_each.astype(np.float64)).mean(axis=0)
+    assert track_classes(one_vote_each) == (int(mean.argmax()), int(mean.argmax()))
+
+
+def test_a_window_that_excludes_a_class_does_not_decide_alone() -> None:
+    windows = np.tile(table([0.9, 0.1]), (60, 1))
+    windows[17] = [0.0, 1.0]
+    mean, votes = track_scores(windows)
+    assert np.isfinite(mean).all()
+    assert votes.tolist() == [59, 1]
+    assert track_classes(windows) == (0, 0)
+    assert np.isfinite(track_scores(table([0.0, 1.0]))[0]).all()
+
+
+@given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 99))
+def test_scores_are_the_mean_of_logarithms_and_the_count_of_windows(n: int, n_classes: int, seed: int) -> None:
+    given_ = np.random.default_rng(seed).dirichlet(np.ones(n_classes), n).astype(np.float32)
+    mean, votes = track_scores(given_)
+    expected = [sum(np.log(max(float(row[k]), 1e-12)) for row in given_) / n for k in range(n_classes)]
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)  # logarithms of single precision
+    assert votes.tolist() == [sum(int(row.argmax()) == k for row in given_) for k in range(n_classes)]
+    assert votes[track_classes(given_)[1]] == votes.max()
+
+
+# A model's answers ----------------------------------------------------------------------------------------------------
+
+
+def by_hand(model: keras.Model, store: Store, part: str) -> list[tuple[Any, ...]]:
+    """Answers for whole tracks from plain zarr and keras' own predict."""
+    group, rows = zarr.open_group(store.path, mode="r"), []
+    for number in range(store.n_tracks):
+        if group["split"][number] == part and group["status"][number] == "ok":
+            found = model.predict(group["mel"][number], verbose=0).astype(np.float64)
+            label = ["bells", "drums"].index(str(group["label"][number]))
+            right = int((found.argmax(axis=1) == label).sum())
+            rows.append((number, label, right, len(found), int(np.log(found).mean(axis=0).argmax())))
+    return rows
+
+
+def test_answers_are_those_of_the_model_for_every_window(tiny: Store, trained: Run) -> None:
+    model, told = trained.model(), []
+    found = answer(model, tiny, select(tiny, "train"), told.append)
+    rows = zip(found.numbers, found.labels, found.right, found.n_windows, found.by_mean, strict=True)
+    assert [tuple(map(int, row)) for row in rows] == by_hand(model, tiny, "train")
+    assert told == [1] * 5
+
+
+def test_only_selected_windows_are_answered(tiny: Store, trained: Run) -> None:
+    selection = select(tiny, "train")
+    selection.windows[0] = False
+    selection.windows[1, 4:] = False
+    found = answer(trained.model(), tiny, selection)
+    assert found.n_windows.tolist() == [4, 24, 24, 24]
+    assert found.numbers.tolist() == selection.tracks[1:].tolist()
+
+
+def test_windows_are_given_to_a_model_in_blocks(tiny: Store, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BLOCK_WINDOWS", 7)
+    model, windows = trained.model(), tiny.mel[0]
+    found = probabilities(model, windows)
+    assert (found.shape, found.dtype) == ((24, 2), np.float32)
+    # Sums of single precision in another order.
+    np.testing.assert_allclose(found, model.predict(windows, verbose=0), rtol=0, atol=1e-5)
+
+
+def test_an_evaluation_gives_the_figures_that_the_training_wrote(tiny: Store, trained: Run) -> None:
+    for part in ("valid", "test"):
+        found = evaluate(trained, tiny, part)
+        written = json.loads(trained.metrics_file.read_text())
+        assert {name: found[name] for name in written[part]} == written[part]
+        assert found["protocol"] == written["protocol"]
+        assert (found["split"], found["run"], found["store"]) == (part, str(trained.path), str(tiny.path))
+
+
+# Which protocol -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["window", "other"])
+def test_on_its_own_store_a_model_is_judged_by_the_protocol_of_its_run(tiny: Store, own_run: Run, name: str) -> None:
+    own = make_protocol(tiny, name, seed=8)
+    config = {**own_run.config, "protocol": {"name": name, "words": own.words}, "seed": 8}
+    own_run.config_file.write_text(json.dumps(config))
+    found = fitting_protocol(own_run, tiny)
+    assert (found.name, found.words) == (name, own.words)
+    for part in ("train", "valid", "test"):
+        np.testing.assert_array_equal(found.part(part).tracks, own.part(part).tracks)
+        np.testing.assert_array_equal(found.part(part).windows, own.part(part).windows)
+
+
+def test_on_another_store_it_is_judged_by_that_stores_split_and_says_so(finished: Store, trained: Run) -> None:
+    found = fitting_protocol(trained, finished)
+    assert finished.spec.n_windows != trained.spec.n_windows
+    assert found.name == "track"
+    assert found.words.startswith("a store that the model was not trained on, split by track")
+    assert found.part("train").tracks.tolist() == select(finished, "train").tracks.tolist()
+    assert evaluate(trained, finished, "train")["protocol"]["words"] == found.words
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"n_mels": 64}, "n_mels 64 for 128"),
+        ({"scale": "db", "dtype": "float16"}, "scale db for power;"),
+        ({"sample_rate": 16000, "pad_mode": "edge"}, "sample_rate 16000 for 22050, pad_mode edge for reflect;"),
+    ],
+)
+def test_a_store_of_other_features_is_refused_by_what_differs(
+    finished: Store, trained: Run, fields: dict[str, Any], said: str
+) -> None:
+    other = replace(finished, spec=FeatureSpec(**{"n_windows": 60, **fields}))
+    with pytest.raises(RunError, match=f"has other features than the model of .*trained: {said}"):
+        fitting_protocol(trained, other)
+
+
+@pytest.mark.parametrize("labels", [["bells", "drone"], ["bells", "drums", "wind"], ["drums", "bells"]])
+def test_a_store_of_other_labels_is_refused(tiny: Store, own_run: Run, labels: list[str]) -> None:
+    own_run.config_file.write_text(json.dumps({**own_run.config, "labels": labels}))
+    with pytest.raises(RunError, match=f"has the labels bells, drums and the model of .* {', '.join(labels)}; they"):
+        fitting_protocol(own_run, tiny)
+
+
+def test_a_part_that_the_protocol_lacks_is_a_sentence(finished: Store, trained: Run) -> None:
+    protocol = fitting_protocol(trained, finished)
+    missing = next(part for part in ("valid", "test") if part not in protocol.parts)
+    with pytest.raises(StoreError, match=f"no ok track is in the part '{missing}', only in train"):
+        evaluate(trained, finished, missing)

@@ -1,0 +1,166 @@
+"""A training is a function of store, recipe and seed, however often it is stopped on the way."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="the training extra is not installed")
+
+from model import run as run_room
+from model import train as room
+from model.protocol import make_protocol
+from model.recipe import TrainRecipe
+from model.run import Run
+from model.train import Watch, train
+from pipeline.errors import RunError
+from pipeline.store import Store
+
+SEED = 3  # that of the run `trained`
+
+
+class Stopped(BaseException):
+    """What a test stops a training by."""
+
+
+def same_weights(one: Run, other: Run) -> bool:
+    pairs = zip(one.model().get_weights(), other.model().get_weights(), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def timeless(run: Run) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history()]
+
+
+def stop() -> None:
+    raise Stopped
+
+
+# The same and another -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_whatever_the_memory(
+    tiny: Store, quick: TrainRecipe, trained: Run, tmp_path: Path
+) -> None:
+    again = Run(tmp_path / "again")
+    found = train(tiny, quick, make_protocol(tiny, "track"), again, seed=SEED, memory=1)
+    assert same_weights(again, trained)
+    assert timeless(again) == timeless(trained)
+    assert found == again.metrics == trained.metrics
+
+
+@pytest.mark.usefixtures("light")
+def test_another_seed_gives_other_weights(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    one, other = Run(tmp_path / "one"), Run(tmp_path / "other")
+    recipe = replace(quick, epochs=1)
+    for run, seed in ((one, 1), (other, 2)):
+        train(tiny, recipe, make_protocol(tiny, "track"), run, seed=seed)
+    assert not same_weights(one, other)
+    assert timeless(one) != timeless(other)
+
+
+# Stopped and run again ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def undisturbed(
+    tiny: Store,
+    quick: TrainRecipe,
+    light,  # noqa: ARG001
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """A run of the light network that nothing disturbed, the same for all tests."""
+    run = Run(tmp_path_factory.getbasetemp() / "undisturbed")
+    train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
+    return run
+
+
+PLACES: dict[str, tuple[Any, str, int]] = {
+    "in the middle of an epoch": (room._Batches, "on_train_batch_end", 8),
+    "before the model is saved": (run_room, "_save", 2),
+    "before figures are written": (run_room, "write_whole", 3),
+    "before TensorBoard is told": (Run, "_tell_tensorboard", 2),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_training_is_stopped_it_goes_on_to_the_same_weights(
+    tiny: Store, quick: TrainRecipe, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    run, protocol = Run(tmp_path / "run"), make_protocol(tiny, "track")
+    owner, name, call = PLACES[place]
+    calls, original = iter(range(1, 1000)), getattr(owner, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, lambda *a, **k: stop() if next(calls) == call else original(*a, **k))
+        with pytest.raises(Stopped):
+            train(tiny, quick, protocol, run, seed=SEED)
+    assert not run.is_finished
+    train(tiny, quick, protocol, run, seed=SEED)
+    assert same_weights(run, undisturbed)
+    assert timeless(run) == timeless(undisturbed)
+    assert run.metrics == undisturbed.metrics
+    assert sorted(path.name for path in run.path.rglob("*")) == sorted(p.name for p in undisturbed.path.rglob("*"))
+
+
+def test_a_training_that_is_stopped_after_each_epoch_goes_on_to_the_same_weights(
+    tiny: Store, quick: TrainRecipe, undisturbed: Run, tmp_path: Path
+) -> None:
+    run, protocol, counted = Run(tmp_path / "run"), make_protocol(tiny, "track"), []
+    for done in (1, 2, 3):
+        with pytest.raises(Stopped):
+            train(tiny, quick, protocol, run, seed=SEED, watch=Watch(counted.append, lambda _: stop()))
+        assert (len(run.history()), run.is_finished) == (done, False)
+    train(tiny, quick, protocol, run, seed=SEED)
+    assert same_weights(run, undisturbed)
+    assert timeless(run) == timeless(undisturbed)
+    assert run.metrics == undisturbed.metrics
+    epoch = [16] * 5
+    assert counted == [0, *epoch, 80, *epoch, 160, *epoch]  # each begins with what was done before
+
+
+KILLED = """
+import os, signal
+from model import train
+from model.cli import main
+count, batches = train._Batches.on_train_batch_end, iter(range(1, 100))
+def kill_in_the_second_epoch(self, batch, logs=None):
+    count(self, batch, logs)
+    if next(batches) == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+train._Batches.on_train_batch_end = kill_in_the_second_epoch
+main()
+"""
+
+
+def test_a_process_that_is_killed_in_an_epoch_goes_on_to_the_same_weights(
+    tiny: Store, trained: Run, quick: TrainRecipe, quick_file: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    words = ["train", str(tiny.path), "--recipe", str(quick_file), "--run", str(run.path), "--seed", str(SEED)]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *words], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (len(run.history()), run.is_finished) == (1, False)
+    train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
+    assert same_weights(run, trained)
+    assert timeless(run) == timeless(trained)
+    assert run.metrics == trained.metrics
+
+
+@pytest.mark.usefixtures("light")
+def test_a_state_that_was_lost_is_a_sentence_that_helps(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    run, protocol = Run(tmp_path / "run"), make_protocol(tiny, "track")
+    with pytest.raises(Stopped):
+        train(tiny, quick, protocol, run, watch=Watch(epoch=lambda _: stop()))
+    run.checkpoint(1).unlink()
+    with pytest.raises(RunError, match="--force"):
+        train(tiny, quick, protocol, run)
+    train(tiny, quick, protocol, run, replace=True)
+    assert run.is_finished

@@ -1,0 +1,206 @@
+"""A store and a recipe become a run: what is kept of it, when it ends, and what cannot be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the training extra is not installed")
+
+from model import train as room
+from model.protocol import make_protocol
+from model.recipe import TrainRecipe
+from model.run import Run
+from model.train import Watch, train, windows_per_epoch
+from pipeline.build import build
+from pipeline.cluster import InProcess
+from pipeline.errors import RunError, StoreError
+from pipeline.store import Store, open_store
+
+SEED = 3  # that of the run `trained`
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_trained_again(
+    tiny: Store, quick: TrainRecipe, own_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_fit", lambda *_: pytest.fail("it was trained"))
+    before = {path: path.stat().st_mtime_ns for path in own_run.path.rglob("*") if path.name != ".lock"}
+    assert train(tiny, quick, make_protocol(tiny, "track"), own_run, seed=SEED) == own_run.metrics
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_recipe_or_seed_is_refused_in_a_runs_folder(tiny: Store, quick: TrainRecipe, own_run: Run) -> None:
+    protocol = make_protocol(tiny, "track")
+    with pytest.raises(RunError, match="holds a run with another seed; name another folder with --run, or replace"):
+        train(tiny, quick, protocol, own_run, seed=SEED + 1)
+    with pytest.raises(RunError, match="holds a run with another recipe;"):
+        train(tiny, replace(quick, epochs=4), protocol, own_run, seed=SEED)
+
+
+def test_a_finished_run_has_its_files_and_no_other(trained: Run) -> None:
+    names = sorted(path.relative_to(trained.path).as_posix() for path in trained.path.rglob("*") if path.is_file())
+    assert [name for name in names if not name.startswith((".lock", "tensorboard/"))] == [
+        "config.json", "confusion.png", "history.csv", "history.png", "metrics.json", "model.keras", "network.png",
+    ]  # fmt: skip
+    for picture in trained.path.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_its_configuration_says_what_the_weights_depend_on(tiny: Store, quick: TrainRecipe, trained: Run) -> None:
+    config = json.loads(trained.config_file.read_text())
+    assert config["store"] == {"uuid": tiny.attributes["uuid"], "title": "Two styles"}
+    assert config["recipe"] == quick.to_dict()
+    assert config["spec"] == tiny.spec.to_dict()
+    assert config["labels"] == ["bells", "drums"]
+    assert (config["protocol"]["name"], config["seed"]) == ("track", SEED)
+    assert config["versions"].keys() >= {"melzarr", "keras", "tensorflow"}
+
+
+@pytest.mark.usefixtures("light")
+def test_each_epoch_counts_its_windows_and_the_rate_ends_at_nothing(
+    tiny: Store, quick: TrainRecipe, tmp_path: Path
+) -> None:
+    counted: list[int] = []
+    recipe, protocol = replace(quick, batch_size=13, windows_per_track=11), make_protocol(tiny, "track")
+    train(tiny, recipe, protocol, Run(tmp_path / "run"), watch=Watch(windows=counted.append))
+    assert windows_per_epoch(recipe, protocol) == 5 * 11
+    assert counted == [0, *[13, 13, 13, 13, 3] * 3]
+    assert windows_per_epoch(replace(recipe, windows_per_track=0), protocol) == 5 * 24
+    history = Run(tmp_path / "run").history()
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-10)
+
+
+def interrupt(_: int) -> None:
+    raise InterruptedError
+
+
+@pytest.mark.parametrize("name", ["track", "window", "other"])
+def test_the_front_end_has_the_levels_of_the_windows_that_are_trained_on(
+    tiny: Store, quick: TrainRecipe, light: list[dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    protocol = make_protocol(tiny, name, seed=2)
+    with pytest.raises(InterruptedError):
+        train(tiny, quick, protocol, Run(tmp_path / "run"), watch=Watch(windows=interrupt))
+    chosen = protocol.part("train")
+    levels = 10 * np.log10(np.maximum(tiny.mel[:][chosen.tracks][chosen.windows].astype(np.float64), 1e-10))
+    # Levels are of single precision in the store's statistics and ours.
+    np.testing.assert_allclose(light[0]["mean_db"], levels.mean(axis=(0, 1)), rtol=0, atol=3e-5)
+    np.testing.assert_allclose(light[0]["std_db"], levels.std(axis=(0, 1)), rtol=0, atol=3e-5)
+
+
+@pytest.mark.usefixtures("light")
+def test_two_trainings_never_share_a_folder(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with run.locked(), pytest.raises(RunError, match=r"run is being trained by another process; wait for it, or name"):
+        train(tiny, quick, make_protocol(tiny, "track"), run)
+    assert [path.name for path in run.path.iterdir()] == [".lock"]
+
+
+# When it ends ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def accuracies(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """The function that says which validation accuracy each epoch will find."""
+
+    def script(values: list[float]) -> None:
+        coming: Iterator[float] = iter(values)
+        original = room.answer
+
+        class Scripted:
+            window_accuracy = property(lambda _: next(coming))
+
+        def answer(model: Any, store: Store, selection: Any, *rest: Any) -> Any:
+            return original(model, store, selection, *rest) if selection.windows.all() else Scripted()
+
+        monkeypatch.setattr(room, "answer", answer)
+
+    return script
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(
+    ("patience", "found", "n_epochs", "best"),
+    [
+        (2, [0.5, 0.6, 0.6, 0.5, 0.9], 4, 2),
+        (2, [0.5, 0.4, 0.6, 0.5, 0.7], 5, 5),
+        (0, [0.5, 0.9, 0.4, 0.9, 0.1], 5, 5),
+    ],
+    ids=["the first of equals", "a late one", "no patience: the last"],
+)
+def test_it_stops_after_so_many_epochs_without_a_better_accuracy_and_keeps_the_best_of_them(
+    tiny: Store, quick: TrainRecipe, accuracies, tmp_path: Path, patience: int, found: list[float],
+    n_epochs: int, best: int,
+) -> None:  # fmt: skip
+    accuracies(found)
+    run, weights = Run(tmp_path / "run"), []
+
+    def remember(_: dict[str, float]) -> None:
+        weights.append(run.last_state().get_weights())
+
+    train(tiny, replace(quick, epochs=5, patience=patience), make_protocol(tiny, "track"), run,
+          watch=Watch(epoch=remember))  # fmt: skip
+    assert [row["valid_accuracy"] for row in run.history()] == found[:n_epochs]
+    kept = run.model().get_weights()
+    same = [all(np.array_equal(a, b) for a, b in zip(kept, epoch, strict=False)) for epoch in weights]
+    assert same == [epoch == best for epoch in range(1, n_epochs + 1)]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_training_that_diverges_is_a_sentence(tiny: Store, tmp_path: Path) -> None:
+    recipe = TrainRecipe(frontend="none", optimizer="adadelta", learning_rate=1e38, batch_size=16, epochs=2)
+    with pytest.raises(RunError, match="the loss is no number any more after epoch 1; use a smaller learning_rate"):
+        train(tiny, recipe, make_protocol(tiny, "track"), Run(tmp_path / "run"))
+    assert Run(tmp_path / "run").history() == []
+
+
+# What cannot be trained -----------------------------------------------------------------------------------------------
+
+
+def test_a_part_without_tracks_is_said_before_anything_is_written(
+    tiny: Store, quick: TrainRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match="no ok track is in the part 'test'"):
+        train(tiny, quick, make_protocol(tiny, "half"), Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_label_is_nothing_to_tell_apart(own_music: Path, quick: TrainRecipe, tmp_path: Path, plan_of) -> None:
+    for path in (own_music / "drums").iterdir():
+        path.unlink()
+    catalog, plan = plan_of(own_music, n_windows=2)
+    build(plan, catalog, tmp_path / "bells.zarr", InProcess())
+    store = open_store(tmp_path / "bells.zarr")
+    with pytest.raises(RunError, match="has one label only, 'bells': there is nothing to tell apart"):
+        train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
+
+
+def test_what_is_no_run_is_left_as_it_was(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("years of work")
+    for place in ("thesis", "thesis/chapter.txt"):
+        with pytest.raises(RunError, match=f"{place} exists and is no run of melzarr's; name another folder"):
+            train(tiny, quick, make_protocol(tiny, "track"), Run(tmp_path / place), replace=True)
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_track_that_is_damaged_ends_a_training_with_a_sentence(renamed, quick: TrainRecipe, tmp_path: Path) -> None:
+    store = renamed("tiny", "other")
+    shard = store.path / "mel/c/0/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match=r"track 0 cannot be read \(.+\); see: melzarr verify .*tiny\.zarr"):
+        train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
+    assert Run(tmp_path / "run").history() == []
