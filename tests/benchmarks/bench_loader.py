@@ -32,7 +32,7 @@ from pipeline.store import Store, open_store  # noqa: E402
 
 BATCH = 128
 TRACKS = 128  # 76,672 windows of the default spec: 196 MB
-TRAINED = 100  # batches of a training round
+TRAINED = 300  # batches of a training round: one pool, so that the first read does not weigh too much
 
 Feed = tf.data.Dataset
 
