@@ -105,7 +105,7 @@ def _train(
     protocol = make_protocol(store, protocol_name, seed)
     click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
     if not force and run.is_finished:
-        click.echo("finished before; --force trains anew")
+        click.echo("finished before, and kept")
     with _progress(0 if force else len(run.history()), recipe, protocol) as watch:
         found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
     for part in ("valid", "test"):

@@ -17,7 +17,7 @@ from model.run import Run
 from pipeline.errors import RunError
 from pipeline.store import Store
 
-RESAMPLES = 2000  # of the bootstrap; the ends of its 95 % interval then vary by about a tenth of its width
+RESAMPLES = 2000  # of the bootstrap; the ends of its 95 % interval then vary by some hundredths of its width
 LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
 BLOCK_WINDOWS = 2048  # windows that a model is given at a time
 

@@ -76,7 +76,8 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
         Where there is none of that name.
     """
     if name == WINDOW:
-        words = "split by window, which leaks: windows beside those of a test track, 60 % the same, were trained on"
+        shared = max(0.0, 1 - store.spec.stride / store.spec.window)
+        words = f"split by window, which leaks: neighbours of a test window, {shared:.0%} the same, were trained on"
         return Protocol(name, words, _by_window(store, seed))
     if name == TRACK:
         unit = "group" if (store.values("group") != store.values("track")).any() else "track"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mappi
             divided.part(part)  # what is missing is said before the first training, which takes long
     found = {}
     for recipe, protocol in experiments(store):
-        run = Run(folder / f"{recipe}-{protocol}")
+        run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{protocol}"))  # the name of a split is not ours
         found[run] = train(recipe, protocol, run)
     write_whole(folder / REPORT, "\n".join(report_lines(store, found)).encode())
     return folder / REPORT

@@ -31,7 +31,7 @@ LOCK = ".lock"
 # What a training writes, in the order in which it may be removed.
 OWN_FILES = (
     "metrics.json", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras", ".*.part.keras",
-    "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
+    ".*.part", "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
 )  # fmt: skip
 
 

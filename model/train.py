@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model.evaluate import answer, metrics
@@ -59,7 +60,7 @@ def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: i
 def windows_per_epoch(recipe: TrainRecipe, protocol: Protocol) -> int:
     """Windows that an epoch trains on."""
     counts = protocol.part("train").windows.sum(axis=1)
-    return int(counts.clip(max=recipe.windows_per_track or None).sum())
+    return int(counts.clip(max=recipe.windows_per_track or np.max(counts)).sum())
 
 
 def train(

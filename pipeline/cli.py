@@ -59,7 +59,7 @@ def main() -> None:
 def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
     """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False) as bar:
+    with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
         yield bar
 
 

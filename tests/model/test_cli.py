@@ -119,7 +119,7 @@ def test_train_says_how_it_goes_what_was_made_and_what_comes_next(
     assert f"{metrics['test']['track_accuracy']['value']:.3f}" in evaluated.output
     again = melzarr(*words)
     assert again.exit_code == 0
-    assert "finished before; --force trains anew" in again.output
+    assert "finished before, and kept" in again.output
 
 
 @pytest.mark.usefixtures("light")
