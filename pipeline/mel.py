@@ -14,7 +14,7 @@ from pipeline.spec import FeatureSpec
 
 AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
 BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
-KERNEL_FFTS = tuple(1 << n for n in range(3, 14))  # powers of 2, while a block fits a core's second-level cache
+KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
 
 
 def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
