@@ -13,7 +13,8 @@ from pipeline.errors import SpecError
 from pipeline.spec import FeatureSpec
 
 AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
-BLOCK_BYTES = 1 << 19  # frames transformed at a time: they, their spectra and power stay in a core's cache
+BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
+KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
 
 
 def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
@@ -39,8 +40,28 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
     Notes
     -----
     Equal to ``librosa.feature.melspectrogram(y=window, center=True, pad_mode=spec.pad_mode, …)`` of each window by
-    itself, within 1e-6 of the window's largest value. As in librosa the transform is made in double precision: in
-    single precision the rounding of a loud bin drowns bands 80 dB below it.
+    itself, within 1e-6 of the window's largest value.
+
+    The kernel computes in single precision. Its rounding spreads over all bins, each with some 1e-8 of the largest
+    magnitude; in power that is 1e-16 where there is nothing else, so it can be had. Smaller exponents would bring it up
+    (the root of 1e-8 is 1e-4), and windows beyond full scale overflow on the way: these are left to `plain_windows`.
+    """
+    if not (spec.power == 2.0 and spec.n_fft in KERNEL_FFTS):
+        return plain_windows(samples, spec)
+    from pipeline.compiled import compiled_kernel  # noqa: PLC0415  (slow to import; needed once a process)
+
+    tables = _kernel_tables(spec)
+    mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, spec.n_mels), np.float32)
+    if len(mel):
+        compiled_kernel()(_constant(samples, np.float32), spec.window, spec.stride, spec.hop_length, *tables, mel)
+    for number in np.flatnonzero(~np.isfinite(mel).all(axis=(1, 2))):
+        start = number * spec.stride
+        mel[number] = plain_windows(samples[start : start + spec.window], spec)[0]
+    return mel
+
+
+def plain_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Compute what `mel_windows` does, in double precision and for every spec; the kernel is held to it.
 
     The frames of a block of windows are gathered as the rows of one matrix, so that one call of the FFT, one of the
     power and one sparse product serve them all. Every array but the result is used again for the next block: memory
@@ -81,12 +102,42 @@ def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[
     padding = "edge" if spec.pad_mode == "constant" else spec.pad_mode
     place = np.pad(np.arange(spec.window), half, mode=padding)  # type: ignore[call-overload]
     weight = np.pad(inside, half, mode=spec.pad_mode)  # type: ignore[call-overload]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)  # periodic, as for spectral analysis
 
     def frames(padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
 
-    return frames(place), frames(weight) * hann
+    return frames(place), frames(weight) * _hann(spec.n_fft)
+
+
+def _hann(n_fft: int) -> npt.NDArray[np.float64]:
+    """Hann window, periodic, as for spectral analysis."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+
+@functools.lru_cache(maxsize=8)
+def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
+    """Make the tables that `kernel.mel_power` takes, in its order."""
+    bands, half = filterbank(spec), spec.n_fft // 2
+    zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
+    place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]
+    turns = np.exp(-2j * np.pi / half * np.outer(np.arange(half // 4), [1, 2, 3]))
+    untangling = np.exp(-2j * np.pi / spec.n_fft * np.arange(half // 2 + 1))
+    return (
+        _constant(place, np.intp),
+        _constant(_hann(spec.n_fft) / 2, np.float32),
+        _constant(turns.view(np.float64), np.float32),
+        _constant(untangling.view(np.float64).reshape(-1, 2), np.float32),
+        _constant(bands.indices[bands.indptr[:-1]], np.intp),
+        _constant(bands.indptr, np.intp),
+        _constant(bands.data, np.float32),
+    )
+
+
+def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Values as the kernel is compiled for: contiguous, aligned, read only."""
+    constant = np.require(values, dtype, ["C", "A"]).view()
+    constant.flags.writeable = False
+    return constant
 
 
 def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:

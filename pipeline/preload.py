@@ -5,8 +5,10 @@ import signal
 import distributed
 
 import pipeline.worker  # noqa: F401  (loaded while the worker starts, so that the first shard need not wait for it)
+from pipeline.compiled import compiled_kernel
 
 
 def dask_setup(worker: distributed.Worker) -> None:  # noqa: ARG001  (Dask's signature)
-    """Leave Ctrl-C, which a terminal sends to all processes, to the client: it ends the workers."""
+    """Leave Ctrl-C, which a terminal sends to all processes, to the client, and have the kernel ready."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    compiled_kernel()

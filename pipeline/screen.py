@@ -165,7 +165,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     if verdict.n_sampled:
         lines.append(
             f"{verdict.n_sampled} tracks computed again by librosa: largest relative error {verdict.max_relative:.1e}, "
-            f"largest difference {verdict.max_db:.1e} dB"
+            f"largest difference {verdict.max_db:.1e} dB where they are loud"
         )
     if verdict.problems:
         return [*lines, f"{len(verdict.problems)} problems:", *listing(verdict.problems)]

@@ -19,8 +19,17 @@ from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 
-MAX_RELATIVE = 1e-5  # of a window's largest value: a hundred roundings of float32
-MAX_DB = {"float32": 1e-3, "float16": 0.04}  # float16 is 0.031 dB apart between 32 and 64 dB, and so rounds by half
+# How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is
+# loudest; so of a window whose largest value is m each value v may be off by r m, with r = MAX_RELATIVE. In dB, with
+# f = 20 / power, that is f log10(v ± r m) - f log10(v), at most -f log10(1 - r m / v): little where v is loud, and
+# nothing that could be judged where v is not above r m. Levels are therefore judged where this and what a level loses
+# when it is stored (ROUNDING_DB) are together no more than MAX_DB, which is so for
+#     v >= r m / (1 - 10 ** (-(MAX_DB - ROUNDING_DB) / f)),
+# at power 2 down to 24 dB below the largest in float32, and 33 dB in float16. Power is judged everywhere: that of a
+# store in dB is what its levels stand for, and may be off by what ROUNDING_DB makes of it too.
+MAX_RELATIVE = 1e-6
+MAX_DB = {"float32": 1e-3, "float16": 0.04}
+ROUNDING_DB = {"float32": 1e-5, "float16": 0.0313}  # half a step between 64 and 128 dB, and one of float32's logarithm
 STATISTICS_DB = 1e-3  # mean and deviation, which are summed in another order here
 
 
@@ -35,9 +44,10 @@ class Verdict:
     n_tracks, n_sampled, n_sources : int
         Tracks read back, computed again by librosa, and compared with the digests of their files.
     max_relative : float
-        Largest difference to librosa, relative to the window's largest value; NaN where nothing was computed.
+        Largest difference of power to librosa's, relative to the window's largest value; NaN where nothing was
+        computed.
     max_db : float, in dB
-        Largest difference of levels to librosa's; NaN where nothing was computed.
+        Largest difference of levels to librosa's, where a window is loud; NaN where nothing was computed.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -227,7 +237,7 @@ def _check_sample(
         apart, apart_db = distances(here, there, spec)
         relative.append(apart)
         decibel.append(apart_db)
-        if (spec.scale == "power" and apart > MAX_RELATIVE) or apart_db > MAX_DB[spec.dtype]:
+        if apart > MAX_RELATIVE or apart_db > MAX_DB[spec.dtype]:
             verdict.problems.append(f"{name}: {apart:.1e} relative and {apart_db:.1e} dB from librosa")
     if relative:
         verdict.n_sampled, verdict.max_relative, verdict.max_db = len(relative), max(relative), max(decibel)
@@ -286,13 +296,18 @@ def distances(here: npt.NDArray[np.float64], there: npt.NDArray[np.float64], spe
     Returns
     -------
     relative : float
-        Largest difference of power relative to the largest value of its window.
+        Largest difference of power relative to the largest value of its window, beyond what the store's scale and dtype
+        explain.
     decibel : float, in dB
-        Largest difference of level, both at least -100 dB.
+        Largest difference of level, both at least -100 dB, among the values that are loud enough to be compared so.
     """
-    factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)
+    factor, floor, rounding = 20 / spec.power, AMIN ** (spec.power / 2), ROUNDING_DB[spec.dtype]
+    there = np.maximum(there, floor) if spec.scale == "db" else there
     there_db = factor * np.log10(np.maximum(there, floor))
     here_db = here if spec.scale == "db" else factor * np.log10(np.maximum(here, floor))
     here_power = 10 ** (here / factor) if spec.scale == "db" else here
+    explained = there * (10 ** (rounding / factor) - 1) if spec.scale == "db" else 0.0
     largest = np.maximum(there.max(axis=(1, 2), keepdims=True), floor)
-    return float((np.abs(here_power - there) / largest).max()), float(np.abs(here_db - there_db).max())
+    loud = there >= largest * MAX_RELATIVE / (1 - 10 ** (-(MAX_DB[spec.dtype] - rounding) / factor))
+    relative = np.maximum(np.abs(here_power - there) - explained, 0) / largest
+    return float(relative.max()), float(np.abs(here_db - there_db)[loud].max(initial=0))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,23 @@ from hypothesis import strategies as st
 
 from pipeline import mel as room
 from pipeline.errors import SpecError
-from pipeline.mel import as_stored, band_centres, filterbank, level_db, mel_windows, stored_levels
+from pipeline.kernel import WIDTH
+from pipeline.mel import (
+    KERNEL_FFTS,
+    as_stored,
+    band_centres,
+    filterbank,
+    level_db,
+    mel_windows,
+    plain_windows,
+    stored_levels,
+)
 from pipeline.spec import PAD_MODES, FeatureSpec
 
+Transform = Callable[[npt.NDArray[np.float32], FeatureSpec], npt.NDArray[np.float32]]
+
+# Below the smallest normal number of float32 (1e-38) its precision is absolute: 1e-45, times the bins of a band.
+TINY = 1e-41
 SMALL = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=40, n_fft=512, hop_length=128, n_mels=20)
 
 
@@ -53,13 +72,21 @@ def by_librosa(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArr
         )
 
 
+def assert_equal(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> None:
+    """Equal within 1e-6 of each window's largest value."""
+    assert (ours.shape, ours.dtype) == (theirs.shape, np.float32)
+    largest = theirs.max(axis=(1, 2), keepdims=True).astype(np.float64)
+    assert np.all(np.abs(ours.astype(np.float64) - theirs) <= 1e-6 * largest + TINY)
+
+
 def assert_equal_to_librosa(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> None:
-    ours, theirs = mel_windows(samples, spec), by_librosa(samples, spec)
-    largest = theirs.max(axis=(1, 2), keepdims=True)
+    theirs = by_librosa(samples, spec)
     # librosa keeps spectra in single precision (rounding 6e-8) and adds up to a few hundred bins in a band: well below
-    # 1e-6 of what is largest, and 1e-5 of each value that is above what cancels out (1e-12 of the largest).
-    assert np.max(np.abs(ours - theirs) / largest) <= 1e-6
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-12 * float(largest.max()))
+    # 1e-6 of what is largest. In double precision the same holds for 1e-5 of each value above what cancels out.
+    assert_equal(mel_windows(samples, spec), theirs)
+    plain = plain_windows(samples, spec)
+    assert_equal(plain, theirs)
+    np.testing.assert_allclose(plain, theirs, rtol=1e-5, atol=1e-12 * float(theirs.max()))
 
 
 # The same as elsewhere ------------------------------------------------------------------------------------------------
@@ -73,8 +100,10 @@ def test_the_default_windows_are_those_of_librosa(pad_mode: str, power: float) -
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> FeatureSpec:
-    n_fft = 2 * draw(st.integers(8, 512))
+def specs(draw: st.DrawFn, kernel: bool = False) -> FeatureSpec:
+    """Legal specs; those that the kernel computes, or any."""
+    powers_of_two = st.sampled_from(KERNEL_FFTS[:9])  # to 2048, so that it takes no longer
+    n_fft = draw(powers_of_two if kernel else st.one_of(powers_of_two, st.integers(8, 512).map(lambda n: 2 * n)))
     pad_mode = draw(st.sampled_from(PAD_MODES))
     window = draw(st.integers(n_fft // 2 + 1 if pad_mode == "reflect" else 1, 2 * n_fft))
     return FeatureSpec(
@@ -85,18 +114,22 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
         n_fft=n_fft,
         hop_length=draw(st.integers(max(1, window // 20), window)),
         pad_mode=pad_mode,
-        n_mels=draw(st.integers(1, n_fft // 8)),
-        power=draw(st.sampled_from([1.0, 2.0, 0.5, 3.0])),
+        n_mels=draw(st.integers(1, max(1, n_fft // 8))),
+        power=2.0 if kernel else draw(st.sampled_from([2.0, 1.0, 0.5, 3.0])),
     )
 
 
-@settings(max_examples=25)
-@given(spec=specs(), seed=st.integers(0, 99), more=st.integers(0, 3000))
-def test_any_windows_are_those_of_librosa(spec: FeatureSpec, seed: int, more: int) -> None:
+def assume_no_empty_band(spec: FeatureSpec) -> None:
     try:
         filterbank(spec)
     except SpecError:
         assume(False)
+
+
+@settings(max_examples=40)
+@given(spec=specs(), seed=st.integers(0, 99), more=st.integers(0, 3000))
+def test_any_windows_are_those_of_librosa(spec: FeatureSpec, seed: int, more: int) -> None:
+    assume_no_empty_band(spec)
     assert_equal_to_librosa(signal(spec.window + more, seed, spec.sample_rate), spec)
 
 
@@ -109,8 +142,12 @@ def test_a_quiet_window_beside_a_loud_one_is_that_of_librosa() -> None:
 def test_a_band_80_db_below_a_tone_is_that_of_librosa() -> None:
     spec = FeatureSpec(n_windows=5)
     t = np.arange(spec.n_samples) / spec.sample_rate
-    samples = 0.9 * np.sin(2 * np.pi * 200 * t) + 1e-5 * np.sin(2 * np.pi * 5000 * t)
-    assert_equal_to_librosa(samples.astype(np.float32), spec)
+    samples = (0.9 * np.sin(2 * np.pi * 200 * t) + 1e-5 * np.sin(2 * np.pi * 5000 * t)).astype(np.float32)
+    assert_equal_to_librosa(samples, spec)
+    # Single precision tells it apart too: its rounding is spread over all bins, and power squares it.
+    ours, theirs = (level_db(mel[:, 2], spec) for mel in (mel_windows(samples, spec), by_librosa(samples, spec)))
+    heard = theirs > theirs.max() - 110
+    np.testing.assert_allclose(ours[heard], theirs[heard], rtol=0, atol=0.05)
 
 
 def test_the_windows_of_the_author_are_met(shared: Path) -> None:
@@ -122,6 +159,90 @@ def test_the_windows_of_the_author_are_met(shared: Path) -> None:
     largest = reference["mel"].max(axis=(1, 2), keepdims=True)
     assert largest.min() > 0
     assert np.max(np.abs(ours - reference["mel"]) / largest) <= 1e-6
+
+
+# The kernel and the plain path ----------------------------------------------------------------------------------------
+
+SIGNALS: dict[str, Callable[[int], npt.ArrayLike]] = {
+    "tones": signal,
+    "noise": lambda n: np.random.default_rng(n).uniform(-1, 1, n),
+    "silence": np.zeros,
+    "DC": np.ones,
+    "alternating": lambda n: 1 - 2 * (np.arange(n) % 2),
+    "full-scale square wave": lambda n: np.where(np.arange(n) % 50 < 25, 1, -1),
+    "impulse": lambda n: np.arange(n) == n // 2,
+    "16-bit samples, unscaled": lambda n: np.round(32767 * signal(n)),
+    "-200 dB": lambda n: 1e-10 * signal(n),
+    "power below normal numbers": lambda n: 1e-20 * signal(n),
+    "samples below normal numbers": lambda n: 1e-40 * signal(n),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@settings(max_examples=10)
+@example(spec=FeatureSpec(n_windows=WIDTH + 1), more=10_000)
+@example(spec=FeatureSpec(n_windows=3, n_fft=1 << 16, hop_length=1 << 14, window=1 << 16, n_mels=1), more=0)
+@given(spec=specs(kernel=True), more=st.integers(-1, 3000))
+def test_the_kernel_computes_what_the_plain_path_does(name: str, spec: FeatureSpec, more: int) -> None:
+    assume_no_empty_band(spec)
+    samples = np.asarray(SIGNALS[name](spec.window + more), np.float32)
+    assert_equal(mel_windows(samples, spec), plain_windows(samples, spec))
+
+
+@settings(max_examples=20)
+@given(spec=specs(kernel=True), seed=st.integers(0, 99))
+def test_the_bytes_of_a_window_do_not_depend_on_the_windows_beside_it(spec: FeatureSpec, seed: int) -> None:
+    assume_no_empty_band(spec)
+    samples = signal(spec.n_samples, seed)
+    samples[: samples.size // 3] *= np.float32(1e-3)
+    mel = mel_windows(samples, spec)
+    assert len(mel) == spec.n_windows
+    for number, window in enumerate(mel):
+        start = number * spec.stride
+        alone = mel_windows(samples[start : start + spec.window], spec)
+        assert alone.tobytes() == window.tobytes()
+
+
+@pytest.mark.parametrize("spec", [SMALL, FeatureSpec(n_windows=20), FeatureSpec(n_windows=20, n_fft=1000)])
+def test_threads_do_not_meet(spec: FeatureSpec) -> None:
+    tracks = [signal(spec.n_samples, seed) for seed in range(16)]
+    before = [mel_windows(samples, spec).tobytes() for samples in tracks]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda samples: mel_windows(samples, spec).tobytes(), 4 * tracks)) == 4 * before
+
+
+def test_the_bytes_do_not_depend_on_what_the_processor_can() -> None:
+    code = (
+        "import hashlib, numpy as np\n"
+        "from pipeline.mel import mel_windows\n"
+        "from pipeline.spec import FeatureSpec\n"
+        "samples = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)\n"
+        "mel = mel_windows(samples, FeatureSpec())\n"
+        "print(len(mel), hashlib.sha256(mel.tobytes()).hexdigest())\n"
+    )
+    least = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}  # on x86-64: SSE2, four numbers at a time, no FMA
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | more, stdout=subprocess.PIPE, check=True).stdout
+        for more in ({}, least)
+    ]
+    assert said[0] == said[1]
+    assert said[0].startswith(b"21 ")
+
+
+@pytest.mark.parametrize("spec", [SMALL, FeatureSpec(n_windows=10), FeatureSpec(n_windows=10, n_fft=1000)])
+@pytest.mark.parametrize("peak", [1e17, 1e19, 1e30, 3e38])
+def test_what_is_far_beyond_full_scale_is_infinite_and_its_neighbours_are_as_ever(
+    spec: FeatureSpec, peak: float
+) -> None:
+    samples = signal(spec.n_samples)
+    usual = mel_windows(samples, spec)
+    samples[: spec.window] *= np.float32(peak)
+    mel, theirs = mel_windows(samples, spec), plain_windows(samples, spec)
+    assert not np.isnan(mel).any()
+    np.testing.assert_array_equal(np.isinf(mel), np.isinf(theirs))
+    assert np.isinf(mel[0]).any() or peak < 1e30
+    beyond = -(-spec.window // spec.stride)  # the windows that the loud samples reach
+    assert mel[beyond:].tobytes() == usual[beyond:].tobytes()
 
 
 # What is declared is what comes ---------------------------------------------------------------------------------------
@@ -164,25 +285,26 @@ def test_the_bytes_do_not_depend_on_the_size_of_the_block(
 ) -> None:
     spec = FeatureSpec(n_windows=23, power=power)
     samples = signal(spec.n_samples)
-    before = mel_windows(samples, spec).tobytes()
+    before = plain_windows(samples, spec).tobytes()
     monkeypatch.setattr(room, "BLOCK_BYTES", block_bytes)
-    assert mel_windows(samples, spec).tobytes() == before
+    assert plain_windows(samples, spec).tobytes() == before
 
 
+@pytest.mark.parametrize("transform", [mel_windows, plain_windows])
 @pytest.mark.parametrize("power", [1.0, 2.0])
 @pytest.mark.parametrize("left_behind", [1e300, -1.0, np.nan])
 def test_what_memory_held_before_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch, left_behind: float, power: float
+    monkeypatch: pytest.MonkeyPatch, left_behind: float, power: float, transform: Transform
 ) -> None:
     spec = FeatureSpec(n_windows=3, power=power)
     samples = signal(spec.n_samples)
-    before = mel_windows(samples, spec).tobytes()
+    before = transform(samples, spec).tobytes()
 
     def used(shape: Any, dtype: Any = float) -> npt.NDArray[Any]:
         return np.full(shape, min(left_behind, float(np.finfo(dtype).max)), dtype)
 
     monkeypatch.setattr(np, "empty", used)
-    assert mel_windows(samples, spec).tobytes() == before
+    assert transform(samples, spec).tobytes() == before
 
 
 # Bands ----------------------------------------------------------------------------------------------------------------
