@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.catalog import Track
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track
 
 # 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, enough that
 # a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of
@@ -49,7 +49,7 @@ class Plan:
     ----------
     spec : FeatureSpec
         What each track becomes.
-    tracks : tuple of Track
+    tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
         What will compute them.
@@ -58,7 +58,7 @@ class Plan:
     """
 
     spec: FeatureSpec
-    tracks: tuple[Track, ...]
+    tracks: Sequence[Track]
     versions: dict[str, str]
     tracks_per_shard: int
 
@@ -70,7 +70,7 @@ class Plan:
     def shard(self, index: int) -> Shard:
         """One shard by its number."""
         start = index * self.tracks_per_shard
-        return Shard(index, start, self.tracks[start : start + self.tracks_per_shard])
+        return Shard(index, start, tuple(self.tracks[start : start + self.tracks_per_shard]))
 
     def shards(self) -> Iterator[Shard]:
         """All shards in order."""
@@ -94,7 +94,7 @@ class Plan:
 
 
 def make_plan(
-    spec: FeatureSpec, tracks: tuple[Track, ...], versions: dict[str, str], tracks_per_shard: int | None = None
+    spec: FeatureSpec, tracks: Sequence[Track], versions: dict[str, str], tracks_per_shard: int | None = None
 ) -> Plan:
     """Divide tracks into shards.
 
@@ -102,7 +102,7 @@ def make_plan(
     ----------
     spec : FeatureSpec
         What each track becomes.
-    tracks : tuple of Track
+    tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
         What will compute them.

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.audio import Header, read_header
-from pipeline.catalog import Catalog, Track, missing_parts
+from pipeline.catalog import Catalog, missing_parts
 from pipeline.errors import AudioError
 from pipeline.plan import Estimate, Plan, estimate
+from pipeline.tracks import Track
 from pipeline.worker import featurise, one_thread
 
 TRIALS = 3  # tracks that are computed to learn what one costs here

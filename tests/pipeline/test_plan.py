@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog import Track
 from pipeline.plan import COMPRESSION, TRACKS_PER_SHARD, WORKER_BASE_BYTES, Plan, digest, estimate, make_plan
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track
 
 VERSIONS = {"melzarr": "0.1.0+abc", "numpy": "2.4.0"}
 DEFAULT = FeatureSpec()
