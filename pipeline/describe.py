@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.files import tree_bytes
 from pipeline.layout import MEL_DIMS
 from pipeline.store import Store
 
@@ -25,7 +24,6 @@ def describe(store: Store) -> dict[str, Any]:
     counts = Counter(zip(*(store.values(name).tolist() for name in names), strict=True))
     troubled = np.flatnonzero(store.values("status") != "ok")
     sources, statuses, errors = (store.values(name)[troubled].tolist() for name in ("source", "status", "error"))
-    size = tree_bytes(store.path)
     return {
         "path": str(store.path),
         "uuid": attributes["uuid"],
@@ -35,7 +33,7 @@ def describe(store: Store) -> dict[str, Any]:
         "chunks": list(mel.chunks),
         "shards": list(mel.shards or mel.chunks),
         "dtype": str(mel.dtype),
-        "bytes": size,
+        "bytes": store.n_bytes,
         "bytes_uncompressed": int(np.prod(mel.shape)) * mel.dtype.itemsize,
         "recipe": attributes["recipe"].get("name", ""),
         "origin": attributes["recipe"].get("origin", ""),
