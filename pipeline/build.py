@@ -175,17 +175,17 @@ def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
 
 
 def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
-    first = int(np.argmax(ledger.tracks["status"] == b"failed"))
+    first = int(np.argmax(ledger.status == b"failed"))
     return (
         f"{ledger.n_failed} of the first {ledger.n_seen} tracks have failed, more than the {allowed:g} that may; for "
-        f"example {plan.tracks[first].source}: {ledger.tracks['error'][first]}. What was finished is kept; mend the "
+        f"example {plan.tracks[first].source}: {ledger.error[first]}. What was finished is kept; mend the "
         f"files, or allow more with --max-failed"
     )
 
 
 def _summary(plan: Plan, target: Path, ledger: Ledger, wall: float) -> Summary:
     troubled = ledger.troubled()[:NAMED].tolist()
-    facts = zip(*(ledger.tracks[name][troubled].astype(TEXT).tolist() for name in ("status", "error")), strict=True)
+    facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)
     return Summary(
         target=target,
         shape=(len(plan.tracks), *plan.spec.shape),

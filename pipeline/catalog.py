@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,24 +106,25 @@ def _tree(root: Path, left_out: list[str]) -> Iterator[Track]:
     left_out += _linked_folders(root)
     for source in _visible_files(root):
         _refuse_undecodable(source)
-        path = PurePosixPath(source)
-        if path.suffix.lower() not in EXTENSIONS:
+        label, slash, _ = source.partition("/")
+        if _without_extension(source) is None:
             left_out.append(source)
-        elif len(path.parts) < 2:
+        elif not slash:
             raise CatalogError(
                 f"{source!r} lies in {root} itself and so has no label; put each file into a folder "
                 f"named for its label, or give a manifest with the columns path and label"
             )
         else:
-            yield _track(source, label=path.parts[0])
+            yield _track(source, label)
 
 
 def _visible_files(root: Path) -> Iterator[str]:
     """Files below a folder; hidden ones, among them macOS's ``._`` twins, are skipped and folder links not followed."""
     for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
         names[:] = [name for name in names if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root)
-        yield from ((prefix / name).as_posix() for name in files if not name.startswith("."))
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
 
 
 def _linked_folders(root: Path) -> Iterator[str]:
@@ -184,7 +185,7 @@ def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_c
     if not row["path"].strip() or not row["label"].strip():
         raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
     source = os.path.normpath(row["path"]).replace(os.sep, "/")
-    if Path(source).is_absolute():
+    if source.startswith("/"):
         source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
     if source == ".." or source.startswith("../"):
         raise CatalogError(
@@ -199,9 +200,14 @@ def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_c
 def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
     """Make a track; its id is its path without a known extension, its group its id, where nothing else is said."""
     if not name:
-        path = PurePosixPath(source)
-        name = str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else source
+        name = _without_extension(source) or source
     return Track(name, label, source, group or name, part)
+
+
+def _without_extension(source: str) -> str | None:
+    """Path without its extension where that is known; as text, since pathlib remembers every name it has seen."""
+    stem, _, extension = source.rpartition(".")
+    return stem if stem and not stem.endswith("/") and f".{extension.lower()}" in EXTENSIONS else None
 
 
 def _refuse_undecodable(source: str) -> None:

@@ -179,9 +179,9 @@ def statistics(count: int, level: Column, square: Column) -> tuple[npt.NDArray[n
 
 def _total(rows: Column) -> npt.NDArray[np.float64]:
     """Add rows up one after the other, so that the rounding does not depend on how many are read at a time."""
-    total = np.zeros(rows.shape[1])
-    for start in range(0, rows.shape[0], CHUNK_VALUES):
-        for row in rows[start : start + CHUNK_VALUES]:
+    total, step = np.zeros(rows.shape[1]), max(1, CHUNK_VALUES // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        for row in rows[start : start + step]:
             total += row
     return total
 

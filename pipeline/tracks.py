@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 # UTF-8 of any length: 16 bytes a cell and, beyond 15, the text itself, where a string of Python's takes 49 and more.
 TEXT = np.dtypes.StringDType()
-BLOCK = 1 << 16  # rows that are objects at a time, on their way into columns and out of them
+BLOCK = 1 << 14  # rows that are objects at a time, on their way into columns and out of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,22 @@ class Tracks(Sequence[Track]):
         """
         if isinstance(tracks, cls) and by is None:
             return tracks
-        blocks: dict[str, list[npt.NDArray[Any]]] = {name: [np.array([], TEXT)] for name in FIELDS}
-        rows = iter(tracks)
+        rows, none = iter(tracks), np.array([], TEXT)
+        blocks = {name: [none] for name in FIELDS}
         while block := list(itertools.islice(rows, BLOCK)):
-            for name in FIELDS:
-                blocks[name].append(np.array([getattr(track, name) for track in block], TEXT))
-        order = slice(None) if by is None else np.argsort(np.concatenate(blocks[by]), kind="stable")
-        columns = {name: np.concatenate(blocks.pop(name))[order] for name in FIELDS}
-        if np.array_equal(columns["group"], columns["id"]):
-            columns["group"] = columns["id"]  # where nobody names groups, they need no memory of their own
-        return cls(columns)
+            made = {name: np.array([getattr(track, name) for track in block], TEXT) for name in FIELDS}
+            if np.array_equal(made["group"], made["id"]):
+                made["group"] = made["id"]  # where nobody names groups, they need no memory of their own
+            for name, values in made.items():
+                blocks[name].append(values)
+        if all(group is name for group, name in zip(blocks["group"], blocks["id"], strict=True)):
+            del blocks["group"]
+        columns = {name: np.concatenate(blocks.pop(name)) for name in tuple(blocks)}
+        if by is not None:
+            order = np.argsort(columns.get(by, columns["id"]), kind="stable")
+            for name in columns:
+                columns[name] = columns[name][order]
+        return cls({"group": columns["id"], **columns})
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Values of one field, [shape=(n_tracks,), dtype=TEXT]; not to be written to."""
