@@ -65,11 +65,15 @@ class Store:
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
+        data = self.column(name, which)
+        return data if data.dtype.kind in "fiu" else data.astype(object)
+
+    def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
+        """Return the same with text as numpy's, which takes a third of the time and of the memory."""
         try:
-            data = np.asarray(self._array(name)[which])
+            return np.asarray(self._array(name)[which])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise StoreError(f"{self.path}: {name} cannot be read ({error}); it is damaged, make it again") from error
-        return data if data.dtype.kind in "fiu" else data.astype(object)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self.group[name]
