@@ -144,7 +144,7 @@ def _offer(receipt: Receipt, workspace: Workspace, target: Path) -> None:
     """Put a shard of the finished store where a worker looks for one of an earlier run."""
     published, shard = target / shard_name(receipt.index), workspace.shard(receipt.index)
     earlier = workspace.read_receipt(receipt.index)
-    if not published.exists() or (earlier and workspace.holds(earlier)):
+    if not published.exists() or (earlier and workspace.has(earlier)):
         return
     shard.parent.mkdir(parents=True, exist_ok=True)
     shard.unlink(missing_ok=True)

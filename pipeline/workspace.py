@@ -82,6 +82,10 @@ class Workspace:
         except FileNotFoundError:
             return False
 
+    def has(self, receipt: Receipt) -> bool:
+        """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
+        return _size(f"{self.store}/{shard_name(receipt.index)}") == receipt.n_bytes
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace for one build; a dead build's lock is free.

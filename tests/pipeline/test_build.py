@@ -343,6 +343,36 @@ def test_a_finished_stores_shards_are_offered_as_their_jobs_go_out(music: Path, 
     assert runner.seen == [1, 2, 3]
 
 
+def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
+    own_music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "s.zarr"
+    run(own_music, target, plan_of)
+    interrupted(own_music, target, plan_of, replace=True)
+    workspace = Workspace(target)
+    workspace.shard(0).unlink()  # lost since: it is offered again
+    data = bytearray(workspace.shard(1).read_bytes())
+    data[100] ^= 1
+    workspace.shard(1).unlink()  # it is a link to the finished store's, which stays as it is
+    workspace.shard(1).write_bytes(data)
+    monkeypatch.setattr("pipeline.workspace.sha256_of", pytest.fail)
+    runner = Drawn()
+    with pytest.raises(KeyboardInterrupt):
+        run(own_music, target, plan_of, runner, replace=True)
+    assert runner.n_jobs == 3
+    monkeypatch.undo()
+    summary = run(own_music, target, plan_of, replace=True)
+    assert (summary.n_reused, summary.outdated) == (7, ("its bytes are not those that were written",))
+
+
+class Drawn(InProcess):
+    """A runner that takes all jobs, does none of them, and is stopped."""
+
+    def run(self, function, jobs):
+        self.n_jobs = len(list(jobs))
+        raise KeyboardInterrupt
+
+
 def test_of_a_damaged_store_nothing_is_kept_and_it_is_replaced(own_music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     run(own_music, target, plan_of)
