@@ -6,24 +6,29 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.catalog import Catalog
 from pipeline.cluster import Runner
 from pipeline.errors import BuildError, StoreError
 from pipeline.files import write_whole
 from pipeline.layout import shard_name
+from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Shard
 from pipeline.publish import publish
-from pipeline.receipt import Receipt, TrackReceipt
+from pipeline.receipt import Receipt
 from pipeline.store import open_store
+from pipeline.tracks import TEXT
 from pipeline.worker import ShardJob, make_shard
 from pipeline.workspace import Workspace
 
 MAX_FAILED = 0.05  # share of tracks that may fail
 ALWAYS_ALLOWED = 10  # failed tracks that are no sign of anything, where no share was asked for
+NAMED = 1000  # tracks that are not ok and that a summary names; the store names them all
 
 Progress = Callable[[Receipt], None]
 
@@ -41,7 +46,7 @@ class Summary:
     statuses : Counter of str
         Tracks by status.
     troubled : tuple of (str, str, str)
-        Source, status and sentence of every track that is not ok.
+        Source, status and sentence of the first thousand tracks that are not ok.
     n_reused : int
         Tracks in shards that were found, checked and kept.
     outdated : tuple of str
@@ -103,40 +108,51 @@ def build(
     target = target.resolve()
     workspace = Workspace(target)
     with workspace.locked():
-        if target.exists():
-            if not replace:
-                raise BuildError(
-                    f"{target} has appeared meanwhile; look at it, and replace it with --force if you like"
-                )
-            _seed(workspace, target)
-        jobs = (_job(plan, catalog, target, shard) for shard in plan.shards())
-        tally = _Tally(plan, _failures_allowed(len(plan.tracks), max_failed))
-        for receipt in runner.run(make_shard, jobs):
-            progress(receipt)
-            tally.add(receipt)
-        receipts = tally.in_order()
-        publish(plan, catalog, workspace, receipts)
-    return _summary(plan, target, receipts, time.perf_counter() - start)
+        if target.exists() and not replace:
+            raise BuildError(f"{target} has appeared meanwhile; look at it, and replace it with --force if you like")
+        fresh = (_job(plan, catalog, target, shard) for shard in plan.shards())
+        jobs = _seeded(fresh, workspace, target) if target.exists() else fresh
+        allowed = _failures_allowed(len(plan.tracks), max_failed)
+        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root) as ledger:
+            for receipt in runner.run(make_shard, jobs):
+                progress(receipt)
+                ledger.add(receipt)
+                if ledger.n_failed > allowed:
+                    raise BuildError(_too_many_failed(plan, ledger, allowed))
+            publish(plan, catalog, workspace, ledger)
+            return _summary(plan, target, ledger, time.perf_counter() - start)
 
 
-def _seed(workspace: Workspace, target: Path) -> None:
-    """Offer the shards of a finished store to the build that will replace it; a worker checks before it keeps one."""
+def _seeded(jobs: Iterable[ShardJob], workspace: Workspace, target: Path) -> Iterator[ShardJob]:
+    """Before each job goes out, offer it the shard of the finished store; a worker checks before it keeps one."""
+    receipts = _readable(target)
+    for job in jobs:
+        if receipt := next(receipts, None):
+            _offer(receipt, workspace, target)
+        yield job
+
+
+def _readable(target: Path) -> Iterator[Receipt]:
+    """Receipts of a finished store; where it is damaged there are none, and nothing of it can be kept."""
     try:
-        receipts = open_store(target).receipts()
+        yield from open_store(target).receipts()
     except StoreError:
-        return  # it is damaged, and nothing of it can be kept
-    for receipt in receipts:
-        published, shard = target / shard_name(receipt.index), workspace.shard(receipt.index)
-        earlier = workspace.read_receipt(receipt.index)
-        if not published.exists() or (earlier and workspace.holds(earlier)):
-            continue
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        shard.unlink(missing_ok=True)
-        try:
-            os.link(published, shard)
-        except OSError:  # a file system without links
-            shutil.copyfile(published, shard)
-        write_whole(workspace.receipt(receipt.index), receipt.to_json())
+        return
+
+
+def _offer(receipt: Receipt, workspace: Workspace, target: Path) -> None:
+    """Put a shard of the finished store where a worker looks for one of an earlier run."""
+    published, shard = target / shard_name(receipt.index), workspace.shard(receipt.index)
+    earlier = workspace.read_receipt(receipt.index)
+    if not published.exists() or (earlier and workspace.has(earlier)):
+        return
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    shard.unlink(missing_ok=True)
+    try:
+        os.link(published, shard)
+    except OSError:  # a file system without links
+        shutil.copyfile(published, shard)
+    write_whole(workspace.receipt(receipt.index), receipt.to_json())
 
 
 def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard) -> ShardJob:
@@ -158,51 +174,24 @@ def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
     return max_failed * n_tracks
 
 
-class _Tally:
-    """Receipts as they come; it gives up once more tracks have failed than may."""
-
-    def __init__(self, plan: Plan, allowed: float) -> None:
-        self.plan, self.allowed = plan, allowed
-        self.receipts: list[Receipt] = []
-        self.failed: list[str] = []
-
-    def add(self, receipt: Receipt) -> None:
-        """Take one receipt."""
-        self.receipts.append(receipt)
-        self.failed += [
-            f"{source}: {entry.error}" for source, entry in _entries(self.plan, receipt) if entry.status == "failed"
-        ]
-        if len(self.failed) > self.allowed:
-            n_tracks = sum(len(receipt.tracks) for receipt in self.receipts)
-            raise BuildError(
-                f"{len(self.failed)} of the first {n_tracks} tracks have failed, more than the {self.allowed:g} that "
-                f"may; for example {self.failed[0]}. What was finished is kept; mend the files, or allow more "
-                f"with --max-failed"
-            )
-
-    def in_order(self) -> list[Receipt]:
-        """All receipts in the order of the shards."""
-        return sorted(self.receipts, key=lambda receipt: receipt.index)
+def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
+    first = int(np.argmax(ledger.status == b"failed"))
+    return (
+        f"{ledger.n_failed} of the first {ledger.n_seen} tracks have failed, more than the {allowed:g} that may; for "
+        f"example {plan.tracks[first].source}: {ledger.error[first]}. What was finished is kept; mend the "
+        f"files, or allow more with --max-failed"
+    )
 
 
-def _entries(plan: Plan, receipt: Receipt) -> list[tuple[str, TrackReceipt]]:
-    """Source and receipt of each track of a shard."""
-    tracks = plan.shard(receipt.index).tracks
-    return [(track.source, entry) for track, entry in zip(tracks, receipt.tracks, strict=True)]
-
-
-def _summary(plan: Plan, target: Path, receipts: list[Receipt], wall: float) -> Summary:
-    entries = [pair for receipt in receipts for pair in _entries(plan, receipt)]
-    seconds = Counter({"wall": wall})
-    for receipt in receipts:
-        if not receipt.reused:
-            seconds.update(receipt.seconds)
+def _summary(plan: Plan, target: Path, ledger: Ledger, wall: float) -> Summary:
+    troubled = ledger.troubled()[:NAMED].tolist()
+    facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)
     return Summary(
         target=target,
         shape=(len(plan.tracks), *plan.spec.shape),
-        statuses=Counter(entry.status for _, entry in entries),
-        troubled=tuple((source, entry.status, entry.error) for source, entry in entries if entry.status != "ok"),
-        n_reused=sum(len(receipt.tracks) for receipt in receipts if receipt.reused),
-        outdated=tuple(receipt.outdated for receipt in receipts if receipt.outdated),
-        seconds=dict(seconds),
+        statuses=ledger.statuses(),
+        troubled=tuple((plan.tracks[n].source, *fact) for n, fact in zip(troubled, facts, strict=True)),
+        n_reused=ledger.n_reused,
+        outdated=ledger.outdated(),
+        seconds={"wall": wall, **ledger.seconds},
     )

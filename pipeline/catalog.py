@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.errors import CatalogError
 from pipeline.recipe import Recipe
 from pipeline.split import PARTS, UNUSED, HashSplit
+from pipeline.tracks import Track, Tracks
 
 # What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
 READABLE = frozenset(
@@ -22,31 +26,6 @@ EXTENSIONS = READABLE | UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
-    """One track of a catalog.
-
-    Parameters
-    ----------
-    id : str
-        Its name in the store, such as ``blues/blues.00000``.
-    label : str
-        Its class.
-    source : str
-        Path of its file below the catalog's root, with forward slashes.
-    group : str
-        Tracks of one group are never separated by a split; by itself a track is a group named by its id.
-    split : str
-        "train", "valid", "test" or "unused".
-    """
-
-    id: str
-    label: str
-    source: str
-    group: str
-    split: str
-
-
-@dataclass(frozen=True, slots=True)
 class Catalog:
     """The tracks of one source, sorted by id.
 
@@ -54,7 +33,7 @@ class Catalog:
     ----------
     root : Path
         Folder below which the files lie.
-    tracks : tuple of Track
+    tracks : sequence of Track
         Sorted by id.
     left_out : tuple of str
         Files that are no audio by their extension.
@@ -65,7 +44,7 @@ class Catalog:
     """
 
     root: Path
-    tracks: tuple[Track, ...]
+    tracks: Sequence[Track]
     left_out: tuple[str, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
@@ -104,49 +83,48 @@ def read_catalog(
     recipe = source if isinstance(source, Recipe) else None
     path = source.audio if isinstance(source, Recipe) else source
     rule = split or (recipe.split if recipe else HashSplit())
+    left_out: list[str] = []
     if path.is_dir():
-        tracks, left_out = _tree(path)
-        root = path
+        listed, root = _tree(path, left_out), path
     elif path.suffix.lower() in {".csv", ".parquet"} and path.is_file():
-        tracks, left_out = _manifest(path, group_column), []
-        root = path.parent
+        listed, root = _manifest(path, group_column), path.parent
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
         raise CatalogError(f"{path} is no folder and no manifest; {remedy}")
+    tracks = Tracks.of(listed, by="id")
     if not tracks:
         raise CatalogError(
             f"{path} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
         )
-    tracks.sort(key=lambda track: track.id)
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
     return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe)
 
 
-def _tree(root: Path) -> tuple[list[Track], list[str]]:
-    """Tracks of a class-per-folder tree, and the files that were left out."""
-    tracks, left_out = [], list(_linked_folders(root))
+def _tree(root: Path, left_out: list[str]) -> Iterator[Track]:
+    """Tracks of a class-per-folder tree; what is none goes to the files that were left out."""
+    left_out += _linked_folders(root)
     for source in _visible_files(root):
         _refuse_undecodable(source)
-        path = PurePosixPath(source)
-        if path.suffix.lower() not in EXTENSIONS:
+        label, slash, _ = source.partition("/")
+        if _without_extension(source) is None:
             left_out.append(source)
-        elif len(path.parts) < 2:
+        elif not slash:
             raise CatalogError(
                 f"{source!r} lies in {root} itself and so has no label; put each file into a folder "
                 f"named for its label, or give a manifest with the columns path and label"
             )
         else:
-            tracks.append(_track(source, label=path.parts[0]))
-    return tracks, left_out
+            yield _track(source, label)
 
 
 def _visible_files(root: Path) -> Iterator[str]:
     """Files below a folder; hidden ones, among them macOS's ``._`` twins, are skipped and folder links not followed."""
     for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
         names[:] = [name for name in names if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root)
-        yield from ((prefix / name).as_posix() for name in files if not name.startswith("."))
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
 
 
 def _linked_folders(root: Path) -> Iterator[str]:
@@ -161,14 +139,19 @@ def _refuse_unlisted(error: OSError) -> None:
     raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
 
 
-def _manifest(path: Path, group_column: str) -> list[Track]:
+def _manifest(path: Path, group_column: str) -> Iterator[Track]:
     """Tracks of a manifest; its paths are relative to its own folder."""
-    rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path))
-    columns = rows[0].keys() if rows else {"path", "label"}
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
+    for number, row in enumerate(rows, start=1):
+        if number == 1:
+            _refuse_lacking_columns(path, row, group_column)
+        yield _manifest_track(path, number, row, group_column)
+
+
+def _refuse_lacking_columns(path: Path, row: Mapping[str, str], group_column: str) -> None:
     for column in ("path", "label", *([group_column] if group_column != "group" else [])):
-        if column not in columns:
-            raise CatalogError(f"{path} has no column {column!r}, only {', '.join(columns)}; add it")
-    return [_manifest_track(path, number, row, group_column) for number, row in enumerate(rows, start=1)]
+        if column not in row:
+            raise CatalogError(f"{path} has no column {column!r}, only {', '.join(row)}; add it")
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -188,11 +171,11 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
             f"{path} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
         ) from error
     try:
-        rows = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for row in itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches()):
+                yield {column: "" if value is None else str(value) for column, value in row.items()}
     except ArrowException as error:
         raise CatalogError(f"{path} is no Parquet file: {error}; write it anew, or give a CSV") from error
-    for row in rows:
-        yield {column: "" if value is None else str(value) for column, value in row.items()}
 
 
 def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
@@ -202,7 +185,7 @@ def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_c
     if not row["path"].strip() or not row["label"].strip():
         raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
     source = os.path.normpath(row["path"]).replace(os.sep, "/")
-    if Path(source).is_absolute():
+    if source.startswith("/"):
         source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
     if source == ".." or source.startswith("../"):
         raise CatalogError(
@@ -217,9 +200,14 @@ def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_c
 def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
     """Make a track; its id is its path without a known extension, its group its id, where nothing else is said."""
     if not name:
-        path = PurePosixPath(source)
-        name = str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else source
+        name = _without_extension(source) or source
     return Track(name, label, source, group or name, part)
+
+
+def _without_extension(source: str) -> str | None:
+    """Path without its extension where that is known; as text, since pathlib remembers every name it has seen."""
+    stem, _, extension = source.rpartition(".")
+    return stem if stem and not stem.endswith("/") and f".{extension.lower()}" in EXTENSIONS else None
 
 
 def _refuse_undecodable(source: str) -> None:
@@ -231,22 +219,22 @@ def _refuse_undecodable(source: str) -> None:
         ) from error
 
 
-def _refuse_duplicates(tracks: Iterable[Track]) -> None:
-    """Refuse two tracks of one id; they are neighbours where the tracks are sorted."""
-    previous = None
-    for track in tracks:
-        if previous and previous.id == track.id:
-            raise CatalogError(
-                f"{track.id!r} is the id of two files, {previous.source!r} and {track.source!r}; remove "
-                f"one, or give a manifest with a column id"
-            )
-        previous = track
+def _refuse_duplicates(tracks: Tracks) -> None:
+    """Refuse two tracks of one id; they are neighbours, since the tracks are sorted."""
+    ids = tracks.column("id")
+    for number in np.flatnonzero(ids[1:] == ids[:-1])[:1].tolist():
+        first, second = tracks[number], tracks[number + 1]
+        raise CatalogError(
+            f"{first.id!r} is the id of two files, {first.source!r} and {second.source!r}; remove "
+            f"one, or give a manifest with a column id"
+        )
 
 
 def _split(
-    tracks: list[Track], rule: HashSplit, recipe: Recipe | None, named_split: str | None
-) -> tuple[tuple[Track, ...], dict[str, Any]]:
+    tracks: Tracks, rule: HashSplit, recipe: Recipe | None, named_split: str | None
+) -> tuple[Tracks, dict[str, Any]]:
     """Give each track its part, and say how."""
+    how: dict[str, Any]
     if named_split:
         known = recipe.splits if recipe else {}
         if named_split not in known:
@@ -254,20 +242,22 @@ def _split(
                 f"no split called {named_split!r}; {recipe.name if recipe else 'a source without recipe'} "
                 f"has {', '.join(known) or 'none'}"
             )
-        parts = known[named_split]
-        return tuple(replace(t, split=parts.get(t.id, UNUSED)) for t in tracks), {"method": named_split}
-    if any(track.split for track in tracks):
+        given = known[named_split]
+        parts, how = [given.get(name, UNUSED) for (name,) in tracks.rows("id")], {"method": named_split}
+    elif (tracks.column("split") != "").any():
         _refuse_separated_groups(tracks)
-        return tuple(replace(t, split=t.split or UNUSED) for t in tracks), {"method": "manifest"}
-    how = {"method": "hash", "valid": rule.valid, "test": rule.test, "seed": rule.seed}
-    return tuple(replace(track, split=rule.part(track.group)) for track in tracks), how
+        parts, how = [part or UNUSED for (part,) in tracks.rows("split")], {"method": "manifest"}
+    else:
+        parts = [rule.part(group) for (group,) in tracks.rows("group")]
+        how = {"method": "hash", "valid": rule.valid, "test": rule.test, "seed": rule.seed}
+    return tracks.with_column("split", parts), how
 
 
 def missing_parts(catalog: Catalog) -> list[str]:
     """Say which labels have no track in a part that others have."""
     labels: dict[str, set[str]] = {}
-    for track in catalog.tracks:
-        labels.setdefault(track.label, set()).add(track.split)
+    for label, part in Tracks.of(catalog.tracks).rows("label", "split"):
+        labels.setdefault(label, set()).add(part)
     used = [part for part in PARTS if any(part in parts for parts in labels.values())]
     return [
         f"label {label} has no {part} track: give more tracks, another --seed, or splits in a manifest"
@@ -277,12 +267,17 @@ def missing_parts(catalog: Catalog) -> list[str]:
     ]
 
 
-def _refuse_separated_groups(tracks: Iterable[Track]) -> None:
+def _refuse_separated_groups(tracks: Tracks) -> None:
     """Refuse a manifest that puts tracks of one group into two parts; unused ones are in none."""
-    first: dict[str, Track] = {}
-    for track in tracks:
-        if track.split in PARTS and (other := first.setdefault(track.group, track)).split != track.split:
-            raise CatalogError(
-                f"{other.id!r} ({other.split}) and {track.id!r} ({track.split}) are of one group, "
-                f"{track.group!r}; put them into one part"
-            )
+    group, split = tracks.column("group"), tracks.column("split")
+    used = np.flatnonzero((split != "") & (split != UNUSED))
+    order = used[np.argsort(group[used], kind="stable")]  # a group's tracks are neighbours, in the order of their ids
+    group, split = group[order], split[order]
+    apart = order[1:][(group[1:] == group[:-1]) & (split[1:] != split[:-1])]
+    if apart.size:
+        track = tracks[int(apart.min())]
+        other = tracks[int(order[group == track.group][0])]
+        raise CatalogError(
+            f"{other.id!r} ({other.split}) and {track.id!r} ({track.split}) are of one group, "
+            f"{track.group!r}; put them into one part"
+        )

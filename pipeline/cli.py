@@ -168,8 +168,8 @@ def features(
     from pipeline.build import build
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
-    from pipeline.files import tree_bytes
     from pipeline.screen import summary_lines
+    from pipeline.store import open_store
     from pipeline.workspace import Workspace
 
     if workers is not None and cluster != "local":
@@ -200,7 +200,7 @@ def features(
                 bar.update(len(receipt.tracks))
 
             summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=advance)
-    show(summary_lines(dataclasses.replace(summary, target=store), tree_bytes(store)))
+    show(summary_lines(dataclasses.replace(summary, target=store), open_store(store).n_bytes))
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -46,6 +47,48 @@ def source_sha256(path: Path) -> str:
         return ""
 
 
+def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Walk a folder; links to folders are not followed.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The folder; nothing comes where there is none.
+    prefix : str
+        What each name begins with.
+    without : str
+        Name of one folder that is left out.
+
+    Yields
+    ------
+    name : str
+        Path below the folder, with forward slashes.
+    entry : os.DirEntry
+        The file.
+    """
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if not entry.is_dir(follow_symlinks=False):
+                if entry.is_file():
+                    yield name, entry
+            elif name != without:
+                yield from files_below(entry.path, f"{name}/", without)
+
+
 def tree_bytes(root: Path) -> int:
     """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    return sum(entry.stat().st_size for _, entry in files_below(root))
+
+
+def sync(path: Path | str) -> None:
+    """Have the disk hold a file or a folder, so that a power cut takes nothing."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,36 @@ import zarr
 import zarr.storage
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.files import sha256_of
-from pipeline.receipt import BandSums, Receipt
+from pipeline.files import files_below, sha256_of, sync
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import TEXT
 
 SCHEMA_VERSION = 1
 MEL_DIMS = ("track", "window", "frame", "band")
-TEXT_CHUNK = 1 << 16  # tracks whose coordinates share a chunk
+CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
+SHARDS = "mel/c"  # folder of the shards
 
 # A store is named by its content: this stands in its metadata while the digest of all files is taken.
 UUID_BLANK = str(uuid.UUID(int=0))
 UUID_NAMESPACE = uuid.UUID("5f1f9f0e-6a0b-5c57-9d3b-2d6a4f0c8a11")
+
+
+class Column(Protocol):
+    """What a store's arrays are written from, a chunk at a time: an array, or rows that lie elsewhere."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type; text is `TEXT`, ASCII or objects."""
+        ...
+
+    def __getitem__(self, which: slice, /) -> npt.NDArray[Any]:
+        """Return some neighbouring rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +60,15 @@ class Variable:
         Its name.
     dims : tuple of str
         Its dimensions.
-    data : np.ndarray
-        Its values; text is of dtype object.
+    data : Column
+        Its values.
     attributes : dict of str to value
         What it is, and its unit.
     """
 
     name: str
     dims: tuple[str, ...]
-    data: npt.NDArray[Any]
+    data: Column
     attributes: Mapping[str, Any]
 
 
@@ -108,7 +127,7 @@ def encode_shard(mel: npt.NDArray[Any], spec: FeatureSpec, n_tracks: int, tracks
 
 def shard_name(index: int) -> str:
     """Path of a shard's file inside its store."""
-    return f"mel/c/{index}/0/0/0"
+    return f"{SHARDS}/{index}/0/0/0"
 
 
 COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -132,45 +151,51 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 }
 
 
-def coordinate(name: str, values: npt.ArrayLike) -> Variable:
+def coordinate(name: str, values: Column) -> Variable:
     """Make one of `COORDINATES` from its values."""
     dims, attributes = COORDINATES[name]
-    return Variable(name, dims, np.asarray(values), attributes)
+    return Variable(name, dims, values, attributes)
 
 
-def statistics(sums: Sequence[BandSums], n_mels: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def statistics(count: int, level: Column, square: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation of the levels in each band, in dB, from sums; NaN where there is nothing.
 
     Parameters
     ----------
-    sums : sequence of BandSums
-        In the order of the shards, so that the rounding is always the same.
-    n_mels : int
-        Number of bands.
+    count : int
+        Frames that were summed.
+    level, square : Column [shape=(n_shards, n_mels)]
+        Sums of each shard, in the order of the shards, so that the rounding is always the same.
 
     Returns
     -------
     mean_db, std_db : np.ndarray [shape=(n_mels,)]
     """
-    count = sum(part.count for part in sums)
     if not count:
-        return np.full(n_mels, np.nan), np.full(n_mels, np.nan)
-    mean = np.sum([part.level for part in sums], axis=0) / count
-    square = np.sum([part.square for part in sums], axis=0) / count
-    return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
+        return np.full(level.shape[1], np.nan), np.full(level.shape[1], np.nan)
+    mean, square_mean = _total(level) / count, _total(square) / count
+    return mean, np.sqrt(np.maximum(square_mean - mean**2, 0.0))
 
 
-def receipt_variables(receipts: Sequence[Receipt]) -> list[Variable]:
-    """Make the arrays of a store's subgroup `receipts`: what its shards must be, and the sums of its statistics."""
-    columns: dict[str, tuple[tuple[str, ...], npt.ArrayLike]] = {
-        "key": (("shard",), np.array([receipt.key for receipt in receipts], object)),
-        "sha256": (("shard",), np.array([receipt.sha256 for receipt in receipts], object)),
-        "n_bytes": (("shard",), np.array([receipt.n_bytes for receipt in receipts], np.int64)),
-        "count": (("shard",), np.array([receipt.sums.count for receipt in receipts], np.int64)),
-        "level": (("shard", "band"), np.array([receipt.sums.level for receipt in receipts])),
-        "square": (("shard", "band"), np.array([receipt.sums.square for receipt in receipts])),
-    }
-    return [Variable(name, dims, np.asarray(values), {}) for name, (dims, values) in columns.items()]
+def _total(rows: Column) -> npt.NDArray[np.float64]:
+    """Add rows up one after the other, so that the rounding does not depend on how many are read at a time."""
+    total, step = np.zeros(rows.shape[1]), max(1, CHUNK_VALUES // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        for row in rows[start : start + step]:
+            total += row
+    return total
+
+
+def receipt_variables(columns: Mapping[str, Column]) -> list[Variable]:
+    """Make the arrays of a store's subgroup `receipts`: what its shards must be, and the sums of its statistics.
+
+    Parameters
+    ----------
+    columns : dict of str to Column
+        Key, sha256, n_bytes and count, [shape=(n_shards,)]; level and square, [shape=(n_shards, n_mels)].
+    """
+    dims = ("shard", "band")
+    return [Variable(name, dims[: len(data.shape)], data, {}) for name, data in columns.items()]
 
 
 def write_description(
@@ -179,7 +204,8 @@ def write_description(
     spec: FeatureSpec,
     tracks_per_shard: int,
     coordinates: Sequence[Variable],
-    receipts: Sequence[Receipt],
+    receipts: Sequence[Variable],
+    digests: Iterable[str],
     attributes: Mapping[str, Any],
 ) -> None:
     """Write all of a store but its shards: metadata, coordinates, receipts, and last its UUID.
@@ -192,56 +218,53 @@ def write_description(
         As for `create_mel`.
     coordinates : sequence of Variable
         All of `COORDINATES`.
-    receipts : sequence of Receipt
-        One a shard, in order.
+    receipts : sequence of Variable
+        The arrays of `receipt_variables`.
+    digests : iterable of str
+        SHA-256 of each shard's file, in order.
     attributes : mapping of str to value
         Attributes of the group.
     """
-    n_tracks = next(variable.data.size for variable in coordinates if variable.name == "track")
+    n_tracks = next(variable.data.shape[0] for variable in coordinates if variable.name == "track")
     group = zarr.create_group(path, attributes={**attributes, "uuid": UUID_BLANK})
     create_mel(path, spec, n_tracks, tracks_per_shard)
     for variable in coordinates:
         _write(group, variable)
     subgroup = group.create_group("receipts", attributes={"long_name": "what each shard must be"})
-    for variable in receipt_variables(receipts):
+    for variable in receipts:
         _write(subgroup, variable)
     with warnings.catch_warnings():
         # Readers of Zarr 3 that do not know consolidated metadata pass over it; the others need one request.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         zarr.consolidate_metadata(path)
-    shards = {shard_name(receipt.index): receipt.sha256 for receipt in receipts}
-    name = content_uuid(path, known=shards)
+    known = {shard_name(index): sha256 for index, sha256 in enumerate(digests)}
+    made = [name for name, _ in files_below(path, without=SHARDS)]
+    name = _uuid(path, [*known, *made], known)
     metadata = path / "zarr.json"
     metadata.write_bytes(metadata.read_bytes().replace(UUID_BLANK.encode(), name.encode()))
-    for file in path.rglob("*"):
-        if file.is_dir() or file.relative_to(path).as_posix() not in shards:
-            _sync(file)
-    _sync(path)
+    for place in {path / name for name in made} | {parent for name in made for parent in (path / name).parents}:
+        if place.is_relative_to(path):  # the shards and their folders were synced before
+            sync(place)
 
 
 def _write(group: zarr.Group, variable: Variable) -> None:
-    data = variable.data
+    """Write an array chunk by chunk, so that no more than a chunk of it need be in memory in zarr's own form."""
+    data, is_text = variable.data, variable.data.dtype.kind in "OST"
+    n_rows = max(1, CHUNK_VALUES // math.prod(data.shape[1:]))
     array = group.create_array(
         variable.name,
         shape=data.shape,
-        chunks=tuple(min(size, TEXT_CHUNK) for size in data.shape),
-        dtype=str if data.dtype == object else data.dtype,
+        chunks=(min(data.shape[0], n_rows), *data.shape[1:]),
+        dtype=str if is_text else data.dtype,
         compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        fill_value="" if data.dtype == object else data.dtype.type(np.nan if data.dtype.kind == "f" else 0),
+        fill_value="" if is_text else data.dtype.type(np.nan if data.dtype.kind == "f" else 0),
         dimension_names=variable.dims,
         attributes=dict(variable.attributes),
         config={"write_empty_chunks": True},
     )
-    array[...] = data
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold a file or a folder, so that a power cut after publishing takes nothing."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for start in range(0, data.shape[0], n_rows):
+        block = data[start : start + n_rows]
+        array[start : start + n_rows] = block.astype(TEXT) if is_text else block
 
 
 def content_uuid(path: Path, known: Mapping[str, str] | None = None) -> str:
@@ -254,9 +277,12 @@ def content_uuid(path: Path, known: Mapping[str, str] | None = None) -> str:
     known : mapping of str to str, optional
         Digests of files that need not be read again, by their path in the store.
     """
-    known = known or {}
+    return _uuid(path, [name for name, _ in files_below(path)], known or {})
+
+
+def _uuid(path: Path, names: Iterable[str], known: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
+    for name in sorted(names):
         if name == "zarr.json":
             data = (path / name).read_bytes()
             value = json.loads(data)["attributes"]["uuid"]

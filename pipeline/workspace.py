@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import filelock
 
 from pipeline.errors import BuildError
-from pipeline.files import sha256_of, write_whole
+from pipeline.files import sha256_of, sync, write_whole
 from pipeline.layout import shard_name
 from pipeline.receipt import Receipt
 
@@ -81,6 +82,10 @@ class Workspace:
         except FileNotFoundError:
             return False
 
+    def has(self, receipt: Receipt) -> bool:
+        """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
+        return _size(f"{self.store}/{shard_name(receipt.index)}") == receipt.n_bytes
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace for one build; a dead build's lock is free.
@@ -108,23 +113,16 @@ class Workspace:
         finally:
             lock.release()
 
-    def sweep(self, n_shards: int) -> None:
-        """Remove from the store to be whatever is no shard of the plan: leftovers of other plans and of kills."""
-        expected = {self.shard(index) for index in range(n_shards)}
-        for path in sorted(self.store.rglob("*"), reverse=True):  # what is in a folder before the folder
-            if path.is_dir():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif path not in expected:
-                path.unlink()
+    def missing(self, sizes: Iterable[int]) -> list[int]:
+        """Numbers of the shards whose files are not there in the sizes that are given, one a shard in order."""
+        return [index for index, size in enumerate(sizes) if _size(f"{self.store}/{shard_name(index)}") != size]
 
-    def missing(self, receipts: Sequence[Receipt]) -> list[int]:
-        """Numbers of the shards whose files are not there in the size that their receipts say."""
-        return [
-            receipt.index
-            for receipt in receipts
-            if not self.shard(receipt.index).is_file() or self.shard(receipt.index).stat().st_size != receipt.n_bytes
-        ]
+    def sweep(self, n_shards: int) -> None:
+        """Remove from the store to be whatever is no shard of the plan, and have the disk hold the shards' folders.
+
+        What is removed are leftovers of other plans and of kills.
+        """
+        _sweep(str(self.store), "", frozenset(map(shard_name, range(n_shards))))
 
     def publish(self) -> None:
         """Make the work in progress the store, in one step, and remove what is left."""
@@ -156,6 +154,36 @@ class Workspace:
     def discard(self) -> None:
         """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _size(path: str) -> int | None:
+    """Size of a file; None where there is no file."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116  (asked for each of perhaps a hundred thousand shards)
+    except OSError:
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:
+    """Keep the expected files below a folder, and the folders that hold them; return whether there are any."""
+    kept = False
+    with os.scandir(folder) as found:
+        entries = list(found)  # before any is removed
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if _sweep(entry.path, f"{name}/", expected):
+                kept = True
+            else:
+                Path(entry).rmdir()
+        elif name in expected:
+            kept = True
+        else:
+            Path(entry).unlink()
+    if kept:
+        sync(folder)
+    return kept
 
 
 def _exchange(first: Path, second: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.catalog import read_catalog
 from pipeline.changes import changes
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError
+from pipeline.layout import shard_name
 from pipeline.plan import make_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -320,6 +321,84 @@ def test_a_store_behind_a_link_is_replaced_where_it_is(music: Path, tmp_path: Pa
     run(music, tmp_path / "link.zarr", plan_of, replace=True)
     assert (tmp_path / "link.zarr").is_symlink()
     assert open_store(tmp_path / "s.zarr").spec.n_mels == 128
+
+
+class Looks(InProcess):
+    """A runner that looks at the workspace before each job is done."""
+
+    def __init__(self, look) -> None:
+        self.look, self.seen = look, []
+
+    def run(self, function, jobs):
+        for job in jobs:
+            self.seen.append(self.look())
+            yield function(job)
+
+
+def test_a_finished_stores_shards_are_offered_as_their_jobs_go_out(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    run(music, target, plan_of)
+    runner = Looks(Workspace(target).n_receipts)
+    assert run(music, target, plan_of, runner, replace=True).n_reused == 12
+    assert runner.seen == [1, 2, 3]
+
+
+def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
+    own_music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "s.zarr"
+    run(own_music, target, plan_of)
+    interrupted(own_music, target, plan_of, replace=True)
+    workspace = Workspace(target)
+    workspace.shard(0).unlink()  # lost since: it is offered again
+    data = bytearray(workspace.shard(1).read_bytes())
+    data[100] ^= 1
+    workspace.shard(1).unlink()  # it is a link to the finished store's, which stays as it is
+    workspace.shard(1).write_bytes(data)
+    monkeypatch.setattr("pipeline.workspace.sha256_of", pytest.fail)
+    runner = Drawn()
+    with pytest.raises(KeyboardInterrupt):
+        run(own_music, target, plan_of, runner, replace=True)
+    assert runner.n_jobs == 3
+    monkeypatch.undo()
+    summary = run(own_music, target, plan_of, replace=True)
+    assert (summary.n_reused, summary.outdated) == (7, ("its bytes are not those that were written",))
+
+
+class Drawn(InProcess):
+    """A runner that takes all jobs, does none of them, and is stopped."""
+
+    def run(self, function, jobs):
+        self.n_jobs = len(list(jobs))
+        raise KeyboardInterrupt
+
+
+def test_of_a_damaged_store_nothing_is_kept_and_it_is_replaced(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    run(own_music, target, plan_of)
+    (target / "receipts/sha256/c/0").write_bytes(b"no chunk")
+    summary = run(own_music, target, plan_of, replace=True)
+    assert (summary.n_reused, summary.outdated) == (0, ())
+    assert not verify(open_store(target)).problems
+
+
+def test_a_sweep_leaves_the_shards_of_the_plan_and_nothing_else(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "s.zarr")
+    others = ["zarr.json", "mel/c/0/0/0/.0.abc.part", "mel/c/1/0/0/1", "mel/c/7/0/0/0", "label/c/0"]
+    for name in (*map(shard_name, range(3)), *others):
+        (workspace.store / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace.store / name).write_bytes(b"abc")
+    (workspace.store / "empty/folder").mkdir(parents=True)
+    (workspace.store / "link").symlink_to(tmp_path)
+    workspace.sweep(2)
+    left = {path.relative_to(workspace.store).as_posix() for path in workspace.store.rglob("*")}
+    assert left == {
+        name
+        for i in range(2)
+        for name in ("mel", "mel/c", f"mel/c/{i}", f"mel/c/{i}/0", f"mel/c/{i}/0/0", shard_name(i))
+    }
+    assert workspace.missing([3, 3]) == []
+    assert workspace.missing([3, 4, 3, -1]) == [1, 2, 3]
 
 
 def test_what_has_changed_since_a_store_was_finished_is_told(own_music: Path, tmp_path: Path, plan_of) -> None:

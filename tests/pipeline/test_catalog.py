@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, Track, read_catalog
+from pipeline.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, read_catalog
 from pipeline.errors import CatalogError
 from pipeline.recipe import find_recipe
 from pipeline.split import PARTS, HashSplit
+from pipeline.tracks import Track
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 

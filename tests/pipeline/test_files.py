@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import sha256_of, tree_bytes, write_whole
+from pipeline.files import files_below, sha256_of, tree_bytes, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -108,3 +108,17 @@ def test_the_bytes_of_a_tree_are_those_of_all_its_files(tmp_path: Path) -> None:
         write_whole(tmp_path / name, bytes(size))
     assert tree_bytes(tmp_path) == 3210
     assert tree_bytes(tmp_path / "nothing") == 0
+
+
+def test_the_files_below_a_folder_are_those_that_rglob_finds(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "b/d/.hidden", "mel/c/0/0", "mel/zarr.json"):
+        write_whole(tmp_path / name, b"x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    found = dict(files_below(tmp_path))
+    assert found.keys() == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {entry.stat().st_size for entry in found.values()} == {1}
+    assert dict(files_below(tmp_path, without="mel/c")).keys() == found.keys() - {"mel/c/0/0"}
+    assert list(files_below(tmp_path / "nothing")) == []

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog import Track
 from pipeline.plan import COMPRESSION, TRACKS_PER_SHARD, WORKER_BASE_BYTES, Plan, digest, estimate, make_plan
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track, Tracks
 
 VERSIONS = {"melzarr": "0.1.0+abc", "numpy": "2.4.0"}
 DEFAULT = FeatureSpec()
@@ -32,6 +32,7 @@ def plan_of(n: int, spec: FeatureSpec = DEFAULT, tracks_per_shard: int | None = 
 @given(n=st.integers(0, 200), tracks_per_shard=st.integers(1, 40) | st.none())
 def test_the_shards_are_the_tracks_in_order_each_once(n: int, tracks_per_shard: int | None) -> None:
     plan = plan_of(n, tracks_per_shard=tracks_per_shard)
+    assert plan == dataclasses.replace(plan, tracks=Tracks.of(plan.tracks))
     shards = list(plan.shards())
     assert [track for shard in shards for track in shard.tracks] == list(plan.tracks)
     assert [shard.index for shard in shards] == list(range(plan.n_shards))
@@ -95,6 +96,14 @@ def test_the_key_changes_with_every_field_of_the_spec(field: str) -> None:
 def test_the_key_changes_with_the_type_that_is_stored() -> None:
     keys = {digest_of_spec(FeatureSpec(scale="db", dtype=dtype)) for dtype in ("float32", "float16")}
     assert len(keys) == 2
+
+
+@given(n=st.integers(1, 40), tracks_per_shard=st.integers(1, 20))
+def test_the_key_is_the_digest_of_all_that_it_depends_on(n: int, tracks_per_shard: int) -> None:
+    plan = plan_of(n, tracks_per_shard=tracks_per_shard)
+    for shard in plan.shards():
+        members = [[track.id, track.split == "train"] for track in shard.tracks]
+        assert plan.key(shard) == digest([DEFAULT.to_dict(), VERSIONS, tracks_per_shard, members])
 
 
 def digest_of_spec(spec: FeatureSpec) -> str:

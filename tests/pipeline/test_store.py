@@ -1,7 +1,10 @@
 """A finished store, as plain zarr and plain xarray see it."""
 
+import dataclasses
 import json
+import math
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import librosa
@@ -10,8 +13,12 @@ import pytest
 import xarray as xr
 import zarr
 
+from pipeline.build import build
+from pipeline.cluster import InProcess
+from pipeline.describe import describe
 from pipeline.errors import StoreError
-from pipeline.layout import COORDINATES, content_uuid
+from pipeline.files import tree_bytes
+from pipeline.layout import CHUNK_VALUES, COORDINATES, Variable, _write, content_uuid
 from pipeline.mel import level_db
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
@@ -102,10 +109,47 @@ def test_its_uuid_is_the_digest_of_its_files(own_store: Store) -> None:
     assert own_store.attributes["uuid"] != content_uuid(own_store.path)
 
 
-def test_decibels_in_float16_are_a_smaller_store(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
-    from pipeline.build import build
-    from pipeline.cluster import InProcess
+def test_its_description_counts_and_names_its_tracks(finished: Store) -> None:
+    dataset, facts = xr.open_zarr(finished.path), describe(finished)
+    names = ("label", "split", "status")
+    counts = Counter(zip(*(dataset[name].values.tolist() for name in names), strict=True))
+    assert facts["tracks"] == [
+        dict(zip((*names, "tracks"), (*key, n), strict=True)) for key, n in sorted(counts.items())
+    ]
+    troubled = dataset.isel(track=np.flatnonzero(dataset.status.values != "ok"))
+    assert facts["troubled"] == [
+        {name: str(track[name].values.item()) for name in ("source", "status", "error")}
+        for track in (troubled.isel(track=[number]) for number in range(troubled.track.size))
+    ]
+    assert facts["bytes"] == finished.n_bytes == tree_bytes(finished.path)
 
+
+def test_its_receipts_are_those_of_its_workers(
+    music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    catalog, plan = plan_of(music)
+    build(plan, catalog, tmp_path / "s.zarr", InProcess(), progress=given.append)
+    plain = [repr(dataclasses.replace(receipt, seconds={})) for receipt in given]
+    assert [repr(receipt) for receipt in finished.receipts()] == plain
+    monkeypatch.setattr("pipeline.store.CHUNK_VALUES", 6)  # a shard at a time
+    assert [repr(receipt) for receipt in finished.receipts()] == plain
+
+
+@pytest.mark.parametrize("shape", [(1,), (CHUNK_VALUES,), (CHUNK_VALUES + 1,), (513, 128), (3, 2 * CHUNK_VALUES)])
+def test_no_chunk_beside_the_windows_grows_with_the_store(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    data = np.arange(math.prod(shape)).reshape(shape)
+    dims = ("shard", "band")[: len(shape)]
+    group = zarr.create_group(tmp_path / "s.zarr")
+    _write(group, Variable("numbers", dims, data, {}))
+    _write(group, Variable("texts", dims, data.astype("S"), {}))
+    assert group["numbers"].chunks[0] == min(shape[0], max(1, CHUNK_VALUES // math.prod(shape[1:])))
+    assert group["numbers"].chunks[1:] == shape[1:]
+    np.testing.assert_array_equal(group["numbers"][...], data)
+    np.testing.assert_array_equal(group["texts"][...], data.astype("S").astype(np.dtypes.StringDType()))
+
+
+def test_decibels_in_float16_are_a_smaller_store(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
     catalog, plan = plan_of(music, scale="db", dtype="float16")
     build(plan, catalog, tmp_path / "db.zarr", InProcess())
     dataset = xr.open_zarr(tmp_path / "db.zarr")

@@ -1,0 +1,287 @@
+"""What a build costs its client, whatever the tracks themselves cost: catalog, plan, receipts, publishing, opening.
+
+    python tests/benchmarks/bench_scale.py 1000 10000 100000 1000000 --dask-up-to 100000 --folder /dev/shm
+
+The computation is left out. What stands in for it gives receipts of the real size (five facts a track, two sums of 128
+bands a shard) and shard files of a few bytes, so that publishing finds every file that it looks for in the size that
+its receipt says; all else is what a real build does, and the store's declaration is that of the default spec. The time
+that the stand-in takes is the workers', and is subtracted.
+
+Every size is measured in processes of its own, so that the peak of memory is of that size alone: one that builds in its
+own process, one that builds on a local Dask cluster of two workers (whose scheduler lives in the client, and so in its
+memory), and one that reads the store. The build in its own process is interrupted before it publishes, and run again:
+what it then takes until the first shard is submitted is the column "resume". "force" is the same for a finished store
+that is to be replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+STATUSES = ["ok"] * 46 + ["short", "silent", "failed", "ok"]  # of neighbouring tracks; 2 % fail
+SHARD = b"a shard that nobody reads"
+COLUMNS = {
+    "catalog_s": "catalog s",
+    "plan_s": "plan s",
+    "run_s": "run s",
+    "publish_s": "publish s",
+    "resume_s": "resume s",
+    "force_s": "force s",
+    "client_us": "client CPU µs/track",
+    "client_mb": "client peak MB",
+    "dask_s": "Dask run s",
+    "dask_us": "Dask client + scheduler CPU µs/track",
+    "dask_mb": "Dask client + scheduler peak MB",
+    "metadata_mb": "metadata MB",
+    "open_s": "open s",
+    "xarray_s": "open_zarr s",
+    "inspect_s": "inspect s",
+    "reader_mb": "reader peak MB",
+}
+
+
+def peak_mb() -> float:
+    """Peak of this process's resident memory; not what it inherited from the process that started it."""
+    try:
+        return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1000
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def manifest(path: Path, n_tracks: int) -> None:
+    """Write a manifest of tracks in no order, with names as long as those of real collections."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("path,label\n")
+        for number in range(n_tracks):
+            mixed = number * 7_368_787 % n_tracks  # a prime, so each number comes once
+            file.write(f"genre-{mixed % 16:02d}/artist-{mixed % 997:04d}/{mixed:08d}.mp3,genre-{mixed % 16:02d}\n")
+
+
+class StandIn:
+    """In place of the worker's function: gives a receipt of the usual size and writes a shard of a few bytes."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu = 0.0
+
+    def __call__(self, job: Any) -> Any:
+        """Make one shard, but for its content."""
+        from pipeline.receipt import BandSums, Receipt, TrackReceipt
+        from pipeline.workspace import Workspace
+
+        start, cpu = time.perf_counter(), time.process_time()
+        entries, first = [], job.shard.start
+        for number, track in enumerate(job.shard.tracks, start=first):
+            status = STATUSES[number % len(STATUSES)]
+            known = status != "failed"
+            entries.append(
+                TrackReceipt(
+                    status=status,
+                    error="" if status == "ok" else f"{track.id} is {status}, as one track in fifty is",
+                    n_windows=599 if known else 0,
+                    source_sha256=hashlib.sha256(track.source.encode()).hexdigest(),
+                    **({"source_rate": 44100.0, "source_channels": 2.0, "duration": 30.0 + number} if known else {}),
+                )
+            )
+        level = [-40.0 - (band * 1.1 + first * 0.37) % 7 for band in range(job.spec.n_mels)]
+        receipt = Receipt(
+            index=job.shard.index,
+            key=job.key,
+            sha256=hashlib.sha256(SHARD).hexdigest(),
+            n_bytes=len(SHARD),
+            tracks=tuple(entries),
+            sums=BandSums(count=2995, level=tuple(level), square=tuple(value**2 for value in level)),
+            seconds={"decode": 0.1, "mel": 0.2, "write": 0.3},
+        )
+        workspace = Workspace(job.target)
+        for path, data in (
+            (workspace.shard(receipt.index), SHARD),
+            (workspace.receipt(receipt.index), receipt.to_json()),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)  # as `write_whole`, but for the disk's own time
+            path.write_bytes(data)
+        self.seconds += time.perf_counter() - start
+        self.cpu += time.process_time() - cpu
+        return receipt
+
+
+class Stopped:
+    """A runner in this process that says when its first job comes, and is interrupted after so many."""
+
+    n_workers, dashboard = 1, ""
+
+    def __init__(self, n_jobs: float = float("inf")) -> None:
+        self.n_jobs, self.first = n_jobs, 0.0
+
+    def run(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        """Call the function for each job, until it is interrupted."""
+        for number, job in enumerate(jobs):
+            self.first = self.first or time.perf_counter()
+            if number >= self.n_jobs:
+                raise KeyboardInterrupt
+            yield function(job)
+        if self.n_jobs != float("inf"):
+            raise KeyboardInterrupt
+
+
+def timed(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, Any]:
+    """Call a function; return the seconds that it took, and what it gave."""
+    start = time.perf_counter()
+    result = function(*arguments, **named)
+    return time.perf_counter() - start, result
+
+
+def planned(folder: Path) -> tuple[dict[str, float], Any, Any]:
+    """Catalog and plan of the manifest, and what they took; the plan with the keys of all its shards."""
+    from pipeline.catalog import read_catalog
+    from pipeline.mel import filterbank
+    from pipeline.plan import make_plan
+    from pipeline.spec import FeatureSpec
+    from pipeline.versions import versions
+
+    versions()
+    filterbank(FeatureSpec())  # as the command line does, and so loads what has no size
+    cpu = time.process_time()
+    catalog_s, catalog = timed(read_catalog, folder / "tracks.csv")
+    cpu, start = time.process_time() - cpu, time.perf_counter()
+    plan = make_plan(FeatureSpec(), catalog.tracks, versions())
+    for shard in plan.shards():
+        plan.key(shard)
+    return {"catalog_s": catalog_s, "catalog_cpu": cpu, "plan_s": time.perf_counter() - start}, catalog, plan
+
+
+def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
+    """Build in this process: interrupted once, run again, then once more to replace it."""
+    from pipeline import build as room
+    from pipeline.workspace import Workspace
+
+    facts, catalog, plan = planned(folder)
+    target, work, publish, publish_s = folder / "s.zarr", StandIn(), room.publish, []
+
+    def published(*arguments: Any, **named: Any) -> None:
+        publish_s.append(timed(publish, *arguments, **named)[0])
+
+    room.make_shard, room.publish = work, published  # type: ignore[assignment]
+    try:
+        room.build(plan, catalog, target, Stopped(plan.n_shards))
+    except KeyboardInterrupt:  # after its last shard, and before it publishes
+        before = work.seconds, work.cpu
+    start, cpu, runner = time.perf_counter(), time.process_time(), Stopped()
+    Workspace(target).n_receipts()
+    room.build(plan, catalog, target, runner)
+    run_s = time.perf_counter() - start - (work.seconds - before[0]) - publish_s[0]
+    run_cpu = time.process_time() - cpu - (work.cpu - before[1])
+    facts |= {"run_s": run_s, "publish_s": publish_s[0], "resume_s": runner.first - start}
+    facts["client_us"] = 1e6 * (facts.pop("catalog_cpu") + run_cpu) / n_tracks
+    facts["client_mb"] = peak_mb()
+    start, runner = time.perf_counter(), Stopped(0)
+    try:
+        room.build(plan, catalog, target, runner, replace=True)
+    except KeyboardInterrupt:
+        facts["force_s"] = runner.first - start
+    return facts
+
+
+def build_on_dask(folder: Path, n_tracks: int) -> dict[str, float]:
+    """Build on a local cluster of two workers."""
+    from pipeline import build as room
+    from pipeline.cluster import connect
+
+    _, catalog, plan = planned(folder)
+    # Workers import it as a module, as they do the real one; by value it would travel with every job.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    room.make_shard = importlib.import_module(Path(__file__).stem).StandIn()
+    with connect("local", 2, 1 << 29) as runner:
+        start, cpu = time.perf_counter(), time.process_time()
+        room.build(plan, catalog, folder / "dask.zarr", runner)
+        wall, used = time.perf_counter() - start, time.process_time() - cpu
+    return {"dask_s": wall, "dask_us": 1e6 * used / n_tracks, "dask_mb": peak_mb()}
+
+
+def read(folder: Path, n_tracks: int) -> dict[str, float]:
+    """Open and describe the store."""
+    import xarray as xr
+
+    from pipeline.describe import describe
+    from pipeline.screen import store_lines
+    from pipeline.store import open_store
+
+    path = folder / "s.zarr"
+    xr.Dataset({"x": ("x", np.arange(3))}).to_zarr(folder / "warm.zarr")
+    xr.open_zarr(folder / "warm.zarr")  # what is loaded at the first call has no size
+    metadata = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.parents[3].name != "c")
+    open_s, store = timed(open_store, path)
+    inspect_s, lines = timed(lambda: store_lines(describe(store)))
+    xarray_s, dataset = timed(xr.open_zarr, path)
+    if not lines or dataset.mel.shape[0] != n_tracks:
+        raise RuntimeError(f"the store of {n_tracks} tracks says {dataset.mel.shape}")
+    return {
+        "metadata_mb": metadata / 1e6,
+        "open_s": open_s,
+        "xarray_s": xarray_s,
+        "inspect_s": inspect_s,
+        "reader_mb": peak_mb(),
+    }
+
+
+PHASES = {"here": build_here, "dask": build_on_dask, "read": read}
+
+
+def measured(phase: str, folder: Path, n_tracks: int) -> dict[str, float]:
+    """Measure one phase in a process of its own."""
+    command = [sys.executable, __file__, str(n_tracks), "--phase", phase, "--folder", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    facts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+@click.command()
+@click.argument("sizes", type=int, nargs=-1, required=True)
+@click.option("--dask-up-to", type=int, default=10_000, show_default=True, help="Largest size that is run on Dask too.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to build; by default a temporary folder.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write what was measured as JSON.")
+@click.option("--phase", type=click.Choice(list(PHASES)), hidden=True)
+def main(sizes: tuple[int, ...], dask_up_to: int, folder: Path | None, out: Path | None, phase: str | None) -> None:
+    """Measure builds of so many tracks and print a table, one row a size."""
+    if phase:
+        print(json.dumps(PHASES[phase](folder or Path(), sizes[0])))
+        return
+    rows = []
+    for n_tracks in sizes:
+        place = Path(tempfile.mkdtemp(prefix="scale-", dir=folder))
+        try:
+            manifest(place / "tracks.csv", n_tracks)
+            facts = {"tracks": n_tracks, **measured("here", place, n_tracks), **measured("read", place, n_tracks)}
+            if n_tracks <= dask_up_to:
+                facts |= measured("dask", place, n_tracks)
+            rows.append(facts)
+            print(json.dumps(facts), file=sys.stderr)
+        finally:
+            shutil.rmtree(place)
+    print(f"{platform.machine()}, Python {platform.python_version()}\n")
+    print(f"| tracks | {' | '.join(COLUMNS.values())} |\n|{'---:|' * (len(COLUMNS) + 1)}")
+    for facts in rows:
+        cells = [f"{facts[name]:.3g}" if name in facts else "" for name in COLUMNS]
+        print(f"| {facts['tracks']:,} | {' | '.join(cells)} |")
+    if out:
+        out.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
