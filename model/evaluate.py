@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
-from model.loader import Selection, label_names, tracks
+from model.loader import tracks
 from model.protocol import Protocol, make_protocol
 from model.run import Run
+from model.selection import Selection, label_names
 from pipeline.errors import RunError
 from pipeline.store import Store
 

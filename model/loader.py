@@ -1,4 +1,4 @@
-"""Store → tf.data: whole chunks read by a few threads, windows of many tracks mixed, whole batches gathered at once."""
+"""Store → tf.data: whole chunks read by a few threads, windows of many tracks mixed, whole blocks gathered at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import tensorflow as tf
 
+from model.selection import Selection
 from pipeline.errors import StoreError
 from pipeline.store import Store
 
@@ -24,66 +24,12 @@ Batch = tuple[Windows, npt.NDArray[np.int32]]
 # Tracks whose windows are mixed. Fixed, because the order of an epoch must not depend on the memory of a machine; 64
 # tracks of the default spec are 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
+BLOCK = 1024  # windows that cross from Python to TensorFlow at a time, which costs as much as to gather a batch or two
+PREFETCH = 4  # batches that wait for the network
 READ_AHEAD = 8  # tracks that an evaluation reads at a time
 SHARE = 0.5  # of the memory that is free now, which a cache may take where no number is given
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which windows of a store are meant.
-
-    Parameters
-    ----------
-    tracks : np.ndarray [shape=(n,), dtype=int]
-        Numbers of the tracks, ascending; all are ok.
-    labels : np.ndarray [shape=(n,), dtype=int32]
-        Class of each.
-    windows : np.ndarray [shape=(n, n_windows), dtype=bool]
-        Which of their windows.
-    """
-
-    tracks: npt.NDArray[np.intp]
-    labels: npt.NDArray[np.int32]
-    windows: npt.NDArray[np.bool_]
-
-    @property
-    def n_windows(self) -> int:
-        """Windows in all."""
-        return int(self.windows.sum())
-
-
-def label_names(store: Store) -> list[str]:
-    """Names of a store's classes, sorted; a class is its place in this list."""
-    return sorted({str(label) for label in store.values("label")})
-
-
-def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
-    """Select all windows of the ok tracks of one part.
-
-    Parameters
-    ----------
-    store : Store
-        The store.
-    split : str
-        The part: "train", "valid" or "test".
-    parts : np.ndarray [shape=(n_tracks,)], optional
-        Part of each track, in place of the store's own split.
-
-    Raises
-    ------
-    StoreError
-        Where the part has no ok track.
-    """
-    chosen = store.values("split") if parts is None else np.asarray(parts)
-    tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))
-    if not tracks.size:
-        known = ", ".join(sorted({str(part) for part in chosen}))
-        raise StoreError(f"{store.path} has no ok track in the split {split!r}; it has {known}: give more tracks")
-    names = label_names(store)
-    labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
-    return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))
 
 
 def windows(
@@ -130,7 +76,7 @@ def windows(
     epochs = itertools.count(first_epoch)
 
     def epoch() -> Iterator[Batch]:
-        return batches(order, source, batch_size, next(epochs))
+        return blocks(order, source, next(epochs))
 
     signature = (
         tf.TensorSpec((None, *store.spec.shape[1:]), tf.float32),
@@ -140,7 +86,7 @@ def windows(
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     if isinstance(source, _Cache):
         weakref.finalize(dataset, source.clear)  # TensorFlow never lets go of a generator that it was given
-    return dataset.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(4)
+    return dataset.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(PREFETCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +139,8 @@ def _draw(groups: npt.NDArray[np.intp], n: int, rng: np.random.Generator) -> npt
 Source = Callable[[npt.NDArray[np.intp]], tuple[Windows, npt.NDArray[np.intp]]]
 
 
-def batches(order: Order, source: Source, batch_size: int, epoch: int) -> Iterator[Batch]:
-    """Gather the batches of one epoch; while those of a pool are handed out, the next pool is read.
+def blocks(order: Order, source: Source, epoch: int) -> Iterator[Batch]:
+    """Gather the windows of one epoch in blocks; while those of a pool are handed out, the next pool is read.
 
     Parameters
     ----------
@@ -202,18 +148,16 @@ def batches(order: Order, source: Source, batch_size: int, epoch: int) -> Iterat
         Which windows, in which order.
     source : callable
         Gives the decoded tracks of a pool.
-    batch_size : int > 0
-        Windows of a batch.
     epoch : int
         Number of the epoch.
 
     Yields
     ------
-    windows : np.ndarray [shape=(batch, n_frames, n_mels), dtype=float32]
-    classes : np.ndarray [shape=(batch,), dtype=int32]
+    windows : np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
+        At most `BLOCK` of them.
+    classes : np.ndarray [shape=(n,), dtype=int32]
     """
     pools = order.pools(epoch)
-    rest: Batch | None = None  # windows of the pool before, too few for a batch
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
         coming = ahead.submit(source, pools[0])
         for number, pool in enumerate(pools):
@@ -223,21 +167,9 @@ def batches(order: Order, source: Source, batch_size: int, epoch: int) -> Iterat
             pairs = order.windows(epoch, number, pool)
             tracks, window = places[pairs[:, 0]], pairs[:, 1]
             classes = order.selection.labels[pool[pairs[:, 0]]]
-            taken = 0 if rest is None else min(batch_size - len(rest[1]), len(pairs))
-            if rest is not None:
-                head = decoded[tracks[:taken], window[:taken]]
-                rest = np.concatenate([rest[0], head]), np.concatenate([rest[1], classes[:taken]])
-                if len(rest[1]) < batch_size:
-                    continue
-                yield rest
-            whole = taken + (len(pairs) - taken) // batch_size * batch_size
-            for start in range(taken, whole, batch_size):
-                stop = start + batch_size
-                yield decoded[tracks[start:stop], window[start:stop]], classes[start:stop]
-            left = decoded[tracks[whole:], window[whole:]], classes[whole:]
-            rest = left if len(left[1]) else None
-    if rest is not None:
-        yield rest
+            for start in range(0, len(pairs), BLOCK):
+                which = slice(start, start + BLOCK)
+                yield decoded[tracks[which], window[which]], classes[which]
 
 
 def _source(store: Store, selection: Selection, memory: int | None, threads: int) -> Source:
@@ -293,13 +225,13 @@ def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPool
     StoreError
         Where a track is damaged, or missing: it then reads as NaN.
     """
-    mel = store.mel
+    read = store.reader()
     decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
 
-    def read(place: int) -> None:
+    def decode(place: int) -> None:
         number, reason = int(tracks[place]), "it is not there"
         try:
-            decoded[place] = mel[number]
+            read(number, decoded[place])
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error)
         else:
@@ -307,7 +239,7 @@ def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPool
                 return
         raise StoreError(f"{store.path}: track {number} cannot be read ({reason}); see: melzarr verify {store.path}")
 
-    for _ in executor.map(read, range(tracks.size)):
+    for _ in executor.map(decode, range(tracks.size)):
         pass
     return decoded
 

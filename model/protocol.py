@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from model.loader import Selection, select, tracks
+from model.loader import tracks
+from model.selection import Selection, select
 from pipeline.errors import CatalogError, StoreError
 from pipeline.mel import stored_levels
 from pipeline.recipe import named_parts

@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from model.evaluate import answer, metrics
-from model.loader import label_names, windows
+from model.loader import windows
 from model.network import network
 from model.picture import draw_confusion, draw_history, draw_network
 from model.protocol import TRACK, Protocol, every_third, level_statistics
 from model.recipe import TrainRecipe
 from model.run import History, Run
+from model.selection import label_names
 from pipeline.errors import RunError, StoreError
 from pipeline.store import Store
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.catalog import Catalog
+from pipeline.chunk import shard_name
 from pipeline.cluster import Runner
 from pipeline.errors import BuildError, StoreError
 from pipeline.files import write_whole
-from pipeline.layout import shard_name
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Shard
 from pipeline.publish import publish
@@ -161,7 +161,6 @@ def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard) -> ShardJob:
         versions=plan.versions,
         root=catalog.root.absolute(),
         target=target,
-        n_tracks=len(plan.tracks),
         tracks_per_shard=plan.tracks_per_shard,
         shard=shard,
         key=plan.key(shard),

@@ -18,6 +18,7 @@ import zarr
 import zarr.storage
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from pipeline.chunk import COMPRESSOR, LEVEL, SHARDS, shard_name
 from pipeline.files import files_below, sha256_of, sync
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import TEXT
@@ -25,7 +26,7 @@ from pipeline.tracks import TEXT
 SCHEMA_VERSION = 1
 MEL_DIMS = ("track", "window", "frame", "band")
 CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
-SHARDS = "mel/c"  # folder of the shards
+LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
 
 # A store is named by its content: this stands in its metadata while the digest of all files is taken.
 UUID_BLANK = str(uuid.UUID(int=0))
@@ -93,7 +94,7 @@ def create_mel(
         chunks=(1, *spec.shape),
         shards=(tracks_per_shard, *spec.shape),
         dtype=spec.dtype,
-        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        compressors=[BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="shuffle"), Crc32cCodec()],
         fill_value=float("nan"),
         dimension_names=MEL_DIMS,
         attributes={
@@ -106,28 +107,11 @@ def create_mel(
     )
 
 
-def encode_shard(mel: npt.NDArray[Any], spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, index: int) -> bytes:
-    """Encode one shard of `mel` as the bytes of its file.
-
-    Parameters
-    ----------
-    mel : np.ndarray [shape=(n_shard_tracks, n_windows, n_frames, n_mels)]
-        The shard's tracks.
-    spec, n_tracks, tracks_per_shard
-        As for `create_mel`.
-    index : int
-        Number of the shard.
-    """
-    memory = zarr.storage.MemoryStore()
-    array = create_mel(memory, spec, n_tracks, tracks_per_shard)
-    start = index * tracks_per_shard
-    array[start : start + len(mel)] = mel
-    return bytes(memory._store_dict[shard_name(index)].to_bytes())  # noqa: SLF001  (its async get needs a loop)
-
-
-def shard_name(index: int) -> str:
-    """Path of a shard's file inside its store."""
-    return f"{SHARDS}/{index}/0/0/0"
+def is_packed(mel: zarr.Array[Any], spec: FeatureSpec) -> bool:
+    """Whether an array's shards are what `chunk` packs and reads, and not of somebody else's layout."""
+    tracks_per_shard = mel.shards[0] if mel.shards else 1
+    own = create_mel(zarr.storage.MemoryStore(), spec, mel.shape[0], tracks_per_shard)
+    return all(mel.metadata.to_dict()[name] == own.metadata.to_dict()[name] for name in LAYOUT)
 
 
 COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {

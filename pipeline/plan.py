@@ -19,7 +19,7 @@ SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide s
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and what the allocator keeps
 SOURCE_RATE = 96_000  # Hz; the highest that is common, for what a decoded file takes before it is resampled
-COMPRESSION = 0.88  # bytes on disk for one in memory, measured on music (blosc zstd level 1 with shuffle)
+COMPRESSION = 0.88  # bytes on disk for one in memory, measured on music (blosc lz4 with shuffle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pipeline.audio import Header, read_header
 from pipeline.catalog import Catalog, missing_parts
+from pipeline.chunk import encode_chunk
 from pipeline.errors import AudioError
-from pipeline.layout import encode_shard
 from pipeline.plan import Estimate, Plan, estimate
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
-from pipeline.worker import featurise, one_thread
+from pipeline.worker import featurise, one_thread, padded
 
 TRIALS = 3  # tracks that are computed to learn what one costs here
 
@@ -129,10 +127,8 @@ def _cost(catalog: Catalog, plan: Plan, readable: list[Track], n_workers: int) -
 
 def _try(catalog: Catalog, track: Track, spec: FeatureSpec) -> None:
     """Do what takes a worker most of its time."""
-    block = np.full((1, *spec.shape), np.nan, spec.dtype)
     windows, _ = featurise(catalog.root / track.source, spec)
-    block[0, : len(windows)] = windows
-    encode_shard(block, spec, 1, 1, 0)
+    encode_chunk(padded(windows, spec))
 
 
 def as_dict(found: Scan) -> dict[str, Any]:

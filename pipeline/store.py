@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from pipeline.chunk import SHARDS, read_chunk, shard_name
 from pipeline.errors import StoreError
 from pipeline.files import files_below
-from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, SHARDS
+from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, is_packed
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
 
@@ -80,6 +81,25 @@ class Store:
         if not isinstance(array, zarr.Array):
             raise StoreError(f"{self.path}: {name} is no array; the store is damaged, make it again")
         return array
+
+    def reader(self) -> Callable[[int, npt.NDArray[Any]], None]:
+        """Give what reads a track by its number into an array of its shape, for several threads at a time.
+
+        It raises OSError, ValueError or RuntimeError where the track is damaged.
+        """
+        mel, tracks_per_shard, dtype = self.mel, self.tracks_per_shard, np.dtype(self.spec.dtype)
+
+        def read_by_zarr(number: int, out: npt.NDArray[Any]) -> None:
+            out[...] = mel[number]
+
+        def read_directly(number: int, out: npt.NDArray[Any]) -> None:
+            shard, place = divmod(number, tracks_per_shard)
+            stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
+            read_chunk(self.path / shard_name(shard), place, tracks_per_shard, stored)
+            if stored is not out:
+                out[...] = stored
+
+        return read_directly if is_packed(mel, self.spec) else read_by_zarr
 
     def receipts(self) -> Iterator[Receipt]:
         """Receipts of all shards in order, as their workers gave them, but for the times; some chunks at a time."""

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audio import open_audio
+from pipeline.chunk import shard_name
 from pipeline.errors import StoreError
 from pipeline.files import sha256_of, source_sha256
-from pipeline.layout import content_uuid, shard_name
+from pipeline.layout import content_uuid
 from pipeline.mel import AMIN, stored_levels
 from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
-import zarr
 
 from pipeline.audio import SILENCE_PEAK, Audio, read_audio
+from pipeline.chunk import encode_chunk, pack
 from pipeline.errors import AudioError, BuildError
 from pipeline.files import source_sha256
-from pipeline.layout import encode_shard
 from pipeline.mel import as_stored, mel_windows, stored_levels
 from pipeline.plan import Shard
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
@@ -43,8 +42,8 @@ class ShardJob:
         Folder of the audio files.
     target : Path
         Where the store will be.
-    n_tracks, tracks_per_shard : int
-        Tracks of the whole store, and of one shard.
+    tracks_per_shard : int
+        Tracks of every shard but the last.
     shard : Shard
         The tracks.
     key : str
@@ -55,7 +54,6 @@ class ShardJob:
     versions: dict[str, str]
     root: Path
     target: Path
-    n_tracks: int
     tracks_per_shard: int
     shard: Shard
     key: str
@@ -107,7 +105,7 @@ def make_shard(job: ShardJob) -> Receipt:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Keep every thread pool of this process to one thread: a worker owns one core, and order must not vary."""
-    with threadpoolctl.threadpool_limits(1), zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+    with threadpoolctl.threadpool_limits(1):
         yield
 
 
@@ -136,16 +134,16 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
 
 def _compute(job: ShardJob) -> Receipt:
     spec, watch = job.spec, Stopwatch()
-    block = np.full((len(job.shard.tracks), *spec.shape), np.nan, spec.dtype)
-    entries, sums = [], []
-    for row, track in zip(block, job.shard.tracks, strict=True):
+    entries, sums, chunks = [], [], []
+    for track in job.shard.tracks:
         windows, entry = featurise(job.root / track.source, spec, watch)
-        row[: len(windows)] = windows
         entries.append(entry)
         if track.split == "train":
-            sums.append(_sum_levels(row[: len(windows)], spec))
-    with watch.step("write"):
-        data = encode_shard(block, spec, job.n_tracks, job.tracks_per_shard, job.shard.index)
+            with watch.step("mel"):
+                sums.append(_sum_levels(windows, spec))
+        with watch.step("write"):
+            chunks.append(encode_chunk(padded(windows, spec)))
+    data = pack(chunks, job.tracks_per_shard)
     receipt = Receipt(
         index=job.shard.index,
         key=job.key,
@@ -233,6 +231,15 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
     if header.promised > header.duration:
         sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
     return "short", sentence
+
+
+def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
+    """Whole track: its valid windows, and NaN from there on, [shape=spec.shape]."""
+    if len(windows) == spec.n_windows:
+        return windows
+    track = np.full(spec.shape, np.nan, spec.dtype)
+    track[: len(windows)] = windows
+    return track
 
 
 def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import filelock
 
+from pipeline.chunk import shard_name
 from pipeline.errors import BuildError
 from pipeline.files import sha256_of, sync, write_whole
-from pipeline.layout import shard_name
 from pipeline.receipt import Receipt
 
 

@@ -26,8 +26,9 @@ load_tensorflow()
 import keras  # noqa: E402  (after TensorFlow has been quieted)
 import tensorflow as tf  # noqa: E402
 
-from model.loader import Selection, select, windows  # noqa: E402
+from model.loader import windows  # noqa: E402
 from model.network import network  # noqa: E402
+from model.selection import Selection, select  # noqa: E402
 from pipeline.store import Store, open_store  # noqa: E402
 
 BATCH = 128

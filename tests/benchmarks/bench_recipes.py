@@ -43,10 +43,10 @@ def folds(store: Store, n_folds: int, seed: int) -> Iterator[Parts]:
 
 def trained(store: Store, recipe: str, parts: Parts, seed: int) -> dict[str, float]:
     """Accuracy on the test part of one training, and how many tracks that is of."""
-    from model.loader import select
     from model.protocol import Protocol
     from model.recipe import TrainRecipe
     from model.run import Run
+    from model.selection import select
     from model.train import train
 
     protocol = Protocol("fold", "group folds", {name: select(store, name, parts) for name in PARTS})

@@ -12,7 +12,8 @@ import zarr
 tf = pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import loader  # noqa: E402
-from model.loader import Order, batches, label_names, select, tracks, windows  # noqa: E402
+from model.loader import Order, blocks, tracks, windows  # noqa: E402
+from model.selection import label_names, select  # noqa: E402
 from pipeline.build import build  # noqa: E402
 from pipeline.catalog import read_catalog  # noqa: E402
 from pipeline.cluster import InProcess  # noqa: E402
@@ -126,10 +127,12 @@ def test_windows_of_many_tracks_are_mixed_in_a_batch(finished: Store) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 61, 10_000])
 @pytest.mark.parametrize("pool", [1, 2, 64])
+@pytest.mark.parametrize("block", [50, 1024])
 def test_all_batches_but_the_last_are_whole(
-    finished: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, pool: int
+    finished: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, pool: int, block: int
 ) -> None:
     monkeypatch.setattr(loader, "POOL", pool)
+    monkeypatch.setattr(loader, "BLOCK", block)
     selection = select(finished, "train")
     dataset = windows(finished, selection, batch_size)
     sizes = [len(y) for _, y in dataset]
@@ -164,13 +167,14 @@ def test_streaming_a_store_larger_than_its_memory_holds_two_pools(
     larger: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "POOL", 4)
+    monkeypatch.setattr(loader, "BLOCK", 8)
     track_bytes = 60 * 5 * 128 * 4
     selection = select(larger, "train", np.full(larger.n_tracks, "train"))
     assert selection.tracks.size == 40
     source = loader._source(larger, selection, 10 * track_bytes, 1)
-    list(batches(Order(selection, 0), source, 8, 0))  # what is imported and kept at first use
+    list(blocks(Order(selection, 0), source, 0))  # what is imported and kept at first use
     tracemalloc.start()
-    n_windows = sum(len(y) for _, y in batches(Order(selection, 0), source, 8, 1))
+    n_windows = sum(len(y) for _, y in blocks(Order(selection, 0), source, 1))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert n_windows == 40 * 60
@@ -185,12 +189,13 @@ def test_it_says_whether_it_caches_or_streams(finished: Store, caplog: pytest.Lo
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["streaming", "cached"]
 
 
-def test_an_epoch_that_is_left_early_leaves_no_reader_behind(finished: Store) -> None:
+def test_an_epoch_that_is_left_early_leaves_no_reader_behind(finished: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "BLOCK", 8)
     before = threading.active_count()
     for epoch in range(3):
         selection = select(finished, "train")
         source = loader._source(finished, selection, CACHED, 1)
-        generator = batches(Order(selection, 0), source, 8, epoch)
+        generator = blocks(Order(selection, 0), source, epoch)
         next(generator)
         generator.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]

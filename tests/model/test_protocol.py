@@ -12,8 +12,8 @@ import zarr
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import protocol as room
-from model.loader import Selection, select
 from model.protocol import every_third, level_statistics, make_protocol, protocol_names
+from model.selection import Selection, select
 from pipeline.build import build
 from pipeline.cluster import InProcess
 from pipeline.errors import CatalogError, StoreError

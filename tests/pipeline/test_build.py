@@ -18,9 +18,9 @@ import soundfile
 from pipeline.build import Summary, build
 from pipeline.catalog import read_catalog
 from pipeline.changes import changes
+from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError
-from pipeline.layout import shard_name
 from pipeline.plan import make_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -471,7 +471,6 @@ def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path,
             versions=plan.versions,
             root=catalog.root,
             target=tmp_path / "s.zarr",
-            n_tracks=12,
             tracks_per_shard=5,
             shard=shard,
             key=plan.key(shard),

@@ -10,9 +10,9 @@ import soundfile
 import zarr
 
 from pipeline.catalog import read_catalog
+from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess
 from pipeline.errors import MelzarrError
-from pipeline.layout import shard_name
 from pipeline.mel import as_stored
 from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec

@@ -1,0 +1,68 @@
+"""Which windows of a store are meant: those of the ok tracks of one part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import StoreError
+from pipeline.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which windows of a store are meant.
+
+    Parameters
+    ----------
+    tracks : np.ndarray [shape=(n,), dtype=int]
+        Numbers of the tracks, ascending; all are ok.
+    labels : np.ndarray [shape=(n,), dtype=int32]
+        Class of each.
+    windows : np.ndarray [shape=(n, n_windows), dtype=bool]
+        Which of their windows.
+    """
+
+    tracks: npt.NDArray[np.intp]
+    labels: npt.NDArray[np.int32]
+    windows: npt.NDArray[np.bool_]
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in all."""
+        return int(self.windows.sum())
+
+
+def label_names(store: Store) -> list[str]:
+    """Names of a store's classes, sorted; a class is its place in this list."""
+    return sorted({str(label) for label in store.values("label")})
+
+
+def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
+    """Select all windows of the ok tracks of one part.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    split : str
+        The part: "train", "valid" or "test".
+    parts : np.ndarray [shape=(n_tracks,)], optional
+        Part of each track, in place of the store's own split.
+
+    Raises
+    ------
+    StoreError
+        Where the part has no ok track.
+    """
+    chosen = store.values("split") if parts is None else np.asarray(parts)
+    tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))
+    if not tracks.size:
+        known = ", ".join(sorted({str(part) for part in chosen}))
+        raise StoreError(f"{store.path} has no ok track in the split {split!r}; it has {known}: give more tracks")
+    names = label_names(store)
+    labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
+    return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))
