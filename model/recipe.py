@@ -41,8 +41,9 @@ class TrainRecipe:
     batch_size, epochs : int > 0
         Windows of a batch, and epochs at most.
     patience : int >= 0
-        Epochs without a better validation accuracy before it stops, and the best one is used; 0 never stops, and uses
-        the last one.
+        Epochs without a better validation accuracy before it stops; 0 never stops. The last epoch is used either way:
+        Keras could bring the best one back only from its version 2.2.3 of 2018 on, and on few validation tracks the
+        best is best by chance.
     windows_per_track : int >= 0
         So many windows of each track in an epoch; 0 is all.
     """

@@ -234,8 +234,8 @@ class Run:
         """Open the state after the last epoch that is done, with its optimizer."""
         return self._open(self.checkpoint(len(self.history())), compiled=True)
 
-    def keep_epoch(self, model: keras.Model, history: History, *, best: bool) -> None:
-        """Keep an epoch: its state, the model where it is the one to use, and its figures, which count it as done.
+    def keep_epoch(self, model: keras.Model, history: History) -> None:
+        """Keep an epoch: its state, the model as it is now, and its figures, which count it as done.
 
         Parameters
         ----------
@@ -243,13 +243,10 @@ class Run:
             After the epoch.
         history : list of dict
             Figures of all epochs, the new one among them.
-        best : bool
-            Whether it is the one to use, as far as can be said.
         """
         done = len(history)
         _save(model, self.checkpoint(done))
-        if best:
-            _save(model, self.model_file)
+        _save(model, self.model_file)
         self._tell_tensorboard(history[-1])
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=FIGURES, lineterminator="\n")

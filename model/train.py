@@ -172,7 +172,7 @@ def _fit(
                 f'frontend = "db", in a recipe of your own'
             )
         history.append(figures)
-        run.keep_epoch(model, history, best=_is_best(history, recipe))
+        run.keep_epoch(model, history)
         watch.epoch(figures)
 
 
@@ -219,12 +219,6 @@ def _is_over(history: History, recipe: TrainRecipe) -> bool:
         return False
     accuracies = [figures["valid_accuracy"] for figures in history]
     return max(accuracies[-recipe.patience :]) <= max(accuracies[: -recipe.patience])
-
-
-def _is_best(history: History, recipe: TrainRecipe) -> bool:
-    """Whether the last epoch is the one to use: the most accurate one of a training that stops early, else the last."""
-    accuracies = [figures["valid_accuracy"] for figures in history]
-    return not recipe.patience or accuracies[-1] > max(accuracies[:-1], default=-1.0)
 
 
 class _Batches(keras.callbacks.Callback):  # type: ignore[misc]

@@ -266,7 +266,7 @@ def _mono_blocks(file: SequentialFile, n_samples: int) -> Iterator[npt.NDArray[n
         while done < n_samples and len(
             block := file.read(min(BLOCK, n_samples - done), dtype="float32", always_2d=True)
         ):
-            mono: npt.NDArray[np.float32] = np.mean(block, axis=1)
+            mono = _mixed(block)
             if not np.isfinite(mono).all():
                 first = done + int(np.flatnonzero(~np.isfinite(mono))[0])
                 place = f"sample {first} ({first / file.samplerate:.3f} s)"
@@ -275,3 +275,11 @@ def _mono_blocks(file: SequentialFile, n_samples: int) -> Iterator[npt.NDArray[n
             done += len(block)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"decoding stopped after {done / file.samplerate:.2f} s: {error.error_string}") from error
+
+
+def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mean of the channels; `np.mean` along so short an axis takes twenty times as long."""
+    mono = block[:, 0].copy()
+    for channel in range(1, block.shape[1]):
+        mono += block[:, channel]
+    return np.divide(mono, np.float32(block.shape[1]), out=mono)

@@ -1,34 +1,108 @@
-"""One track on one core: melzarr's steps, and beside them other ways to the same numbers. Run it with `make bench`.
+"""One track on one core: melzarr's steps for each format, and other ways to the same windows.
 
-Every round takes each way once, in turn, so that a slow moment of the machine falls on all of them; what is printed is
-the median of the rounds. The ways that compute windows are checked against each other before anything is timed.
+    python tests/benchmarks/bench_track.py
+
+The ways that compute windows are checked against librosa before anything is timed. What is not installed is left out;
+`pip install mkl_fft torch essentia` to have it measured too.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import platform
-import statistics
+import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import librosa
 import numpy as np
 import scipy.fft
 import soundfile
+import soxr
 import threadpoolctl
+from suite import Goal, Result, Table, at_least, at_most, beside, json_option, medians
 
 from pipeline import synth
-from pipeline.audio import read_audio
-from pipeline.layout import encode_shard
-from pipeline.mel import mel_windows, plain_windows
+from pipeline.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
+from pipeline.mel import filterbank, mel_windows, plain_windows
+from pipeline.plan import TRACKS_PER_SHARD, Shard
 from pipeline.spec import FeatureSpec
+from pipeline.tracks import Track
+from pipeline.versions import versions
+from pipeline.worker import ShardJob, make_shard, one_thread
+from pipeline.workspace import Workspace
 
-ROUNDS = 9
 SPEC = FeatureSpec()
+RATE = 44100
+LONG = 20  # times 30 s: a file of ten minutes
+FORMATS = {"WAV": "wav", "AU": "au", "FLAC": "flac", "Vorbis": "ogg", "MP3": "mp3"}
+LOADED = 5  # windows that are loaded one by one; the time of all is extrapolated
+WRITTEN = "to the written chunk"
+KERNEL, BATCHED = "melzarr", "librosa: one batched call"
+WHOLE_GOAL = 20 / 91  # ms of one core, on a machine where the batched call takes 91
+
+Ways = dict[str, Callable[[], object]]
+
+
+def made(folder: Path) -> dict[str, Path]:
+    """Write the track in every format, 44.1 kHz stereo, long ones, and as GTZAN has it: 22.05 kHz mono."""
+    mono = synth.synthesise("chords", 0, seed=0, sample_rate=RATE, seconds=30.0)
+    stereo = np.repeat(mono[:, None], 2, axis=1)
+    files = {}
+    for name, extension in FORMATS.items():
+        files[name] = folder / f"track.{extension}"
+        soundfile.write(files[name], stereo, RATE)
+    for name in ("MP3", "FLAC"):
+        files[f"{name} of ten minutes"] = folder / f"long.{FORMATS[name]}"
+        soundfile.write(files[f"{name} of ten minutes"], np.tile(stereo, (LONG, 1)), RATE)
+    files["WAV, 22.05 kHz mono"] = folder / "gtzan.wav"
+    soundfile.write(files["WAV, 22.05 kHz mono"], soxr.resample(mono, RATE, SPEC.sample_rate), SPEC.sample_rate)
+    return files
+
+
+def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[str, float]]]:
+    """Time the steps of each format, in ms."""
+    wanted = round((SPEC.seconds + RESAMPLE_MARGIN) * RATE)
+    mono = read_audio(files["WAV"], RATE, wanted).samples
+    columns: dict[str, Callable[[Path], Callable[[], object]]] = {
+        "libsndfile alone": lambda path: lambda: soundfile.read(path, wanted, dtype="float32", always_2d=True),
+        "decoded to mono": lambda path: lambda: read_audio(path, soundfile.info(path).samplerate, wanted),
+        "and resampled": lambda path: lambda: read_audio(path, SPEC.sample_rate, SPEC.n_samples),
+        WRITTEN: whole_shard,
+    }
+    timed = {f"{name}/{step}": make(path) for name, path in files.items() for step, make in columns.items()}
+    timed["soxr"] = lambda: soxr.resample(mono, RATE, SPEC.sample_rate, quality=RESAMPLE_QUALITY)
+    seconds = medians(timed, rounds)
+    found = {name: {step: 1000 * seconds[f"{name}/{step}"] for step in columns} for name in files}
+    for steps in found.values():
+        steps[WRITTEN] /= TRACKS_PER_SHARD
+    found["soxr"] = {"alone": 1000 * seconds["soxr"]}
+    rows = [(name, *(f"{value:.1f}" for value in found[name].values())) for name in files]
+    remark = (
+        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core, each column with those before it, and "
+        f"the last, a shard of {TRACKS_PER_SHARD} divided by its tracks, with digests, statistics and disk too. "
+        f"soxr alone resamples the same samples in {found['soxr']['alone']:.1f} ms."
+    )
+    return Table("format", tuple(columns), rows, remark), found
+
+
+def whole_shard(path: Path) -> Callable[[], object]:
+    """Make a shard of one file many times over, as a worker does: digests, statistics, receipt and disk included."""
+    tracks = tuple(Track(f"{n:02d}", "label", path.name, f"{n:02d}", "train") for n in range(TRACKS_PER_SHARD))
+    target = path.with_suffix(".zarr")
+    job = ShardJob(
+        spec=SPEC, versions=versions(), root=path.parent, target=target, tracks_per_shard=TRACKS_PER_SHARD,
+        shard=Shard(0, 0, tracks), key="",
+    )  # fmt: skip
+
+    def make() -> None:
+        shutil.rmtree(Workspace(target).root, ignore_errors=True)
+        make_shard(job)
+
+    return make
 
 
 def librosa_mel(windows: np.ndarray) -> np.ndarray:
@@ -39,63 +113,146 @@ def librosa_mel(windows: np.ndarray) -> np.ndarray:
     ).swapaxes(-1, -2)  # fmt: skip
 
 
-def bare_ffts(frames: np.ndarray) -> dict[str, Callable[[], object]]:
+def by_tensorflow(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
+    """All windows by one batched call of tf.signal."""
+    if not importlib.util.find_spec("tensorflow"):
+        return None
+    from model.backend import load_tensorflow
+
+    load_tensorflow()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    bands, half = tf.constant(filterbank(SPEC).toarray().T.astype(np.float32)), SPEC.n_fft // 2
+
+    @tf.function
+    def mel(batch):  # type: ignore[no-untyped-def]
+        frames = tf.signal.stft(tf.pad(batch, [[0, 0], [half, half]], "REFLECT"), SPEC.n_fft, SPEC.hop_length)
+        return tf.square(tf.abs(frames)) @ bands
+
+    return lambda: mel(tf.constant(windows)).numpy()
+
+
+def by_torch(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
+    """All windows by one batched call of torch.stft."""
+    if not importlib.util.find_spec("torch"):
+        return None
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    bands, hann = torch.from_numpy(filterbank(SPEC).toarray().astype(np.float32)), torch.hann_window(SPEC.n_fft)
+
+    def mel() -> np.ndarray:
+        batch = torch.from_numpy(windows)
+        found = torch.stft(batch, SPEC.n_fft, SPEC.hop_length, window=hann, pad_mode=SPEC.pad_mode, return_complex=True)
+        return torch.matmul(bands, found.abs() ** 2).transpose(-1, -2).numpy()
+
+    return mel
+
+
+def by_essentia(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
+    """All windows by essentia, whose algorithms take a frame each."""
+    if not importlib.util.find_spec("essentia"):
+        return None
+    standard = importlib.import_module("essentia.standard")
+    taper = standard.Windowing(type="hann", normalized=False, zeroPhase=False, symmetric=False, size=SPEC.n_fft)
+    spectrum = standard.PowerSpectrum(size=SPEC.n_fft)
+    bands = standard.MelBands(
+        inputSize=SPEC.n_fft // 2 + 1, numberBands=SPEC.n_mels, sampleRate=SPEC.sample_rate, lowFrequencyBound=0,
+        highFrequencyBound=SPEC.sample_rate / 2, warpingFormula="slaneyMel", weighting="linear", normalize="unit_tri",
+        type="magnitude",  # it is given power
+    )  # fmt: skip
+
+    def mel() -> np.ndarray:
+        frames = librosa.util.frame(
+            np.pad(windows, ((0, 0), (SPEC.n_fft // 2,) * 2), mode=SPEC.pad_mode),
+            frame_length=SPEC.n_fft, hop_length=SPEC.hop_length, axis=-1,
+        ).swapaxes(-1, -2)  # fmt: skip
+        flat = np.ascontiguousarray(frames.reshape(-1, SPEC.n_fft))
+        return np.array([bands(spectrum(taper(frame))) for frame in flat]).reshape(len(windows), SPEC.n_frames, -1)
+
+    return mel
+
+
+def floors(frames: np.ndarray) -> Ways:
     """What no way to the windows can leave out: real FFTs of all frames, and nothing else."""
     single = frames.astype(np.float32)
-    ways = {
-        "floor: bare real FFTs of the 2995 frames, scipy, float64": lambda: scipy.fft.rfft(frames),
-        "floor: the same, scipy, float32": lambda: scipy.fft.rfft(single),
+    ways: Ways = {
+        "bare real FFTs of the 2995 frames, scipy, float64": lambda: scipy.fft.rfft(frames),
+        "bare real FFTs, scipy, float32": lambda: scipy.fft.rfft(single),
     }
-    if importlib.util.find_spec("mkl_fft"):  # not a dependency; install it to compare
+    if importlib.util.find_spec("mkl_fft"):
         mkl_fft, out = importlib.import_module("mkl_fft"), np.empty((len(frames), SPEC.n_fft // 2 + 1), np.complex64)
-        ways["floor: the same, MKL, float32"] = lambda: mkl_fft.rfft(single, out=out)
+        ways["bare real FFTs, MKL, float32"] = lambda: mkl_fft.rfft(single, out=out)
     return ways
 
 
-def ways(folder: Path) -> dict[str, Callable[[], object]]:
-    """Everything that is timed, by name."""
-    wav, mp3 = folder / "track.wav", folder / "track.mp3"
-    synth.write_track(wav, "chords", 0, seed=0, sample_rate=22050, seconds=30.0)
-    stereo = np.repeat(synth.synthesise("chords", 0, seed=0, sample_rate=44100, seconds=30.0)[:, None], 2, axis=1)
-    soundfile.write(mp3, stereo, 44100)
-    samples = read_audio(wav, SPEC.sample_rate, SPEC.n_samples).samples
-    windows = np.stack([samples[start : start + SPEC.window] for start in range(0, 598 * SPEC.stride + 1, SPEC.stride)])
-    frames = np.random.default_rng(0).standard_normal((SPEC.n_windows * SPEC.n_frames, SPEC.n_fft))
-    mel = mel_windows(samples, SPEC)
-    np.testing.assert_allclose(mel, librosa_mel(windows), rtol=0, atol=1e-6 * mel.max())
-    block = mel[np.newaxis]
-    return {
-        "melzarr: decode WAV, 22.05 kHz mono": lambda: read_audio(wav, SPEC.sample_rate, SPEC.n_samples),
-        "melzarr: decode and resample MP3, 44.1 kHz stereo": lambda: read_audio(mp3, SPEC.sample_rate, SPEC.n_samples),
-        "melzarr: 599 mel windows": lambda: mel_windows(samples, SPEC),
-        "melzarr: the same by the plain path": lambda: plain_windows(samples, SPEC),
-        "melzarr: encode the chunk": lambda: encode_shard(block, SPEC, 1, 1, 0),
-        **bare_ffts(frames),
-        "librosa: one batched call": lambda: librosa_mel(windows),
+def loaded_one_by_one(path: Path, starts: range) -> None:
+    """Compute some windows as the article did: the file is opened and read for each."""
+    for start in starts:
+        window, _ = librosa.load(
+            path, sr=None, offset=start / SPEC.sample_rate, duration=SPEC.window / SPEC.sample_rate
+        )
+        librosa_mel(window)
+
+
+def kernels(path: Path, rounds: int) -> tuple[Table, dict[str, float]]:
+    """Time all ways from samples to the 599 windows, in ms."""
+    samples = read_audio(path, SPEC.sample_rate, SPEC.n_samples).samples
+    starts = range(0, (SPEC.n_windows - 1) * SPEC.stride + 1, SPEC.stride)
+    windows = np.stack([samples[start : start + SPEC.window] for start in starts])
+    expected = librosa_mel(windows)
+    others = {"tf.signal, batched": by_tensorflow, "torch.stft, batched": by_torch, "essentia": by_essentia}
+    ways: Ways = {
+        KERNEL: lambda: mel_windows(samples, SPEC),
+        "melzarr's plain path, for specs that the kernel does not take": lambda: plain_windows(samples, SPEC),
+        BATCHED: lambda: librosa_mel(windows),
         "librosa: a call for each window": lambda: [librosa_mel(window) for window in windows],
+        **{name: way for name, make in others.items() if (way := make(windows))},
     }
+    np.testing.assert_allclose(ways[KERNEL](), expected, rtol=0, atol=1e-6 * expected.max())
+    remarks = []
+    for name in ways.keys() & others.keys():
+        apart = float(np.abs(np.asarray(ways[name]()) - expected).max() / expected.max())
+        if apart > 1e-4:
+            remarks.append(f"{name} computes other numbers, up to {apart:.1e} of the largest away.")
+    ways |= floors(np.random.default_rng(0).standard_normal((SPEC.n_windows * SPEC.n_frames, SPEC.n_fft)))
+    few = "librosa: the file loaded for each window"
+    ways[few] = lambda: loaded_one_by_one(path, starts[:: len(starts) // LOADED][:LOADED])
+    found = {name: 1000 * seconds for name, seconds in medians(ways, rounds).items()}
+    found[few] *= SPEC.n_windows / LOADED
+    remark = f"The last row is extrapolated from {LOADED} windows. {' '.join(remarks)}".strip()
+    return beside("599 windows, one core", "ms", found, KERNEL, remark=remark), found
 
 
-def main() -> None:
-    """Time all ways and print a table."""
-    with tempfile.TemporaryDirectory() as folder, threadpoolctl.threadpool_limits(1):
-        timed = ways(Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in timed}
-        for _ in range(ROUNDS):
-            for name, way in timed.items():
-                start = time.perf_counter()
-                way()
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-    own = medians["melzarr: 599 mel windows"]
-    print(f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}, {ROUNDS} rounds\n")
-    print("| one track of 30 s, one core | ms | beside melzarr's mel windows |")
-    print("|---|---:|---:|")
-    for name, median in medians.items():
-        print(f"| {name} | {median:.1f} | {median / own:.2f} |")
-    fastest = min(median for name, median in medians.items() if name.startswith("floor") and "float32" in name)
-    batched = medians["librosa: one batched call"]
-    print(f"\nmel windows: {own / fastest:.2f} of the fastest bare FFTs, {batched / own:.1f} times as fast as librosa")
+def goals(steps: dict[str, dict[str, float]], ways: dict[str, float]) -> list[Goal]:
+    """What the kernel and a whole track set out to be."""
+    fastest = min(value for name, value in ways.items() if name.startswith("bare") and "float32" in name)
+    resampled = steps["MP3"]["and resampled"] - steps["MP3"]["decoded to mono"]
+    written, batched = steps["WAV, 22.05 kHz mono"][WRITTEN], ways[BATCHED]
+    return [
+        at_least("kernel, times as fast as librosa's batched call", 6, batched / ways[KERNEL]),
+        at_most("kernel, beside the fastest bare FFTs of its frames", 2, ways[KERNEL] / fastest),
+        at_most("WAV to written chunk, beside librosa's batched call alone", round(WHOLE_GOAL, 2), written / batched),
+        at_most("resampling, beside soxr alone", 1.1, resampled / steps["soxr"]["alone"]),
+        *(
+            at_most(f"{name} of ten minutes, beside one of 30 s", 1.1, long / steps[name]["and resampled"])
+            for name in ("MP3", "FLAC")
+            for long in [steps[f"{name} of ten minutes"]["and resampled"]]
+        ),
+    ]
+
+
+@click.command()
+@click.option("--rounds", type=int, default=9, show_default=True)
+@json_option
+def main(rounds: int, out: Path | None) -> None:
+    """Time the steps of one track and other ways to its windows."""
+    with tempfile.TemporaryDirectory() as folder, threadpoolctl.threadpool_limits(1), one_thread():
+        files = made(Path(folder))
+        by_format, steps = formats(files, rounds)
+        by_way, ways = kernels(files["WAV, 22.05 kHz mono"], rounds)
+    Result("One track, one core", [by_format, by_way], goals(steps, ways)).tell(out)
 
 
 if __name__ == "__main__":

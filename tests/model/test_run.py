@@ -58,7 +58,7 @@ def figures(accuracies: list[float]) -> list[dict[str, float]]:
 def train_epochs(run: Run, accuracies: list[float]) -> list[dict[str, float]]:
     history = figures(accuracies)
     for done in range(1, len(history) + 1):
-        run.keep_epoch(model_of(done), history[:done], best=True)
+        run.keep_epoch(model_of(done), history[:done])
     return history
 
 
@@ -119,12 +119,12 @@ def test_a_history_comes_back_to_the_last_bit(run: Run) -> None:
     assert run.history_file.read_text().splitlines()[0] == ",".join(NAMES)
 
 
-def test_the_model_is_that_of_the_last_epoch_that_was_the_best(run: Run) -> None:
-    history, used = figures([0.2, 0.8, 0.5, 0.9]), []
-    for done, best in enumerate((True, True, False, True), start=1):
-        run.keep_epoch(model_of(done), history[:done], best=best)
+def test_the_model_is_that_of_the_last_epoch(run: Run) -> None:
+    history, used = figures([0.2, 0.8, 0.5]), []
+    for done in (1, 2, 3):
+        run.keep_epoch(model_of(done), history[:done])
         used.append(weight(run.model()))
-    assert used == [1, 2, 2, 4]
+    assert used == [1, 2, 3]
 
 
 def test_the_state_to_go_on_from_is_the_last_one_and_goes_when_the_run_is_finished(run: Run) -> None:
@@ -141,7 +141,7 @@ def test_the_state_to_go_on_from_is_the_last_one_and_goes_when_the_run_is_finish
 
 def test_tensorboard_reads_the_same_history(run: Run) -> None:
     history = train_epochs(run, [0.1, 0.7, 0.4])
-    run.keep_epoch(model_of(3), history, best=False)  # an epoch that was stopped before it was done comes again
+    run.keep_epoch(model_of(3), history)  # an epoch that was stopped before it was done comes again
     events = []
     for path in sorted(run.tensorboard.iterdir()):
         assert "tfevents" in path.name
@@ -244,7 +244,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_model_is_a_sentence(run: Run, damage: str) -> None:
-    run.keep_epoch(model_of(0.712), figures([0.5]), best=True)
+    run.keep_epoch(model_of(0.712), figures([0.5]))
     run.model_file.write_bytes(DAMAGED[damage](run.model_file.read_bytes()))
     with pytest.raises(RunError, match=r"model\.keras is no model that can be opened safely \(.+\)"):
         run.model()
