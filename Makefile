@@ -38,6 +38,7 @@ help: ## list what can be made
 	@echo "    RECIPE=default|article   how to train, or a file;  PROTOCOL=track|window|NAME  what is tested on"
 	@echo "    RUN=path                 the run; by default runs/STORE-RECIPE-PROTOCOL"
 	@echo "    SONG=path                the song whose genre is asked for"
+	@echo "    MUSIC=path               real music to measure with;  GROUP=column  of its manifest"
 	@echo "    PYTHON=python3.13        which Python"
 
 features: $(VENV)/.features-$(PYVER) $(if $(IS_DATASET),fetch) ## compute the mel windows of a dataset, or of SOURCE
@@ -86,8 +87,8 @@ lint: $(VENV)/.dev-$(PYVER) ## check style and types
 format: $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev-$(PYVER) ## measure: one track step by step, beside other ways to the same numbers
-	$(BIN)/python tests/benchmarks/bench_track.py
+bench: $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
+	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
 
 lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 	set -e; lock() { out=$$1; shift; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \

@@ -8,7 +8,8 @@ the median of the rounds. Before anything is timed, all ways are seen to give th
 
 from __future__ import annotations
 
-import platform
+import importlib
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from suite import Result, Table, at_least, json_option
 
 from model.backend import load_tensorflow
 
@@ -34,6 +36,9 @@ from pipeline.store import Store, open_store  # noqa: E402
 BATCH = 128
 TRACKS = 128  # 76,672 windows of the default spec: 196 MB
 TRAINED = 300  # batches of a training round: one pool, so that the first read does not weigh too much
+CACHED, STREAMED = "melzarr, cached", "melzarr, streamed from the store"
+MEMORY = "in memory: from_tensor_slices, shuffle(all), batch"
+XBATCHER_TRACKS = 8  # xbatcher selects a batch at a time through xarray, which takes long
 
 Feed = tf.data.Dataset
 
@@ -44,9 +49,9 @@ def feeds(store: Store, chosen: Selection, folder: Path) -> dict[str, Feed]:
     y = np.repeat(chosen.labels, store.spec.n_windows)
     memory = Feed.from_tensor_slices((x, y))
     return {
-        "melzarr, cached": windows(store, chosen, BATCH),
-        "melzarr, streamed from the store": windows(store, chosen, BATCH, memory=1),
-        "in memory: from_tensor_slices, shuffle(all), batch": memory.shuffle(len(x)).batch(BATCH),
+        CACHED: windows(store, chosen, BATCH),
+        STREAMED: windows(store, chosen, BATCH, memory=1),
+        MEMORY: memory.shuffle(len(x)).batch(BATCH),
         "in memory: from_tensor_slices, shuffle(4096), batch": memory.shuffle(4096).batch(BATCH),
         "TFRecord, a window each: shuffle(4096), batch, parse": tfrecords(x, y, folder / "windows.tfrecord"),
     }
@@ -104,41 +109,66 @@ def medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, floa
     return {name: statistics.median(values[1:]) for name, values in rates.items()}
 
 
-def show(title: str, rates: dict[str, float]) -> None:
-    """Print a table; the first row is what the others are beside."""
-    first = next(iter(rates.values()))
-    print(f"\n| {title} | windows/s | beside the first |\n|---|---:|---:|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} | {rate / first:.2f} |")
+def by_xbatcher(store: Store) -> float | None:
+    """Windows/s of xbatcher's loader for Keras, in the order of the store; it can only shuffle whole batches."""
+    if not importlib.util.find_spec("xbatcher"):
+        return None
+    import xarray as xr
+    import xbatcher
+
+    made = importlib.import_module("xbatcher.loaders.keras")
+    opened = xr.open_zarr(store.path, chunks=None).mel.isel(track=slice(XBATCHER_TRACKS))
+    sizes = {"track": 1, "window": BATCH, "frame": store.spec.n_frames, "band": store.spec.n_mels}
+    feed = made.CustomTFDataset(xbatcher.BatchGenerator(opened, sizes), xbatcher.BatchGenerator(opened, sizes))
+    start, n = time.perf_counter(), 0
+    for number in range(len(feed)):
+        n += feed[number][0].shape[1]
+    return n / (time.perf_counter() - start)
+
+
+def rates(title: str, found: dict[str, float], remark: str = "") -> Table:
+    """Make a table; the first row is what the others are beside."""
+    first = next(iter(found.values()))
+    rows = [(name, f"{rate:,.0f}", f"{rate / first:.2f}") for name, rate in found.items()]
+    return Table(title, ("windows/s", "beside the first"), rows, remark)
 
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--rounds", type=int, default=5, show_default=True)
-def main(store: Path, rounds: int) -> None:
-    """Time all ways on a store of at least 128 tracks, and print two tables."""
+@json_option
+def main(store: Path, rounds: int, out: Path | None) -> None:
+    """Time all ways on a store of at least 128 tracks."""
     opened = open_store(store)
     everything = select(opened, "all", np.full(opened.n_tracks, "all"))
     chosen = Selection(everything.tracks[:TRACKS], everything.labels[:TRACKS], everything.windows[:TRACKS])
     with tempfile.TemporaryDirectory() as folder:
         made = feeds(opened, chosen, Path(folder))
         sums = {name: checksum(feed) for name, feed in made.items()}
-        n, total = sums["melzarr, cached"]
+        n, total = sums[CACHED]
         for name, found in sums.items():
             np.testing.assert_allclose(found, (n, total), rtol=1e-9, err_msg=name)
-        print(f"{platform.machine()}, Python {platform.python_version()}, TensorFlow {tf.__version__}; {rounds} rounds")
-        print(f"{n} windows of {chosen.tracks.size} tracks of {store.name}, batches of {BATCH}")
-        show(
-            "one epoch, read only", medians({name: lambda f=feed: epoch_rate(f) for name, feed in made.items()}, rounds)
-        )
+        read = medians({name: lambda f=feed: epoch_rate(f) for name, feed in made.items()}, rounds)
+        if rate := by_xbatcher(opened):
+            read["xbatcher's loader for Keras, in order"] = rate
         model = network(opened.spec, int(chosen.labels.max()) + 1, frontend="none")
         model.compile("sgd", "sparse_categorical_crossentropy")
-        names = (
-            "melzarr, cached",
-            "melzarr, streamed from the store",
-            "in memory: from_tensor_slices, shuffle(all), batch",
+        trained = medians(
+            {name: lambda f=made[name]: training_rate(model, f) for name in (CACHED, STREAMED, MEMORY)}, rounds
         )
-        show("training", medians({name: lambda f=made[name]: training_rate(model, f) for name in names}, rounds))
+    remark = f"{n:,} windows of {chosen.tracks.size} tracks in batches of {BATCH}; files lie in the page cache."
+    tables = [rates("one epoch, read only", read, remark), rates("training", trained)]
+    goals = [
+        at_least("loader, cached, beside from_tensor_slices.shuffle.batch", 3, read[CACHED] / read[MEMORY]),
+        at_least("loader, streamed, beside from_tensor_slices.shuffle.batch", 1, read[STREAMED] / read[MEMORY]),
+        at_least(
+            "training from the store, cached, beside training from memory", 0.95, trained[CACHED] / trained[MEMORY]
+        ),
+        at_least(
+            "training from the store, streamed, beside training from memory", 0.95, trained[STREAMED] / trained[MEMORY]
+        ),
+    ]
+    Result("Loader and training", tables, goals).tell(out)
 
 
 if __name__ == "__main__":

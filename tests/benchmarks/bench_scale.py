@@ -20,7 +20,6 @@ import hashlib
 import importlib
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -34,9 +33,12 @@ from typing import Any
 
 import click
 import numpy as np
+from suite import Goal, Result, Table, at_most, json_option
 
 STATUSES = ["ok"] * 46 + ["short", "silent", "failed", "ok"]  # of neighbouring tracks; 2 % fail
 SHARD = b"a shard that nobody reads"
+FLAT_FROM = 10_000
+REMARK = "The computation of the windows is left out: receipts have their real size, shards a few bytes."
 COLUMNS = {
     "catalog_s": "catalog s",
     "plan_s": "plan s",
@@ -255,7 +257,7 @@ def measured(phase: str, folder: Path, n_tracks: int) -> dict[str, float]:
 @click.argument("sizes", type=int, nargs=-1, required=True)
 @click.option("--dask-up-to", type=int, default=10_000, show_default=True, help="Largest size that is run on Dask too.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to build; by default a temporary folder.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Also write what was measured as JSON.")
+@json_option
 @click.option("--phase", type=click.Choice(list(PHASES)), hidden=True)
 def main(sizes: tuple[int, ...], dask_up_to: int, folder: Path | None, out: Path | None, phase: str | None) -> None:
     """Measure builds of so many tracks and print a table, one row a size."""
@@ -274,13 +276,26 @@ def main(sizes: tuple[int, ...], dask_up_to: int, folder: Path | None, out: Path
             print(json.dumps(facts), file=sys.stderr)
         finally:
             shutil.rmtree(place)
-    print(f"{platform.machine()}, Python {platform.python_version()}\n")
-    print(f"| tracks | {' | '.join(COLUMNS.values())} |\n|{'---:|' * (len(COLUMNS) + 1)}")
-    for facts in rows:
-        cells = [f"{facts[name]:.3g}" if name in facts else "" for name in COLUMNS]
-        print(f"| {facts['tracks']:,} | {' | '.join(cells)} |")
-    if out:
-        out.write_text(json.dumps(rows, indent=2))
+    cells = [
+        (title, *(f"{facts[name]:.3g}" if name in facts else "" for facts in rows)) for name, title in COLUMNS.items()
+    ]
+    table = Table("tracks", tuple(f"{facts['tracks']:,}" for facts in rows), cells, REMARK)
+    Result("Scale", [table], goals(rows)).tell(out)
+
+
+def goals(rows: list[dict[str, float]]) -> list[Goal]:
+    """What the largest plan sets out to be; the cost of a track beside that of the largest of at most ten thousand."""
+    largest, smaller = rows[-1], [facts for facts in rows if facts["tracks"] <= FLAT_FROM][-1]
+    n_tracks = f"{largest['tracks']:,} tracks"
+    return [
+        at_most(f"{n_tracks}: client memory, MB", 500, largest["client_mb"]),
+        at_most(f"{n_tracks}: catalog and plan, s", 10, largest["catalog_s"] + largest["plan_s"]),
+        at_most(f"{n_tracks}: client CPU a track, beside that of {smaller['tracks']:,}", 1.2,
+                largest["client_us"] / smaller["client_us"]),
+        at_most(f"{n_tracks}: an interrupted build to its first shard, s", 10, largest["resume_s"]),
+        at_most(f"{n_tracks}: inspect, s", 2, largest["inspect_s"]),
+        at_most(f"{n_tracks}: xarray.open_zarr, s", 2, largest["xarray_s"]),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ reading is decoding. What is read back is compared with what was written; dB in 
 
 from __future__ import annotations
 
-import platform
+import importlib
+import importlib.util
 import shutil
 import statistics
 import sys
@@ -21,19 +22,23 @@ from typing import Any
 import click
 import numpy as np
 import zarr
+from suite import Result, Table, json_option
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from pipeline.chunk import COMPRESSOR, LEVEL, encode_chunk, pack, read_chunk
 from pipeline.files import tree_bytes
 from pipeline.mel import level_db
 from pipeline.store import open_store
 
 TRACKS = 64
 DEFAULT_SHARD = 16
+OWN = f"blosc {COMPRESSOR} {LEVEL}, shuffle: melzarr's"
 
 CODECS: dict[str, list[Any]] = {
-    "blosc zstd 1, shuffle (melzarr)": [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")],
+    OWN: [BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="shuffle")],
     "none": [],
-    "blosc lz4 1, shuffle": [BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")],
+    "blosc lz4 5, shuffle": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")],
+    "blosc zstd 1, shuffle": [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")],
     "blosc zstd 1, bitshuffle": [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")],
     "blosc zstd 3, shuffle": [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")],
     "blosc zstd 5, shuffle": [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")],
@@ -50,7 +55,7 @@ class Way:
         self.path, self.data, self.codecs, self.tracks_per_shard = folder, data, codecs, tracks_per_shard
 
     def write(self) -> None:
-        """Write all tracks, a shard at a time, as workers do."""
+        """Write all tracks, a shard at a time."""
         shutil.rmtree(self.path, ignore_errors=True)
         array = zarr.create_array(
             self.path,
@@ -64,7 +69,7 @@ class Way:
             array[start : start + self.tracks_per_shard] = self.data[start : start + self.tracks_per_shard]
 
     def read(self) -> None:
-        """Read all tracks in another order, one at a time, as the loader does."""
+        """Read all tracks in another order, one at a time."""
         array = zarr.open_array(self.path, mode="r")
         for track in np.random.default_rng(0).permutation(len(self.data)):
             array[int(track)]
@@ -85,46 +90,70 @@ def milliseconds(ways: dict[str, Way], act: Callable[[Way], None], rounds: int) 
     return {name: 1000 * statistics.median(values) / len(ways[name].data) for name, values in seconds.items()}
 
 
-def show(title: str, ways: dict[str, Way], rounds: int) -> None:
-    """Time all ways and print a table; sizes are beside float32 without a codec."""
-    writing = milliseconds(ways, Way.write, rounds)
+class Direct(Way):
+    """The same as melzarr does it: packed and read without Zarr, to the same bytes."""
+
+    def write(self) -> None:
+        """Write all tracks, a shard at a time."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir()
+        for start in range(0, len(self.data), self.tracks_per_shard):
+            chunks = [encode_chunk(track) for track in self.data[start : start + self.tracks_per_shard]]
+            (self.path / f"{start // self.tracks_per_shard}").write_bytes(pack(chunks, self.tracks_per_shard))
+
+    def read(self) -> None:
+        """Read all tracks in another order, one at a time."""
+        out = np.empty(self.data.shape[1:], self.data.dtype)
+        for track in np.random.default_rng(0).permutation(len(self.data)):
+            shard, place = divmod(int(track), self.tracks_per_shard)
+            read_chunk(self.path / f"{shard}", place, self.tracks_per_shard, out)
+
+    def check(self) -> None:
+        """See that the bytes are those of Zarr."""
+        for shard in self.path.iterdir():
+            if shard.read_bytes() != (self.path.parent / OWN / "c" / shard.name / "0/0/0").read_bytes():
+                raise RuntimeError(f"shard {shard.name} is not what Zarr writes")
+
+
+def measured(title: str, ways: dict[str, Way], rounds: int) -> Table:
+    """Time all ways and make a table; sizes are beside float32 without a codec."""
+    writing = milliseconds(ways, lambda way: way.write(), rounds)
     for way in ways.values():
         way.check()
-    reading = milliseconds(ways, Way.read, rounds)
-    print(f"\n| {title} | times smaller | write, ms a track | read, ms a track |\n|---|---:|---:|---:|")
+    reading = milliseconds(ways, lambda way: way.read(), rounds)
+    rows = []
     for name, way in ways.items():
         smaller = way.data.size * 4 / tree_bytes(way.path)
-        print(f"| {name} | {smaller:.2f} | {writing[name]:.1f} | {reading[name]:.1f} |")
+        rows.append((name, f"{smaller:.2f}", f"{writing[name]:.1f}", f"{reading[name]:.1f}"))
+    return Table(title, ("times smaller", "write, ms a track", "read, ms a track"), rows)
 
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--rounds", type=int, default=5, show_default=True)
-def main(store: Path, rounds: int) -> None:
+@json_option
+def main(store: Path, rounds: int, out: Path | None) -> None:
     """Measure on the first 64 tracks of a store of power in float32."""
     opened = open_store(store)
     power = np.asarray(opened.mel[:TRACKS])
     levels = level_db(power, opened.spec)
     halves = levels.astype(np.float16)
     lost = float(np.abs(halves.astype(np.float32) - levels).max())
-    print(f"{platform.machine()}, Python {platform.python_version()}, zarr {zarr.__version__}; {rounds} rounds")
-    print(f"{len(power)} tracks of {store.name}, {power[0].nbytes / 1e6:.2f} MB each")
-    blosc = CODECS["blosc zstd 1, shuffle (melzarr)"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         ways = {name: Way(root / name, power, codecs) for name, codecs in CODECS.items()}
-        ways["levels in dB, float32"] = Way(root / "db32", levels, blosc)
-        ways[f"levels in dB, float16: {lost:.3f} dB at most lost"] = Way(root / "db16", halves, blosc)
-        show("codec, 16 tracks a shard", ways, rounds)
-        sizes = {f"{n} tracks a shard": Way(root / f"shard{n}", power, blosc, n) for n in (16, 1, 4, 64)}
-        show("shard size", sizes, rounds)
-        try:
-            import zarrs  # noqa: F401
-        except ImportError:
-            print("\nzarrs is not installed: its codec pipeline was not measured")
-            return
-        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-            show("the same with the codec pipeline of zarrs", {"16 tracks a shard": sizes["16 tracks a shard"]}, rounds)
+        ways["melzarr's, packed and read directly"] = Direct(root / "direct", power, [])
+        ways["levels in dB, float32"] = Way(root / "db32", levels, CODECS[OWN])
+        ways[f"levels in dB, float16: {lost:.3f} dB at most lost"] = Way(root / "db16", halves, CODECS[OWN])
+        tables = [measured(f"codec, {DEFAULT_SHARD} tracks a shard, one thread", ways, rounds)]
+        sizes = {f"{n} tracks a shard": Way(root / f"shard{n}", power, CODECS[OWN], n) for n in (16, 1, 4, 64)}
+        tables.append(measured("shard size", sizes, rounds))
+        if importlib.util.find_spec("zarrs"):
+            importlib.import_module("zarrs")
+            with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+                own = {"16 tracks a shard": sizes["16 tracks a shard"]}
+                tables.append(measured("by the codec pipeline of zarrs", own, rounds))
+    Result("Store", tables).tell(out)
 
 
 if __name__ == "__main__":

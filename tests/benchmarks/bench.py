@@ -1,0 +1,97 @@
+"""The whole suite: every benchmark as a process of its own, and what they found as documentation.
+
+    python tests/benchmarks/bench.py --music ~/Music/tracks.csv
+
+Writes docs/benchmarks.md, docs/benchmarks.json, and the section of the README between its two marks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from suite import Goal, Table, goal_table, markdown
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+MARKS = ("<!-- measured by make bench -->", "<!-- until here -->")
+
+
+@click.command()
+@click.option("--music", help="A folder or manifest of real music, for codecs and the loader.  [default: the demo]")
+@click.option("--group", help="The manifest's group column.")
+@click.option("--tracks", type=int, default=1000, show_default=True, help="Tracks of the build.")
+@click.option("--scale", default="1000,10000,100000,1000000", show_default=True, help="Sizes of plans.")
+@click.option("--only", multiple=True, help="Only these benchmarks, such as track; nothing is written then.")
+def main(music: str | None, group: str | None, tracks: int, scale: str, only: tuple[str, ...]) -> None:
+    """Run the benchmarks, print what they find and write it into the documentation."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        demo, real = here / "demo.zarr", here / "music.zarr" if music else here / "demo.zarr"
+        benchmarks = {
+            "track": [],
+            "build": ["--tracks", tracks],
+            "scale": [*scale.split(","), "--dask-up-to", 100_000, "--folder", folder],
+            "store": [real],
+            "loader": [demo],
+        }
+        chosen = {name: arguments for name, arguments in benchmarks.items() if not only or name in only}
+        if chosen.keys() & {"store", "loader"}:
+            stores(here, demo, real, music, group)
+        found = [run(name, arguments, here / f"{name}.json") for name, arguments in chosen.items()]
+    if not only:
+        write(found, "make bench" + (" MUSIC=path/to/tracks.csv" if music else ""))
+
+
+def stores(here: Path, demo: Path, real: Path, music: str | None, group: str | None) -> None:
+    """Build the stores that are read: a small demo, and the music where there is some."""
+    melzarr = str(Path(sys.executable).with_name("melzarr"))
+    datasets = here / "datasets"
+    (datasets / "demo").mkdir(parents=True)
+    (datasets / "demo/recipe.toml").write_bytes((ROOT / "datasets/demo/recipe.toml").read_bytes())
+    place = ["--datasets", str(datasets)]
+    subprocess.run([melzarr, "fetch", "demo", "--tracks-per-label", "20", *place], check=True)
+    subprocess.run([melzarr, "features", "demo", str(demo), *place], check=True)
+    if music:
+        grouped = ["--group", group] if group else []
+        subprocess.run([melzarr, "features", music, str(real), *grouped], check=True)
+
+
+def run(name: str, arguments: list[Any], out: Path) -> dict[str, Any]:
+    """Run one benchmark; it prints its own tables."""
+    print(f"\n# {name}\n", flush=True)
+    command = [sys.executable, str(HERE / f"bench_{name}.py"), *map(str, arguments), "--json", str(out)]
+    subprocess.run(command, check=True)
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+def write(found: list[dict[str, Any]], command: str) -> None:
+    """Write tables and goals into the documentation."""
+    (ROOT / "docs/benchmarks.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    machine = ", ".join(f"{name} {value}" for name, value in found[0]["machine"].items())
+    goals = markdown(goal_table([Goal(**goal) for result in found for goal in result["goals"]]))
+    pages = [
+        "# Benchmarks",
+        f"Made by `{command}` on one machine: {machine}.",
+        "Ratios are of one run: ways are taken in turn, and each figure is the median of its rounds.",
+        "[benchmarks.json](benchmarks.json) has the same as data.",
+        goals,
+    ]
+    for result in found:
+        pages += [f"## {result['name']}", *(markdown(Table(**table)) for table in result["tables"])]
+    (ROOT / "docs/benchmarks.md").write_text("\n\n".join(pages) + "\n", encoding="utf-8")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    section = f"{MARKS[0]}\n\n{machine}:\n\n{goals}\n\n{MARKS[1]}"
+    readme.write_text(f"{before}{section}{after}", encoding="utf-8")
+    print(f"\nwritten: docs/benchmarks.md, docs/benchmarks.json, README.md\n\n{goals}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
