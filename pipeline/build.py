@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.apart import TRACK_SECONDS
 from pipeline.catalog import Catalog
 from pipeline.chunk import shard_name
 from pipeline.cluster import Runner
@@ -23,7 +24,7 @@ from pipeline.publish import publish
 from pipeline.receipt import Receipt
 from pipeline.store import open_store
 from pipeline.tracks import TEXT
-from pipeline.worker import ShardJob, make_shard
+from pipeline.worker import ShardJob, make_shard, make_shard_apart
 from pipeline.workspace import Workspace
 
 MAX_FAILED = 0.05  # share of tracks that may fail
@@ -110,11 +111,12 @@ def build(
     with workspace.locked():
         if target.exists() and not replace:
             raise BuildError(f"{target} has appeared meanwhile; look at it, and replace it with --force if you like")
-        fresh = (_job(plan, catalog, target, shard) for shard in plan.shards())
+        seconds = TRACK_SECONDS if runner.expendable else None
+        fresh = (_job(plan, catalog, target, shard, seconds) for shard in plan.shards())
         jobs = _seeded(fresh, workspace, target) if target.exists() else fresh
         allowed = _failures_allowed(len(plan.tracks), max_failed)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root) as ledger:
-            for receipt in runner.run(make_shard, jobs):
+            for receipt in runner.run(make_shard, jobs, make_shard_apart):
                 progress(receipt)
                 ledger.add(receipt)
                 if ledger.n_failed > allowed:
@@ -155,7 +157,7 @@ def _offer(receipt: Receipt, workspace: Workspace, target: Path) -> None:
     write_whole(workspace.receipt(receipt.index), receipt.to_json())
 
 
-def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard) -> ShardJob:
+def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard, track_seconds: float | None) -> ShardJob:
     return ShardJob(
         spec=plan.spec,
         versions=plan.versions,
@@ -164,6 +166,7 @@ def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard) -> ShardJob:
         tracks_per_shard=plan.tracks_per_shard,
         shard=shard,
         key=plan.key(shard),
+        track_seconds=track_seconds,
     )
 
 

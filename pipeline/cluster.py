@@ -46,9 +46,15 @@ class Runner(Protocol):
 
     n_workers: int
     dashboard: str
+    expendable: bool  # whether a process that computes may end itself, since another takes its place
 
-    def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Call a function for each job and yield the results as they come, in any order."""
+    def run(
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
+    ) -> Iterator[Result]:
+        """Call a function for each job and yield the results as they come, in any order.
+
+        For a job that ends its workers again and again, `rescue` is called in place of the function.
+        """
         ...
 
 
@@ -57,8 +63,14 @@ class InProcess:
 
     n_workers = 1
     dashboard = ""
+    expendable = False
 
-    def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    def run(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        rescue: Callable[[Job], Result] | None = None,  # noqa: ARG002  (what ends this process ends the build)
+    ) -> Iterator[Result]:
         """Call a function for each job, lazily."""
         return map(function, jobs)
 
@@ -72,36 +84,45 @@ class OnDask:
         The client; it is not closed here.
     """
 
+    expendable = True
+
     def __init__(self, client: distributed.Client) -> None:
         self.client = client
         self.dashboard = client.dashboard_link or ""
         threads = client.nthreads()
         self.n_workers, self.n_threads = len(threads), sum(threads.values())
 
-    def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    def run(
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
+    ) -> Iterator[Result]:
         """Call a function for each job; the scheduler is given a bounded number at a time.
 
         Raises
         ------
         BuildError
-            Where a job ends its workers again and again, or the scheduler or all workers are lost.
+            Where a job ends its workers again and again, rescued or not, or the scheduler or all workers are lost.
         """
         waiting, done = iter(jobs), queue.SimpleQueue[distributed.Future[Any]]()
-        running: dict[Any, distributed.Future[Any]] = {}  # held here, since a future that nobody holds is cancelled
+        # Futures are held here, since one that nobody holds is cancelled; and what could still save their jobs.
+        running: dict[Any, tuple[distributed.Future[Any], Job, Callable[[Job], Result] | None]] = {}
 
-        def submit(n_jobs: int) -> None:
-            for job in itertools.islice(waiting, n_jobs):
-                # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
-                future = self.client.submit(function, job, pure=False)
-                running[future.key] = future
-                future.add_done_callback(done.put)
+        def submit(function: Callable[[Job], Result], job: Job, rescue: Callable[[Job], Result] | None) -> None:
+            # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
+            future = self.client.submit(function, job, pure=False)
+            running[future.key] = future, job, rescue
+            future.add_done_callback(done.put)
 
-        submit(max(IN_FLIGHT, 2 * self.n_threads))
+        for job in itertools.islice(waiting, max(IN_FLIGHT, 2 * self.n_threads)):
+            submit(function, job, rescue)
         while running:
             future = self._next(done)
+            _, job, saves = running.pop(future.key)
             try:
                 result = future.result()
             except distributed.KilledWorker as error:
+                if saves:
+                    submit(saves, job, None)
+                    continue
                 raise BuildError(
                     f"the workers of {error.task} died {error.allowed_failures + 1} times, the last on "
                     f"{error.last_worker.address}; see its log: most often memory was short (--workers with a smaller "
@@ -109,8 +130,8 @@ class OnDask:
                 ) from error
             except (distributed.CancelledError, CommClosedError) as error:
                 raise BuildError("the scheduler was lost; start it again, then run the same command") from error
-            del running[future.key]
-            submit(1)
+            for job in itertools.islice(waiting, 1):
+                submit(function, job, rescue)
             yield result
 
     def _next(self, done: queue.SimpleQueue[distributed.Future[Any]]) -> distributed.Future[Any]:
@@ -172,23 +193,34 @@ def local_workers(workers: int | None, worker_bytes: int) -> int:
 
 @contextmanager
 def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
-    """Start single-threaded workers on this machine, reachable from this machine alone."""
+    """Start single-threaded workers on this machine, reachable from this machine alone.
+
+    Raises
+    ------
+    BuildError
+        Where one of them dies while it starts.
+    """
     environment = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in environment.items()}
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            preload="pipeline.preload",
-            silence_logs=logging.CRITICAL,
-        ) as local,
-        distributed.Client(local, set_as_default=False) as client,
-    ):
-        yield client
+    settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
+    with dask.config.set(settings):
+        try:
+            local = distributed.LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                preload="pipeline.preload",
+                silence_logs=logging.CRITICAL,
+            )
+        except RuntimeError as error:
+            raise BuildError(
+                f"a worker died while it started ({error.__cause__ or error}); run the same command again, or with "
+                f"--workers 0"
+            ) from error
+        with local, distributed.Client(local, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 # The rooms that a sample passes on its way into a shard; a change in any of them is another version.
-ROOMS = ("spec", "audio", "opus", "mel", "kernel", "compiled", "chunk", "receipt", "layout", "worker")
+ROOMS = ("spec", "audio", "opus", "mel", "kernel", "compiled", "chunk", "apart", "receipt", "layout", "worker")
 LIBRARIES = ("librosa", "llvmlite", "numba", "numcodecs", "numpy", "scipy", "soundfile", "soxr", "zarr")
 
 

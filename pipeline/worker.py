@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
+from pipeline.apart import featurise_apart
 from pipeline.audio import SILENCE_PEAK, Audio, read_audio
 from pipeline.chunk import encode_chunk, pack
 from pipeline.errors import AudioError, BuildError
@@ -48,6 +51,8 @@ class ShardJob:
         The tracks.
     key : str
         The shard's key, from the plan.
+    track_seconds : float, optional
+        Time that a track may take, where the process may be ended that takes longer.
     """
 
     spec: FeatureSpec
@@ -57,6 +62,7 @@ class ShardJob:
     tracks_per_shard: int
     shard: Shard
     key: str
+    track_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +79,9 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+Featurise = Callable[[Path, FeatureSpec, "Stopwatch"], tuple[npt.NDArray[Any], TrackReceipt]]
 
 
 def make_shard(job: ShardJob) -> Receipt:
@@ -93,13 +102,47 @@ def make_shard(job: ShardJob) -> Receipt:
     BuildError
         Where this worker's versions are not those of the plan.
     """
+
+    def limited(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+        with _time_limit(job.track_seconds):
+            return featurise(path, spec, watch)
+
+    return _make(job, limited)
+
+
+def make_shard_apart(job: ShardJob) -> Receipt:
+    """Make the same shard, each of its tracks in a process of its own, after its workers have died of one of them."""
+
+    def apart(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+        with watch.step("decode"):
+            return featurise_apart(path, spec)
+
+    return _make(job, apart)
+
+
+def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
         earlier = Workspace(job.target).read_receipt(job.shard.index)
         if earlier is None:
-            return _compute(job)
+            return _compute(job, featurise)
         outdated = _outdated(earlier, job)
-        return replace(_compute(job), outdated=outdated) if outdated else replace(earlier, reused=True)
+        return replace(_compute(job, featurise), outdated=outdated) if outdated else replace(earlier, reused=True)
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End this process where a block takes longer: what hangs in a codec cannot be interrupted."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -132,7 +175,7 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
     return ""
 
 
-def _compute(job: ShardJob) -> Receipt:
+def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
     spec, watch = job.spec, Stopwatch()
     entries, sums, chunks = [], [], []
     for track in job.shard.tracks:

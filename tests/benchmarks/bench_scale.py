@@ -126,12 +126,12 @@ class StandIn:
 class Stopped:
     """A runner in this process that says when its first job comes, and is interrupted after so many."""
 
-    n_workers, dashboard = 1, ""
+    n_workers, dashboard, expendable = 1, "", False
 
     def __init__(self, n_jobs: float = float("inf")) -> None:
         self.n_jobs, self.first = n_jobs, 0.0
 
-    def run(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+    def run(self, function: Callable[[Any], Any], jobs: Iterable[Any], _: object = None) -> Iterator[Any]:
         """Call the function for each job, until it is interrupted."""
         for number, job in enumerate(jobs):
             self.first = self.first or time.perf_counter()

@@ -98,10 +98,10 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     workers: str, kill: signal.Signals, music: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "music"
-    for copy in range(6):
+    for copy in range(30):
         for style in ("bells", "drums"):
             (root / style).mkdir(parents=True, exist_ok=True)
-            for path in (music / style).iterdir():
+            for path in (music / style).glob("*[!4].wav"):  # without the one that fails
                 shutil.copy(path, root / style / f"{copy}-{path.name}")
 
     def command(target: Path) -> list[str]:
@@ -123,7 +123,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
         assert "run the same command again" in said
         assert "Traceback" not in said
     kept = len(list(receipts.glob("*.json")))
-    assert 5 <= kept < 72
+    assert 5 <= kept < 300
 
     again = subprocess.run(command(target), capture_output=True, text=True, timeout=300, check=True)
     assert f"going on: {kept} shards" in again.stdout
@@ -139,7 +139,7 @@ class StopsAfter(InProcess):
     def __init__(self, n_shards: int) -> None:
         self.left = n_shards
 
-    def run(self, function, jobs):
+    def run(self, function, jobs, rescue=None):
         for job in jobs:
             if not self.left:
                 raise KeyboardInterrupt
@@ -226,7 +226,7 @@ def test_a_second_build_on_the_same_store_is_refused_while_the_first_lives(
 class Loses(InProcess):
     """A runner that loses one result."""
 
-    def run(self, function, jobs):
+    def run(self, function, jobs, rescue=None):
         return (function(job) for job in list(jobs)[1:])
 
 
@@ -242,7 +242,7 @@ class Removes(InProcess):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def run(self, function, jobs):
+    def run(self, function, jobs, rescue=None):
         yield from map(function, jobs)
         self.path.unlink()
 
@@ -329,7 +329,7 @@ class Looks(InProcess):
     def __init__(self, look) -> None:
         self.look, self.seen = look, []
 
-    def run(self, function, jobs):
+    def run(self, function, jobs, rescue=None):
         for job in jobs:
             self.seen.append(self.look())
             yield function(job)
@@ -368,7 +368,7 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
 class Drawn(InProcess):
     """A runner that takes all jobs, does none of them, and is stopped."""
 
-    def run(self, function, jobs):
+    def run(self, function, jobs, rescue=None):
         self.n_jobs = len(list(jobs))
         raise KeyboardInterrupt
 

@@ -131,5 +131,5 @@ def test_an_error_in_a_worker_comes_back_as_it_is() -> None:
 
 
 def test_workers_that_die_again_and_again_are_a_sentence() -> None:
-    with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match=r"workers of .* died 4 times"):
+    with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match=r"workers of .* died 2 times"):
         list(runner.run(ends_itself, [1]))
