@@ -43,8 +43,8 @@ def encode_chunk(track: npt.NDArray[Any]) -> bytes:
     return _summed(_blosc.encode(track))
 
 
-def pack(chunks: Sequence[bytes], tracks_per_shard: int) -> bytes:
-    """Put the chunks of a shard into the bytes of its file.
+def pack(chunks: Sequence[bytes], tracks_per_shard: int) -> list[bytes]:
+    """Give the parts of a shard's file: its chunks, and their index.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def pack(chunks: Sequence[bytes], tracks_per_shard: int) -> bytes:
     index = np.full((tracks_per_shard, 2), ABSENT, "<u8")
     sizes = np.array([len(chunk) for chunk in chunks], "<u8")
     index[: len(chunks)] = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
-    return b"".join([*chunks, _summed(index.tobytes())])
+    return [*chunks, _summed(index.tobytes())]
 
 
 def read_chunk(path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[Any]) -> None:

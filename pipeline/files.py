@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, *parts: bytes) -> None:
     """Write a file so that, whatever happens, it is there with all of its bytes or not at all.
 
     Parameters
     ----------
     path : Path
         The file; its folder is made where it is missing.
-    data : bytes
-        What it holds.
+    *parts : bytes
+        What it holds, one after the other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
         part.replace(path)

@@ -21,7 +21,7 @@ from pipeline.audio import SILENCE_PEAK, Audio, read_audio
 from pipeline.chunk import encode_chunk, pack
 from pipeline.errors import AudioError, BuildError
 from pipeline.files import source_sha256
-from pipeline.mel import as_stored, mel_windows, stored_levels
+from pipeline.mel import as_stored, mel_windows, quick_levels
 from pipeline.plan import Shard
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
@@ -186,17 +186,20 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
                 sums.append(_sum_levels(windows, spec))
         with watch.step("write"):
             chunks.append(encode_chunk(padded(windows, spec)))
-    data = pack(chunks, job.tracks_per_shard)
+    parts, digest = pack(chunks, job.tracks_per_shard), hashlib.sha256()
+    with watch.step("write"):
+        for part in parts:
+            digest.update(part)
     receipt = Receipt(
         index=job.shard.index,
         key=job.key,
-        sha256=hashlib.sha256(data).hexdigest(),
-        n_bytes=len(data),
+        sha256=digest.hexdigest(),
+        n_bytes=sum(map(len, parts)),
         tracks=tuple(entries),
         sums=_add(sums, spec.n_mels),
     )
     with watch.step("write"):
-        Workspace(job.target).write(data, receipt)
+        Workspace(job.target).write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
 
 
@@ -241,7 +244,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
     with watch.step("mel"):
         windows = mel_windows(audio.samples, spec)
         if not np.isfinite(windows).all():
-            peak = float(np.abs(audio.samples).max())
+            peak = _peak(audio)
             remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
             return nothing, replace(facts, error=remark)
         stored = as_stored(windows, spec)
@@ -261,7 +264,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
     """Status of decoded audio, and a sentence where it is not ok."""
     header = audio.header
-    if audio.samples.size and (peak := float(np.abs(audio.samples).max())) < SILENCE_PEAK:
+    if audio.samples.size and (peak := _peak(audio)) < SILENCE_PEAK:
         level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
         return "silent", f"the first {audio.samples.size / spec.sample_rate:.2f} s are silent (peak {level})"
     if n_valid == spec.n_windows:
@@ -274,6 +277,11 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
     if header.promised > header.duration:
         sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
     return "short", sentence
+
+
+def _peak(audio: Audio) -> float:
+    """Largest magnitude of the samples."""
+    return float(max(np.max(audio.samples), -np.min(audio.samples)))
 
 
 def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
@@ -290,7 +298,7 @@ def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
     level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for start in range(0, len(stored), BLOCK_WINDOWS):
         block = stored[start : start + BLOCK_WINDOWS]
-        levels = stored_levels(block, spec).reshape(-1, spec.n_mels).astype(np.float64)
+        levels = quick_levels(block, spec).reshape(-1, spec.n_mels)
         level += levels.sum(axis=0)
         square += np.square(levels, out=levels).sum(axis=0)
     return BandSums(count=len(stored) * spec.n_frames, level=tuple(level.tolist()), square=tuple(square.tolist()))

@@ -59,9 +59,9 @@ class Workspace:
         """File of a shard's receipt."""
         return self.root / "receipts" / f"{index:07d}.json"
 
-    def write(self, data: bytes, receipt: Receipt) -> None:
+    def write(self, parts: Iterable[bytes], receipt: Receipt) -> None:
         """Keep a shard and, once it is whole, its receipt."""
-        write_whole(self.shard(receipt.index), data)
+        write_whole(self.shard(receipt.index), *parts)
         write_whole(self.receipt(receipt.index), receipt.to_json())
 
     def n_receipts(self) -> int:

@@ -99,7 +99,8 @@ class Direct(Way):
         self.path.mkdir()
         for start in range(0, len(self.data), self.tracks_per_shard):
             chunks = [encode_chunk(track) for track in self.data[start : start + self.tracks_per_shard]]
-            (self.path / f"{start // self.tracks_per_shard}").write_bytes(pack(chunks, self.tracks_per_shard))
+            with (self.path / f"{start // self.tracks_per_shard}").open("wb") as file:
+                file.writelines(pack(chunks, self.tracks_per_shard))
 
     def read(self) -> None:
         """Read all tracks in another order, one at a time."""

@@ -13,6 +13,7 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,15 +76,15 @@ def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[
     }
     timed = {f"{name}/{step}": make(path) for name, path in files.items() for step, make in columns.items()}
     timed["soxr"] = lambda: soxr.resample(mono, RATE, SPEC.sample_rate, quality=RESAMPLE_QUALITY)
-    seconds = medians(timed, rounds)
+    seconds = medians(timed, rounds, time.process_time)
     found = {name: {step: 1000 * seconds[f"{name}/{step}"] for step in columns} for name in files}
     for steps in found.values():
         steps[WRITTEN] /= TRACKS_PER_SHARD
     found["soxr"] = {"alone": 1000 * seconds["soxr"]}
     rows = [(name, *(f"{value:.1f}" for value in found[name].values())) for name in files]
     remark = (
-        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core, each column with those before it, and "
-        f"the last, a shard of {TRACKS_PER_SHARD} divided by its tracks, with digests, statistics and disk too. "
+        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core's time, each column with those before it, "
+        f"and the last, a shard of {TRACKS_PER_SHARD} divided by its tracks, with digests, statistics and the file too. "
         f"soxr alone resamples the same samples in {found['soxr']['alone']:.1f} ms."
     )
     return Table("format", tuple(columns), rows, remark), found
@@ -219,7 +220,7 @@ def kernels(path: Path, rounds: int) -> tuple[Table, dict[str, float]]:
     ways |= floors(np.random.default_rng(0).standard_normal((SPEC.n_windows * SPEC.n_frames, SPEC.n_fft)))
     few = "librosa: the file loaded for each window"
     ways[few] = lambda: loaded_one_by_one(path, starts[:: len(starts) // LOADED][:LOADED])
-    found = {name: 1000 * seconds for name, seconds in medians(ways, rounds).items()}
+    found = {name: 1000 * seconds for name, seconds in medians(ways, rounds, time.process_time).items()}
     found[few] *= SPEC.n_windows / LOADED
     remark = f"The last row is extrapolated from {LOADED} windows. {' '.join(remarks)}".strip()
     return beside("599 windows, one core", "ms", found, KERNEL, remark=remark), found

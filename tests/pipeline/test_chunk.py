@@ -28,6 +28,10 @@ def made_tracks(spec: FeatureSpec, n_tracks: int, seed: int) -> np.ndarray:
     return tracks
 
 
+def packed(tracks: np.ndarray, tracks_per_shard: int) -> bytes:
+    return b"".join(pack([encode_chunk(track) for track in tracks], tracks_per_shard))
+
+
 def by_zarr(folder: Path, tracks: np.ndarray, spec: FeatureSpec, tracks_per_shard: int) -> zarr.Array:
     array = create_mel(folder, spec, len(tracks), tracks_per_shard)
     array[...] = tracks
@@ -46,7 +50,7 @@ def test_shards_are_zarrs_to_the_last_byte(
     for index in range(-(-n_tracks // tracks_per_shard)):
         rows = tracks[index * tracks_per_shard : (index + 1) * tracks_per_shard]
         path = folder / shard_name(index)
-        assert pack([encode_chunk(row) for row in rows], tracks_per_shard) == path.read_bytes()
+        assert packed(rows, tracks_per_shard) == path.read_bytes()
         for place, row in enumerate(rows):
             out = np.empty(spec.shape, spec.dtype)
             read_chunk(path, place, tracks_per_shard, out)
@@ -57,7 +61,7 @@ def test_shards_are_zarrs_to_the_last_byte(
 def shard(tmp_path: Path) -> Path:
     """A shard of four tracks, of which three are there."""
     path = tmp_path / "shard"
-    path.write_bytes(pack([encode_chunk(track) for track in made_tracks(SPEC, 3, 0)], 4))
+    path.write_bytes(packed(made_tracks(SPEC, 3, 0), 4))
     return path
 
 
@@ -89,7 +93,7 @@ def test_no_shard_that_was_cut_off_is_read(shard: Path, share: float) -> None:
 
 def test_a_chunk_that_claims_another_size_is_not_unpacked(shard: Path) -> None:
     larger = np.zeros((4, *SPEC.shape), np.float32)
-    shard.write_bytes(pack([encode_chunk(larger)], 4))
+    shard.write_bytes(packed(larger[np.newaxis], 4))
     with pytest.raises(ValueError, match="another size"):
         read_chunk(shard, 0, 4, np.empty(SPEC.shape, np.float32))
 

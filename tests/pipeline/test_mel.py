@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipeline.mel import (
     level_db,
     mel_windows,
     plain_windows,
+    quick_levels,
     stored_levels,
 )
 from pipeline.spec import PAD_MODES, FeatureSpec
@@ -405,3 +407,12 @@ def test_the_levels_of_what_is_stored_are_librosas_whatever_the_scale(scale: str
     levels = stored_levels(as_stored(values, spec), spec)
     expected = librosa.power_to_db(values, ref=1.0, top_db=None)
     np.testing.assert_allclose(levels, expected, rtol=0, atol=1 / 32 if dtype == "float16" else LEVELS["atol"])
+
+
+@given(seed=st.integers(0, 99), power=st.sampled_from([2.0, 1.0, 0.5]), exponent=st.floats(-12, 6))
+def test_quick_levels_are_the_levels(seed: int, power: float, exponent: float) -> None:
+    spec = FeatureSpec(power=power)
+    mel = (10**exponent * np.random.default_rng(seed).random((3, 5, 128)) ** 4).astype(np.float32)
+    np.testing.assert_allclose(quick_levels(mel, spec), stored_levels(mel, spec), rtol=0, atol=1e-4)
+    in_db = replace(spec, scale="db", dtype="float16")
+    np.testing.assert_array_equal(quick_levels(as_stored(mel, in_db), in_db), as_stored(mel, in_db).astype(np.float64))
