@@ -22,7 +22,7 @@ FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-p
 TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
 
-.PHONY: help features fetch scan inspect picture verify train evaluate predict reproduce test lint format bench lock clean
+.PHONY: help features fetch scan inspect picture verify train evaluate predict reproduce test lint format bench torture lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -89,6 +89,9 @@ format: $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 
 bench: $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
+
+torture: $(VENV)/.dev-$(PYVER) ## kill builds at random moments and compare what they end in; MINUTES=10
+	$(BIN)/python tests/torture/kills.py --rounds 100000 --minutes $(or $(MINUTES),10) $(ARGS)
 
 lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 	set -e; lock() { out=$$1; shift; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \

@@ -157,8 +157,10 @@ def _refuse_lacking_columns(path: Path, row: Mapping[str, str], group_column: st
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file, restval=""):
-                yield {str(column): str(value) for column, value in row.items()}
+            rows = csv.reader(file)
+            columns = next(rows, [])
+            for row in filter(None, rows):
+                yield dict(itertools.zip_longest(columns, row[: len(columns)], fillvalue=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise CatalogError(f"{path} is no CSV in UTF-8: {error}; save it as one") from error
 
@@ -179,22 +181,22 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
-    where = f"{manifest}, row {number}"
-    if "\0" in row["path"]:
-        raise CatalogError(f"{where}: path {row['path']!r} holds a NUL character; mend it")
-    if not row["path"].strip() or not row["label"].strip():
-        raise CatalogError(f"{where}: path {row['path']!r}, label {row['label']!r}; every row needs both")
-    source = os.path.normpath(row["path"]).replace(os.sep, "/")
+    path, label, part = row["path"], row["label"], row.get("split", "")
+    if "\0" in path:
+        raise CatalogError(f"{manifest}, row {number}: path {path!r} holds a NUL character; mend it")
+    if not path.strip() or not label.strip():
+        raise CatalogError(f"{manifest}, row {number}: path {path!r}, label {label!r}; every row needs both")
+    source = os.path.normpath(path).replace(os.sep, "/")
     if source.startswith("/"):
         source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
     if source == ".." or source.startswith("../"):
         raise CatalogError(
-            f"{where}: {row['path']!r} lies outside the manifest's folder; put the manifest above all its files"
+            f"{manifest}, row {number}: {path!r} lies outside the manifest's folder; put the manifest above all its "
+            f"files"
         )
-    part = row.get("split", "")
-    if part not in {"", UNUSED, *PARTS}:
-        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
-    return _track(source, row["label"], row.get("id", ""), row.get(group_column, ""), part)
+    if part and part not in PARTS and part != UNUSED:
+        raise CatalogError(f"{manifest}, row {number}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
+    return _track(source, label, row.get("id", ""), row.get(group_column, ""), part)
 
 
 def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:

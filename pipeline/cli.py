@@ -165,11 +165,8 @@ def features(
       melzarr features ~/Music/genres music.zarr --n-mels 64
       melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
     """
-    from pipeline.build import build
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
-    from pipeline.screen import summary_lines
-    from pipeline.store import open_store
     from pipeline.workspace import Workspace
 
     if workers is not None and cluster != "local":
@@ -189,6 +186,10 @@ def features(
     if earlier:
         click.echo(f"going on: {_count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
     with connect(cluster, workers, plan.worker_bytes) as runner:
+        from pipeline.build import build  # while the workers start
+        from pipeline.screen import summary_lines
+        from pipeline.store import open_store
+
         click.echo(f"{_count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
         with progress_bar(len(plan.tracks), "features") as bar:
             n_failed = 0

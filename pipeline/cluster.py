@@ -82,15 +82,18 @@ class OnDask:
     ----------
     client : distributed.Client
         The client; it is not closed here.
+    n_workers : int, optional
+        Workers of one thread that will come; by default those that are there.
     """
 
     expendable = True
 
-    def __init__(self, client: distributed.Client) -> None:
+    def __init__(self, client: distributed.Client, n_workers: int | None = None) -> None:
         self.client = client
         self.dashboard = client.dashboard_link or ""
         threads = client.nthreads()
-        self.n_workers, self.n_threads = len(threads), sum(threads.values())
+        self.n_workers = len(threads) if n_workers is None else n_workers
+        self.n_threads = sum(threads.values()) if n_workers is None else n_workers
 
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
@@ -175,8 +178,9 @@ def connect(cluster: str, workers: int | None, worker_bytes: int) -> Iterator[Ru
                     f"a worker needs {worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
                     f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
                 )
-            with _local(local_workers(workers, worker_bytes), worker_bytes) as client:
-                yield OnDask(client)
+            n_workers = local_workers(workers, worker_bytes)
+            with _local(n_workers, worker_bytes) as client:
+                yield OnDask(client, n_workers)
     elif cluster.startswith(ADDRESSES):
         with _existing(cluster) as client:
             yield OnDask(client)
@@ -193,33 +197,24 @@ def local_workers(workers: int | None, worker_bytes: int) -> int:
 
 @contextmanager
 def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
-    """Start single-threaded workers on this machine, reachable from this machine alone.
-
-    Raises
-    ------
-    BuildError
-        Where one of them dies while it starts.
-    """
+    """Have single-threaded workers start on this machine, reachable from it alone; they come in their time."""
     environment = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in environment.items()}
     settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
-    with dask.config.set(settings):
-        try:
-            local = distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                preload="pipeline.preload",
-                silence_logs=logging.CRITICAL,
-            )
-        except RuntimeError as error:
-            raise BuildError(
-                f"a worker died while it started ({error.__cause__ or error}); run the same command again, or with "
-                f"--workers 0"
-            ) from error
-        with local, distributed.Client(local, set_as_default=False) as client:
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            preload="pipeline.preload",
+            silence_logs=logging.CRITICAL,
+        ) as local,
+    ):
+        local.scale(n_workers)  # and goes on meanwhile: what a build has to import takes as long as a worker's start
+        with distributed.Client(local, set_as_default=False) as client:
             yield client
 
 

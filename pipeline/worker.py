@@ -28,7 +28,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
 
-BLOCK_WINDOWS = 1024  # windows whose levels are summed at a time, so that long tracks need no more memory
+BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they stay in a core's cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ MARKS = ("<!-- measured by make bench -->", "<!-- until here -->")
 @click.option("--group", help="The manifest's group column.")
 @click.option("--tracks", type=int, default=1000, show_default=True, help="Tracks of the build.")
 @click.option("--scale", default="1000,10000,100000,1000000", show_default=True, help="Sizes of plans.")
-@click.option("--only", multiple=True, help="Only these benchmarks, such as track; nothing is written then.")
+@click.option("--only", multiple=True, help="Only these, such as track; what was found of the others stays.")
 def main(music: str | None, group: str | None, tracks: int, scale: str, only: tuple[str, ...]) -> None:
     """Run the benchmarks, print what they find and write it into the documentation."""
     with tempfile.TemporaryDirectory() as folder:
@@ -35,16 +35,15 @@ def main(music: str | None, group: str | None, tracks: int, scale: str, only: tu
         benchmarks = {
             "track": [],
             "build": ["--tracks", tracks],
-            "scale": [*scale.split(","), "--dask-up-to", 100_000, "--folder", folder],
+            "scale": [*scale.split(","), "--dask-up-to", 10_000, "--folder", folder],
             "store": [real],
-            "loader": [demo],
+            "loader": [demo, "--rounds", 3],
         }
         chosen = {name: arguments for name, arguments in benchmarks.items() if not only or name in only}
         if chosen.keys() & {"store", "loader"}:
             stores(here, demo, real, music, group)
         found = [run(name, arguments, here / f"{name}.json") for name, arguments in chosen.items()]
-    if not only:
-        write(found, "make bench" + (" MUSIC=path/to/tracks.csv" if music else ""))
+    write(found)
 
 
 def stores(here: Path, demo: Path, real: Path, music: str | None, group: str | None) -> None:
@@ -70,14 +69,19 @@ def run(name: str, arguments: list[Any], out: Path) -> dict[str, Any]:
     return found
 
 
-def write(found: list[dict[str, Any]], command: str) -> None:
-    """Write tables and goals into the documentation."""
-    (ROOT / "docs/benchmarks.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    machine = ", ".join(f"{name} {value}" for name, value in found[0]["machine"].items())
+def write(new: list[dict[str, Any]]) -> None:
+    """Write tables and goals into the documentation, beside what earlier runs have found of other benchmarks."""
+    data = ROOT / "docs/benchmarks.json"
+    earlier = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else []
+    results = {result["name"]: result for result in [*earlier, *new]}
+    found = list(results.values())
+    data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    machines = {", ".join(f"{name} {value}" for name, value in result["machine"].items()) for result in found}
+    machine = "; ".join(sorted(machines))
     goals = markdown(goal_table([Goal(**goal) for result in found for goal in result["goals"]]))
     pages = [
         "# Benchmarks",
-        f"Made by `{command}` on one machine: {machine}.",
+        f"Made by `make bench` on {machine}.",
         "Ratios are of one run: ways are taken in turn, and each figure is the median of its rounds.",
         "[benchmarks.json](benchmarks.json) has the same as data.",
         goals,
@@ -88,7 +92,7 @@ def write(found: list[dict[str, Any]], command: str) -> None:
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    section = f"{MARKS[0]}\n\n{machine}:\n\n{goals}\n\n{MARKS[1]}"
+    section = f"{MARKS[0]}\n\n{goals}\n\nOn {machine}.\n\n{MARKS[1]}"
     readme.write_text(f"{before}{section}{after}", encoding="utf-8")
     print(f"\nwritten: docs/benchmarks.md, docs/benchmarks.json, README.md\n\n{goals}")
 

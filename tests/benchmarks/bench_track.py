@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import shutil
+import itertools
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -34,7 +35,6 @@ from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
 from pipeline.versions import versions
 from pipeline.worker import ShardJob, make_shard, one_thread
-from pipeline.workspace import Workspace
 
 SPEC = FeatureSpec()
 RATE = 44100
@@ -83,8 +83,8 @@ def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[
     found["soxr"] = {"alone": 1000 * seconds["soxr"]}
     rows = [(name, *(f"{value:.1f}" for value in found[name].values())) for name in files]
     remark = (
-        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core's time, each column with those before it, "
-        f"and the last, a shard of {TRACKS_PER_SHARD} divided by its tracks, with digests, statistics and the file too. "
+        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core's time, each column with the ones "
+        f"before it, and the last, a shard of {TRACKS_PER_SHARD} by its tracks, with digests, statistics and file too. "
         f"soxr alone resamples the same samples in {found['soxr']['alone']:.1f} ms."
     )
     return Table("format", tuple(columns), rows, remark), found
@@ -93,17 +93,13 @@ def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[
 def whole_shard(path: Path) -> Callable[[], object]:
     """Make a shard of one file many times over, as a worker does: digests, statistics, receipt and disk included."""
     tracks = tuple(Track(f"{n:02d}", "label", path.name, f"{n:02d}", "train") for n in range(TRACKS_PER_SHARD))
-    target = path.with_suffix(".zarr")
     job = ShardJob(
-        spec=SPEC, versions=versions(), root=path.parent, target=target, tracks_per_shard=TRACKS_PER_SHARD,
+        spec=SPEC, versions=versions(), root=path.parent, target=path, tracks_per_shard=TRACKS_PER_SHARD,
         shard=Shard(0, 0, tracks), key="",
     )  # fmt: skip
 
-    def make() -> None:
-        shutil.rmtree(Workspace(target).root, ignore_errors=True)
-        make_shard(job)
-
-    return make
+    targets = (path.with_suffix(f".{number}.zarr") for number in itertools.count())  # or it would be there already
+    return lambda: make_shard(replace(job, target=next(targets)))
 
 
 def librosa_mel(windows: np.ndarray) -> np.ndarray:

@@ -50,6 +50,7 @@ def test_every_thread_pool_of_a_worker_has_one_thread() -> None:
 
 def test_the_local_cluster_and_its_dashboard_listen_on_loopback_alone() -> None:
     with connect("local", 1, 1 << 28) as runner:
+        assert list(runner.run(environment, [()])) == [{}]  # the worker is there
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = {
             connection.laddr.ip
