@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ Batch = tuple[Windows, npt.NDArray[np.int32]]
 # tracks of the default spec are 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
 BLOCK = 1024  # windows that cross from Python to TensorFlow at a time, which costs as much as to gather a batch or two
-PREFETCH = 4  # batches that wait for the network
+PREFETCH = 2  # blocks that wait for the network
+ALIGNMENT = 64  # bytes, of a tensor
 READ_AHEAD = 8  # tracks that an evaluation reads at a time
 SHARE = 0.5  # of the memory that is free now, which a cache may take where no number is given
 
@@ -86,7 +88,10 @@ def windows(
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     if isinstance(source, _Cache):
         weakref.finalize(dataset, source.clear)  # TensorFlow never lets go of a generator that it was given
-    return dataset.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(PREFETCH)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and to look for it takes longer than the batches
+    counted = dataset.prefetch(PREFETCH).rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches))
+    return counted.with_options(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,17 @@ def blocks(order: Order, source: Source, epoch: int) -> Iterator[Batch]:
             classes = order.selection.labels[pool[pairs[:, 0]]]
             for start in range(0, len(pairs), BLOCK):
                 which = slice(start, start + BLOCK)
-                yield decoded[tracks[which], window[which]], classes[which]
+                yield _gather(decoded, tracks[which], window[which]), classes[which]
+
+
+def _gather(decoded: Windows, tracks: npt.NDArray[np.intp], window: npt.NDArray[np.intp]) -> Windows:
+    """Copy windows into memory that starts where TensorFlow wants a tensor to start, or it would copy them again."""
+    flat = decoded.reshape(-1, *decoded.shape[2:])
+    shape = (tracks.size, *flat.shape[1:])
+    room = np.empty(math.prod(shape) * 4 + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    block = room[start : start + math.prod(shape) * 4].view(np.float32).reshape(shape)
+    return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" has it copied
 
 
 def _source(store: Store, selection: Selection, memory: int | None, threads: int) -> Source:

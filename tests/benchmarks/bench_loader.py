@@ -86,10 +86,19 @@ def checksum(feed: Feed) -> tuple[int, float]:
     return n, total
 
 
+@tf.function
+def count(feed: Feed) -> tf.Tensor:
+    """Count the windows of an epoch, within TensorFlow as training does: to hand a batch to Python takes 0.3 ms."""
+    n = tf.constant(0)
+    for _, y in feed:
+        n += tf.shape(y)[0]
+    return n
+
+
 def epoch_rate(feed: Feed) -> float:
     """Windows/s of one epoch that is only read."""
     start = time.perf_counter()
-    n = sum(int(y.shape[0]) for _, y in feed)
+    n = int(count(feed))
     return n / (time.perf_counter() - start)
 
 
