@@ -59,7 +59,9 @@ def pack(chunks: Sequence[bytes], tracks_per_shard: int) -> list[bytes]:
     return [*chunks, _summed(index.tobytes())]
 
 
-def read_chunk(path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[Any]) -> None:
+def read_chunk(
+    path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[Any], shard_bytes: int | None = None
+) -> None:
     """Read one track of a shard.
 
     Parameters
@@ -72,6 +74,8 @@ def read_chunk(path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[A
         How many its index has.
     out : np.ndarray [shape=(n_windows, n_frames, n_mels)]
         Contiguous, and of the dtype that is stored; is filled.
+    shard_bytes : int, optional
+        Size that the file has to have: a shard in another one's place passes every checksum.
 
     Raises
     ------
@@ -81,6 +85,8 @@ def read_chunk(path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[A
     index_bytes = tracks_per_shard * ENTRY_BYTES + CHECKSUM_BYTES
     with path.open("rb") as file:
         index_start = file.seek(-index_bytes, os.SEEK_END)
+        if shard_bytes not in {None, index_start + index_bytes}:
+            raise ValueError("its shard is not of the size that was written")
         index = np.frombuffer(_checked(file.read(index_bytes)), "<u8").reshape(-1, 2)
         start, n_bytes = map(int, index[place])
         if start + n_bytes > index_start:

@@ -88,18 +88,18 @@ class Store:
         It raises OSError, ValueError or RuntimeError where the track is damaged.
         """
         mel, tracks_per_shard, dtype = self.mel, self.tracks_per_shard, np.dtype(self.spec.dtype)
+        if not is_packed(mel, self.spec):
+            return lambda number, out: np.copyto(out, mel[number])
+        shard_bytes = self.values("receipts/n_bytes").tolist()
 
-        def read_by_zarr(number: int, out: npt.NDArray[Any]) -> None:
-            out[...] = mel[number]
-
-        def read_directly(number: int, out: npt.NDArray[Any]) -> None:
+        def read(number: int, out: npt.NDArray[Any]) -> None:
             shard, place = divmod(number, tracks_per_shard)
             stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
-            read_chunk(self.path / shard_name(shard), place, tracks_per_shard, stored)
+            read_chunk(self.path / shard_name(shard), place, tracks_per_shard, stored, shard_bytes[shard])
             if stored is not out:
                 out[...] = stored
 
-        return read_directly if is_packed(mel, self.spec) else read_by_zarr
+        return read
 
     def receipts(self) -> Iterator[Receipt]:
         """Receipts of all shards in order, as their workers gave them, but for the times; some chunks at a time."""

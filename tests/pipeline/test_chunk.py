@@ -113,8 +113,21 @@ def test_the_tracks_of_another_layout_are_read_by_zarr(tmp_path: Path) -> None:
 
 def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
     tracks = made_tracks(HALF, 3, 0)
+    group = zarr.create_group(tmp_path)
     by_zarr(tmp_path, tracks, HALF, 2)
+    sizes = np.array([(tmp_path / shard_name(index)).stat().st_size for index in range(2)])
+    group.create_group("receipts").create_array("n_bytes", data=sizes)
     read = Store(tmp_path, zarr.open_group(tmp_path), HALF).reader()
     out = np.empty(HALF.shape, np.float32)
     read(2, out)
     np.testing.assert_array_equal(out, tracks[2].astype(np.float32))
+
+
+def test_a_shard_in_the_place_of_another_is_not_read(own_store: Store) -> None:
+    first, second = (own_store.path / shard_name(index) for index in range(2))
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    with pytest.raises(ValueError, match="not of the size that was written"):
+        own_store.reader()(0, np.empty(own_store.spec.shape, np.float32))
