@@ -226,7 +226,7 @@ def _existing(address: str) -> Iterator[distributed.Client]:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except OSError as error:
         raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
-    with client, _quiet():
+    with _quiet(), client:  # to its end, since a client whose scheduler is lost complains of it when it is closed
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
@@ -258,10 +258,12 @@ def _check_address(address: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's own reports of lost connections from the screen; what they mean is said in a sentence."""
-    log = logging.getLogger("distributed")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # Dask gives each a level
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
