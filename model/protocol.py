@@ -11,7 +11,7 @@ import numpy.typing as npt
 from model.loader import tracks
 from model.selection import Selection, select
 from pipeline.errors import CatalogError, StoreError
-from pipeline.mel import stored_levels
+from pipeline.mel import quick_levels
 from pipeline.recipe import named_parts
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
@@ -133,7 +133,7 @@ def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float
     spec = store.spec
     count, level, square = 0, np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for _, mel, _ in tracks(store, selection):
-        levels = stored_levels(mel, spec).reshape(-1, spec.n_mels).astype(np.float64)
+        levels = quick_levels(mel, spec).reshape(-1, spec.n_mels)
         count += len(levels)
         level += levels.sum(axis=0)
         square += np.square(levels).sum(axis=0)
