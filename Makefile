@@ -90,7 +90,8 @@ format: $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 bench: $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
 
-torture: $(VENV)/.dev-$(PYVER) ## kill builds at random moments and compare what they end in; MINUTES=10
+torture: $(VENV)/.dev-$(PYVER) ## mutate audio, then kill builds at random moments, for MINUTES=10
+	$(BIN)/python tests/torture/mutations.py --files 10000
 	$(BIN)/python tests/torture/kills.py --rounds 100000 --minutes $(or $(MINUTES),10) $(ARGS)
 
 lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew

@@ -41,7 +41,7 @@ MODES = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 PATIENCE = 180  # seconds that a build may take
 RERUNS = 4
-N_TRACKS, TRACKS_PER_SHARD = 48, 4
+N_TRACKS, TRACKS_PER_SHARD = 96, 4
 ARGUMENTS = ("--tracks-per-shard", f"{TRACKS_PER_SHARD}")
 
 # What a stack says that its process was at, the innermost first.
@@ -237,7 +237,7 @@ def one_round(
     """Do one round, and see whether the store is the undisturbed one."""
     rng = random.Random(f"{seed}/{number}")
     mode = list(MODES)[(0, 0, 1, 1, 2)[number % 5]]
-    found = Round(number, mode, rng.choice(MODES[mode]), rng.choice(SIGNALS).name, rng.uniform(0, longest[mode]))
+    found = Round(number, mode, rng.choice(MODES[mode]), rng.choice(SIGNALS).name, rng.uniform(0.2, 1) * longest[mode])
     target, start = folder / f"{number}/made.zarr", time.perf_counter()
     target.parent.mkdir()
     disturbed(source, target, found, rng)
