@@ -202,6 +202,7 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in environment.items()}
     settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
     with (
+        _quiet(),  # to the end, since a cluster that is closed in the middle of its work has much to say
         dask.config.set(settings),
         distributed.LocalCluster(
             n_workers=0,
