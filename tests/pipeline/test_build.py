@@ -98,7 +98,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     workers: str, kill: signal.Signals, music: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "music"
-    for copy in range(30):
+    for copy in range(15):
         for style in ("bells", "drums"):
             (root / style).mkdir(parents=True, exist_ok=True)
             for path in (music / style).glob("*[!4].wav"):  # without the one that fails
@@ -123,7 +123,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
         assert "run the same command again" in said
         assert "Traceback" not in said
     kept = len(list(receipts.glob("*.json")))
-    assert 5 <= kept < 300
+    assert 5 <= kept < 150
 
     again = subprocess.run(command(target), capture_output=True, text=True, timeout=300, check=True)
     assert f"going on: {kept} shards" in again.stdout
