@@ -37,6 +37,7 @@ POOLS = (
 # Dask has the allocator return every freed array at once, and the next one is then paid for page by page (measured: the
 # mel room took 3 times as long). These are the bounds that glibc would come to by itself.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+SILENT = logging.CRITICAL + 1  # a message that a closed connection can take no more is critical to Dask
 IN_FLIGHT = 128  # jobs that the scheduler knows at a time, where the workers' threads are not more
 PATIENCE = 60  # seconds in which a scheduler that is already there must answer, and have a worker
 
@@ -211,7 +212,7 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             preload="pipeline.preload",
-            silence_logs=logging.CRITICAL,
+            silence_logs=SILENT,
         ) as local,
     ):
         local.scale(n_workers)  # and goes on meanwhile: what a build has to import takes as long as a worker's start
@@ -262,7 +263,7 @@ def _quiet() -> Iterator[None]:
     logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # Dask gives each a level
     before = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.CRITICAL)
+        log.setLevel(SILENT)
     try:
         yield
     finally:
