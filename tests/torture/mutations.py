@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -125,10 +126,17 @@ def serve(connection: Connection, sources: list[Path], folder: Path, seed: int) 
             path.write_bytes(mutated(source.read_bytes(), rng))
             start = time.perf_counter()
             windows, receipt = featurise(path, SPEC)
-            seconds, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            megabytes = memory / (1e6 if sys.platform == "darwin" else 1e3)
+            seconds = time.perf_counter() - start
             status = receipt.status if np.isfinite(windows).all() else "windows that are no numbers"
-            connection.send((status, receipt.error, seconds, megabytes))
+            connection.send((status, receipt.error, seconds, peak_megabytes()))
+
+
+def peak_megabytes() -> float:
+    """Peak of this process's resident memory; Linux counts that of its parent too, but for the figure in /proc."""
+    try:
+        return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0]) / 1e3
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def verdicts(n_files: int, seed: int, sources: list[Path], folder: Path) -> Iterator[Verdict]:
