@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from model.selection import Selection
 from pipeline.errors import StoreError
-from pipeline.store import Store
+from pipeline.store import Reader, Store
 
 Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]
@@ -191,13 +191,13 @@ def _source(store: Store, selection: Selection, memory: int | None, threads: int
     """Keep the decoded tracks where they fit the memory, else read each pool when it is needed."""
     budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
     needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader")
+    executor, read = ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader"), store.reader()
     if needed > budget:
         said = "streaming: %d tracks take %.1f MB decoded, more than %.1f"
         logger.info(said, selection.tracks.size, needed / 1e6, budget / 1e6)
-        return lambda places: (read_tracks(store, selection.tracks[places], executor), np.arange(places.size))
+        return lambda places: (read_tracks(store, read, selection.tracks[places], executor), np.arange(places.size))
     logger.info("cached: %d tracks take %.1f MB decoded, of %.1f", selection.tracks.size, needed / 1e6, budget / 1e6)
-    return _Cache(lambda: read_tracks(store, selection.tracks, executor))
+    return _Cache(lambda: read_tracks(store, read, selection.tracks, executor))
 
 
 class _Cache:
@@ -218,13 +218,15 @@ class _Cache:
         self.decoded = None
 
 
-def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor) -> Windows:
+def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor) -> Windows:
     """Read and decode whole tracks.
 
     Parameters
     ----------
     store : Store
         The store.
+    read : callable
+        Reads one of its tracks; its `reader`.
     tracks : np.ndarray [shape=(n,)]
         Their numbers.
     executor : ThreadPoolExecutor
@@ -240,7 +242,6 @@ def read_tracks(store: Store, tracks: npt.NDArray[np.intp], executor: ThreadPool
     StoreError
         Where a track is damaged, or missing: it then reads as NaN.
     """
-    read = store.reader()
     decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
 
     def decode(place: int) -> None:
@@ -280,8 +281,9 @@ def tracks(store: Store, selection: Selection, *, threads: int = 2) -> Iterator[
     label : int
         Its class.
     """
+    read = store.reader()
     with ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader") as executor:
         for start in range(0, selection.tracks.size, READ_AHEAD):
             numbers = selection.tracks[start : start + READ_AHEAD]
-            for place, decoded in enumerate(read_tracks(store, numbers, executor), start=start):
+            for place, decoded in enumerate(read_tracks(store, read, numbers, executor), start=start):
                 yield int(selection.tracks[place]), decoded[selection.windows[place]], int(selection.labels[place])

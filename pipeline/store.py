@@ -18,6 +18,8 @@ from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, is_packed
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
 
+Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -82,7 +84,7 @@ class Store:
             raise StoreError(f"{self.path}: {name} is no array; the store is damaged, make it again")
         return array
 
-    def reader(self) -> Callable[[int, npt.NDArray[Any]], None]:
+    def reader(self) -> Reader:
         """Give what reads a track by its number into an array of its shape, for several threads at a time.
 
         It raises OSError, ValueError or RuntimeError where the track is damaged.
