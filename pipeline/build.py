@@ -119,6 +119,7 @@ def build(
             for receipt in runner.run(make_shard, jobs, make_shard_apart):
                 progress(receipt)
                 ledger.add(receipt)
+                workspace.settle(receipt)
                 if ledger.n_failed > allowed:
                     raise BuildError(_too_many_failed(plan, ledger, allowed))
             publish(plan, catalog, workspace, ledger)
@@ -144,7 +145,7 @@ def _readable(target: Path) -> Iterator[Receipt]:
 
 def _offer(receipt: Receipt, workspace: Workspace, target: Path) -> None:
     """Put a shard of the finished store where a worker looks for one of an earlier run."""
-    published, shard = target / shard_name(receipt.index), workspace.shard(receipt.index)
+    published, shard = target / shard_name(receipt.index), workspace.written(receipt)
     earlier = workspace.read_receipt(receipt.index)
     if not published.exists() or (earlier and workspace.has(earlier)):
         return

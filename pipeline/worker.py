@@ -123,11 +123,15 @@ def make_shard_apart(job: ShardJob) -> Receipt:
 def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
-        earlier = Workspace(job.target).read_receipt(job.shard.index)
+        workspace = Workspace(job.target)
+        earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
             return _compute(job, featurise)
         outdated = _outdated(earlier, job)
-        return replace(_compute(job, featurise), outdated=outdated) if outdated else replace(earlier, reused=True)
+        if not outdated:
+            return replace(earlier, reused=True)
+        workspace.drop(earlier)
+        return replace(_compute(job, featurise), outdated=outdated)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,13 @@ class Workspace:
 
     Notes
     -----
-    ``music.zarr.building/`` holds ``store/`` (the shards, later all of the store), ``receipts/`` (one a shard,
-    written after it), and ``lock``, held while a build lives, with ``owner.json``, which says by whom. A file
-    ``published`` says that the store has left it, and that the rest may go.
+    ``music.zarr.building/`` holds ``shards/`` (what workers have written), ``receipts/`` (one a shard, written after
+    it), ``store/`` (what the client has settled there, later all of the store), and ``lock``, held while a build
+    lives, with ``owner.json``, which says by whom. A file ``published`` says that the store has left it, and that the
+    rest may go.
+
+    A worker names a shard by its content, and only the client that holds the lock moves it into ``store/``. So a
+    worker of another build, dead to all but itself, can write what it likes: nobody looks for it there.
     """
 
     target: Path
@@ -52,17 +56,39 @@ class Workspace:
         return self.root / "store"
 
     def shard(self, index: int) -> Path:
-        """File of a shard."""
+        """File of a shard in the store to be."""
         return self.store / shard_name(index)
+
+    def written(self, receipt: Receipt) -> Path:
+        """File of a shard as a worker writes it, named by its content."""
+        return self.root / "shards" / f"{receipt.index:07d}.{receipt.sha256}"
 
     def receipt(self, index: int) -> Path:
         """File of a shard's receipt."""
         return self.root / "receipts" / f"{index:07d}.json"
 
     def write(self, parts: Iterable[bytes], receipt: Receipt) -> None:
-        """Keep a shard and, once it is whole, its receipt."""
-        write_whole(self.shard(receipt.index), *parts)
+        """Keep a shard and, once it is whole, its receipt; where the build is over, there is nobody to keep it for."""
+        if not self.root.is_dir():
+            raise BuildError(f"the build of {self.target} is over")
+        write_whole(self.written(receipt), *parts)
         write_whole(self.receipt(receipt.index), receipt.to_json())
+
+    def settle(self, receipt: Receipt) -> None:
+        """Move a shard that was written to its place in the store to be; one that is there already stays."""
+        shard = self.shard(receipt.index)
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            self.written(receipt).replace(shard)
+
+    def drop(self, receipt: Receipt) -> None:
+        """Remove a shard that cannot be kept."""
+        for path in self._places(receipt):
+            path.unlink(missing_ok=True)
+
+    def _places(self, receipt: Receipt) -> tuple[Path, Path]:
+        """Where the file of a shard can be, before it is settled and afterwards."""
+        return self.written(receipt), self.shard(receipt.index)
 
     def n_receipts(self) -> int:
         """How many shards an earlier run has finished."""
@@ -77,14 +103,11 @@ class Workspace:
 
     def holds(self, receipt: Receipt) -> bool:
         """Whether the bytes of a shard are those of its receipt."""
-        try:
-            return sha256_of(self.shard(receipt.index)) == receipt.sha256
-        except FileNotFoundError:
-            return False
+        return any(path.is_file() and sha256_of(path) == receipt.sha256 for path in self._places(receipt))
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
-        return _size(f"{self.store}/{shard_name(receipt.index)}") == receipt.n_bytes
+        return receipt.n_bytes in {_size(os.fspath(path)) for path in self._places(receipt)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -147,7 +170,7 @@ class Workspace:
     def _clear_spent(self) -> None:
         """Forget a build that has been published, so that none of it is taken for the work of the next one."""
         if self.spent.exists():
-            for name in ("store", "receipts", "replaced"):
+            for name in ("shards", "store", "receipts", "replaced"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
             self.spent.unlink()
 

@@ -113,7 +113,7 @@ class StandIn:
         )
         workspace = Workspace(job.target)
         for path, data in (
-            (workspace.shard(receipt.index), SHARD),
+            (workspace.written(receipt), SHARD),
             (workspace.receipt(receipt.index), receipt.to_json()),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)  # as `write_whole`, but for the disk's own time

@@ -35,6 +35,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
 from pipeline.versions import versions
 from pipeline.worker import ShardJob, make_shard, one_thread
+from pipeline.workspace import Workspace
 
 SPEC = FeatureSpec()
 RATE = 44100
@@ -99,7 +100,13 @@ def whole_shard(path: Path) -> Callable[[], object]:
     )  # fmt: skip
 
     targets = (path.with_suffix(f".{number}.zarr") for number in itertools.count())  # or it would be there already
-    return lambda: make_shard(replace(job, target=next(targets)))
+
+    def make() -> None:
+        target = next(targets)
+        Workspace(target).root.mkdir()
+        make_shard(replace(job, target=target))
+
+    return make
 
 
 def librosa_mel(windows: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import distributed
@@ -133,6 +134,45 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     assert not Workspace(target).root.exists()
 
 
+class Haunted(InProcess):
+    """A runner after whose last job one worker of an earlier build, given up since, comes to its end."""
+
+    def __init__(self, late: Callable[[ShardJob], object]) -> None:
+        self.late = late
+
+    def run(self, function, jobs, rescue=None):
+        jobs = list(jobs)
+        yield from map(function, jobs)
+        self.late(jobs[0])
+
+
+def test_a_late_worker_of_an_earlier_build_harms_nothing(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target, path = tmp_path / "s.zarr", own_music / "bells/bells.00000.wav"
+    now, before = path.read_bytes(), np.random.default_rng(0).uniform(-0.5, 0.5, 80_000)
+    written = []
+
+    def late(job: ShardJob) -> None:
+        soundfile.write(path, before, 22050)  # what the earlier build had read, before the file was changed
+        workspace = Workspace(target)
+        receipt = workspace.read_receipt(job.shard.index)
+        workspace.receipt(job.shard.index).unlink()  # it looked before there was one
+        written.extend([make_shard(job).sha256, receipt.sha256])
+        path.write_bytes(now)
+
+    run(own_music, target, plan_of, Haunted(late))
+    assert written[0] != written[1]
+    run(own_music, tmp_path / "alone.zarr", plan_of)
+    assert same_bytes(target, tmp_path / "alone.zarr")
+
+
+def test_a_worker_that_comes_after_the_end_leaves_nothing(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target, jobs = tmp_path / "s.zarr", []
+    run(own_music, target, plan_of, Haunted(jobs.append))
+    with pytest.raises(BuildError, match="is over"):
+        make_shard(jobs[0])
+    assert [path.name for path in tmp_path.iterdir() if "zarr" in path.name] == ["s.zarr"]
+
+
 class StopsAfter(InProcess):
     """A runner that stops after some shards, as if it were killed."""
 
@@ -243,7 +283,8 @@ class Removes(InProcess):
         self.path = path
 
     def run(self, function, jobs, rescue=None):
-        yield from map(function, jobs)
+        for job in jobs:
+            yield function(job)
         self.path.unlink()
 
 
@@ -351,10 +392,11 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
     interrupted(own_music, target, plan_of, replace=True)
     workspace = Workspace(target)
     workspace.shard(0).unlink()  # lost since: it is offered again
-    data = bytearray(workspace.shard(1).read_bytes())
+    second = workspace.shard(1)
+    data = bytearray(second.read_bytes())
     data[100] ^= 1
-    workspace.shard(1).unlink()  # it is a link to the finished store's, which stays as it is
-    workspace.shard(1).write_bytes(data)
+    second.unlink()  # it is a link to the finished store's, which stays as it is
+    second.write_bytes(data)
     monkeypatch.setattr("pipeline.workspace.sha256_of", pytest.fail)
     runner = Drawn()
     with pytest.raises(KeyboardInterrupt):
@@ -465,6 +507,8 @@ def test_a_client_holds_a_bounded_number_of_jobs() -> None:
 def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
     shard = plan.shard(0)
+    workspace = Workspace(tmp_path / "s.zarr")
+    workspace.root.mkdir()
     receipt = make_shard(
         ShardJob(
             spec=plan.spec,
@@ -477,4 +521,4 @@ def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path,
         )
     )
     assert len(receipt.to_json()) < 20_000  # three sums of 128 bands and five tracks, where the shard is 768 kB
-    assert receipt.n_bytes == Workspace(tmp_path / "s.zarr").shard(0).stat().st_size
+    assert receipt.n_bytes == workspace.written(receipt).stat().st_size
