@@ -17,7 +17,7 @@ from pipeline.catalog import Catalog
 from pipeline.chunk import shard_name
 from pipeline.cluster import Runner
 from pipeline.errors import BuildError, StoreError
-from pipeline.files import write_whole
+from pipeline.files import naming, write_whole
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Shard
 from pipeline.publish import publish
@@ -108,7 +108,7 @@ def build(
     start = time.perf_counter()
     target = target.resolve()
     workspace = Workspace(target)
-    with workspace.locked():
+    with workspace.locked(), naming(workspace.root):
         if target.exists() and not replace:
             raise BuildError(f"{target} has appeared meanwhile; look at it, and replace it with --force if you like")
         seconds = TRACK_SECONDS if runner.expendable else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,11 @@ from pipeline.errors import MelzarrError
 from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or choose another place,"),
+}
 
 
 class Guarded(click.Command):
@@ -32,7 +38,8 @@ class Guarded(click.Command):
             sentence, code = str(error), error.exit_code
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            sentence, code = f"{where}{error.strerror or error}; mend that and run the same command again", 1
+            remedy = REMEDIES.get(error.errno or 0, "mend that")
+            sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
             goes_on = ctx.info_name in {"fetch", "features", "train", "reproduce"}
             sentence, code = "stopped", 1
