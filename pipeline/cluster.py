@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -205,19 +207,28 @@ def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
     with (
         _quiet(),  # to the end, since a cluster that is closed in the middle of its work has much to say
         dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            preload="pipeline.preload",
-            silence_logs=SILENT,
-        ) as local,
+        ExitStack() as stack,
     ):
+        hears_signals = threading.current_thread() is threading.main_thread()
+        if hears_signals:
+            stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        local = stack.enter_context(
+            distributed.LocalCluster(
+                n_workers=0,
+                threads_per_worker=1,
+                memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                preload="pipeline.preload",
+                silence_logs=SILENT,
+            )
+        )
         local.scale(n_workers)  # and goes on meanwhile: what a build has to import takes as long as a worker's start
-        with distributed.Client(local, set_as_default=False) as client:
-            yield client
+        client = stack.enter_context(distributed.Client(local, set_as_default=False))
+        if hears_signals:
+            # A second Ctrl-C would leave the cluster half closed, and the end of the process waiting for it.
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        yield client
 
 
 @contextmanager

@@ -3,8 +3,9 @@
     python tests/torture/kills.py --rounds 200 --seed 0 --json kills.json
 
 A round is one build with one victim: the client, a worker, the scheduler, the nanny that looks after a worker, or all
-at once. Before a process gets its signal it is held, and py-spy reads off its stack what it was at. Every wait is
-bounded, and only processes that the round itself has started are signalled.
+at once; a process that is stopped goes on after a time in which Dask has given it up. Before a process gets its signal
+it is held, and py-spy reads off its stack what it was at. Every wait is bounded, and only processes that the round
+itself has started are signalled.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ MODES = {
     "local cluster": ("client", "worker", "all"),
     "scheduler": ("client", "worker", "nanny", "scheduler", "all"),
 }
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+SIGNALS = {signal.SIGKILL: 5, signal.SIGTERM: 4, signal.SIGSTOP: 1}  # how often each is sent, of ten times
+HELD = 20  # seconds that a stopped process is held
+# Shorter than that; Dask's own patience is half a minute for connections and five minutes for workers.
+SETTINGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "12s",
+}
 PATIENCE = 180  # seconds that a build may take
 RERUNS = 4
 N_TRACKS, TRACKS_PER_SHARD = 96, 4
@@ -95,7 +103,7 @@ def features(source: Path, target: Path, cluster: list[str]) -> subprocess.Popen
     command = [str(Path(sys.executable).with_name("melzarr")), "features", str(source), str(target)]
     return subprocess.Popen(
         [*command, *cluster, *ARGUMENTS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        start_new_session=True, env={**os.environ, **SETTINGS},
     )  # fmt: skip
 
 
@@ -115,8 +123,9 @@ class Cluster:
 
     def _start(self, command: list[str]) -> psutil.Popen:
         return psutil.Popen(
-            command, cwd=self.folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+            command, cwd=self.folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, **SETTINGS},
+        )  # fmt: skip
 
     def workers(self) -> list[psutil.Process]:
         """Processes that the nannies look after."""
@@ -157,7 +166,7 @@ def phase_of(process: psutil.Process) -> str:
 
 
 def strike(victims: list[psutil.Process], number: signal.Signals) -> list[str]:
-    """Hold processes, see what they are at, and signal them."""
+    """Hold processes, see what they are at, and signal them; one that is only stopped goes on after a while."""
     phases = []
     for process in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -168,7 +177,13 @@ def strike(victims: list[psutil.Process], number: signal.Signals) -> list[str]:
     for process in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-            process.resume()
+            if number != signal.SIGSTOP:
+                process.resume()
+    if number == signal.SIGSTOP:
+        time.sleep(HELD)
+        for process in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
     return phases
 
 
@@ -237,7 +252,8 @@ def one_round(
     """Do one round, and see whether the store is the undisturbed one."""
     rng = random.Random(f"{seed}/{number}")
     mode = list(MODES)[(0, 0, 1, 1, 2)[number % 5]]
-    found = Round(number, mode, rng.choice(MODES[mode]), rng.choice(SIGNALS).name, rng.uniform(0.2, 1) * longest[mode])
+    sent = rng.choices(list(SIGNALS), list(SIGNALS.values()))[0]
+    found = Round(number, mode, rng.choice(MODES[mode]), sent.name, rng.uniform(0.2, 1) * longest[mode])
     target, start = folder / f"{number}/made.zarr", time.perf_counter()
     target.parent.mkdir()
     disturbed(source, target, found, rng)
