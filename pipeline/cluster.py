@@ -7,6 +7,7 @@ import logging
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -97,6 +98,7 @@ class OnDask:
         threads = client.nthreads()
         self.n_workers = len(threads) if n_workers is None else n_workers
         self.n_threads = sum(threads.values()) if n_workers is None else n_workers
+        self._clock = _time_of_day()
 
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
@@ -141,8 +143,9 @@ class OnDask:
             yield result
 
     def _next(self, done: queue.SimpleQueue[distributed.Future[Any]]) -> distributed.Future[Any]:
-        """Wait for a job to end; give up where there is no worker left to end it."""
+        """Wait for a job to end; give up where there is no worker left to end it, or none that would be heard."""
         while True:
+            self._clock = max(self._clock, _time_of_day())
             try:
                 return done.get(timeout=PATIENCE)
             except queue.Empty:
@@ -150,6 +153,17 @@ class OnDask:
                     raise BuildError(
                         f"for {PATIENCE} s no worker has been there; start some, then run the same command"
                     ) from None
+                if (back := self._clock - _time_of_day()) > PATIENCE:
+                    # Dask sends its messages in batches, each due at a time of day (distributed.batched).
+                    raise BuildError(
+                        f"this machine's clock was set back by {back:.0f} s, and Dask waits until it is as late again; "
+                        f"run the same command again"
+                    ) from None
+
+
+def _time_of_day() -> float:
+    """Time of day beside the time that has passed: it changes where the clock is set."""
+    return time.time() - time.monotonic()
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Where a build runs."""
 
 import os
+import queue
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -13,7 +15,7 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from pipeline.cluster import ALLOCATOR, POOLS, InProcess, connect, local_workers
+from pipeline.cluster import ALLOCATOR, POOLS, InProcess, OnDask, connect, local_workers
 from pipeline.errors import BuildError, CallError
 from pipeline.worker import one_thread
 
@@ -107,6 +109,15 @@ def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest
         threading.Timer(1, cluster.scale, [0]).start()
         with pytest.raises(BuildError, match="no worker has been there; start some"):
             next(results)
+
+
+def test_a_clock_that_is_set_back_while_nothing_is_heard_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.PATIENCE", 0.1)
+    clocks = iter([10, 3610, 10, 10])
+    monkeypatch.setattr("pipeline.cluster._time_of_day", lambda: next(clocks))
+    runner = OnDask(SimpleNamespace(nthreads=lambda: {"tcp://worker": 1}, dashboard_link=""))
+    with pytest.raises(BuildError, match="clock was set back by 3600 s"):
+        runner._next(queue.SimpleQueue())
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
