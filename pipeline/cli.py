@@ -83,9 +83,9 @@ def next_step(*words: object, datasets: Path | None = None) -> None:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines."""
+    """Print lines, with what would steer a terminal written out: stores and files by others name themselves."""
     for line in lines:
-        click.echo(line)
+        click.echo("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line))
 
 
 # Commands, in the order of the work.
@@ -245,7 +245,7 @@ def inspect(store: Path, as_json: bool, picture: Path | None) -> None:
 
     opened = open_store(store)
     facts = describe(opened)
-    show([as_text(facts)] if as_json else store_lines(facts))
+    click.echo(as_text(facts)) if as_json else show(store_lines(facts))
     if picture:
         from pipeline.picture import draw
 
@@ -278,5 +278,5 @@ def verify(
     root = None if source is None else audio_root(source, datasets)
     with progress_bar(opened.n_tracks, "verify") as bar:
         verdict = verify_store(opened, root, n_samples=sample, seed=seed, progress=bar.update)
-    show([as_text(dataclasses.asdict(verdict))] if as_json else verdict_lines(verdict))
+    click.echo(as_text(dataclasses.asdict(verdict))) if as_json else show(verdict_lines(verdict))
     ctx.exit(1 if verdict.problems else 0)

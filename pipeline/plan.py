@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.errors import SpecError
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
 
@@ -15,6 +16,7 @@ from pipeline.tracks import Track
 # a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of
 # workers, because the bytes of a store must not depend on where it was made.
 TRACKS_PER_SHARD = 16
+MAX_TRACKS_PER_SHARD = 1 << 16
 SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide spec needs no big worker
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and what the allocator keeps
@@ -113,7 +115,16 @@ def make_plan(
         What will compute them.
     tracks_per_shard : int > 0, optional
         By default 16, or fewer where that would be over 256 MiB.
+
+    Raises
+    ------
+    SpecError
+        Where a shard is to have more tracks than it can.
     """
+    if tracks_per_shard and tracks_per_shard > MAX_TRACKS_PER_SHARD:
+        raise SpecError(
+            f"{tracks_per_shard} tracks a shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
+        )
     fitting = max(1, min(TRACKS_PER_SHARD, SHARD_BYTES // spec.track_bytes))
     return Plan(spec, tracks, versions, tracks_per_shard or fitting)
 

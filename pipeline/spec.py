@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +15,8 @@ from pipeline.errors import SpecError
 PAD_MODES = ("reflect", "constant", "edge")
 SCALES = ("power", "db")
 DTYPES = ("float32", "float16")
+MAX_CHUNK_BYTES = (1 << 31) - 17  # of a track, since it is one chunk: Blosc's limit (BLOSC_MAX_BUFFERSIZE)
+MAX_N_FFT = 1 << 20  # 48 s of 22050 Hz, far beyond any use
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +104,13 @@ class FeatureSpec:
                 "dtype=float16 cannot hold scale=power (below 6e-8 it is zero, above 65504 infinite); "
                 "use scale=db, or dtype=float32"
             )
+        if self.n_fft > MAX_N_FFT:
+            raise SpecError(f"n_fft={self.n_fft} is more than the {MAX_N_FFT} that can be computed; use a smaller one")
+        if self.track_bytes > MAX_CHUNK_BYTES:
+            raise SpecError(
+                f"a track of n_windows={self.n_windows} × {self.n_frames} frames × n_mels={self.n_mels} takes "
+                f"{self.track_bytes / 1e9:.1f} GB, and a chunk holds {MAX_CHUNK_BYTES / 1e9:.1f}; use fewer windows"
+            )
 
     @property
     def n_samples(self) -> int:
@@ -125,7 +135,7 @@ class FeatureSpec:
     @property
     def track_bytes(self) -> int:
         """Bytes of one track, uncompressed."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def valid_windows(self, n_samples: int) -> int:
         """Windows that lie wholly inside `n_samples` samples, at most `n_windows`."""

@@ -178,7 +178,7 @@ def test_options_that_do_not_go_together_are_refused(music: Path, tmp_path: Path
         (["--split", "fault-filtered", "--seed", 3], "leave out --seed"),
         (["--cluster", "moon"], "cluster='moon' is unknown"),
         (["--cluster", "tcp://127.0.0.1:1", "--workers", 2], "is for a local cluster"),
-        (["--n-windows", 10**9, "--workers", 1], "use a smaller --n-windows"),
+        (["--n-windows", 10**9, "--workers", 1], "use fewer windows"),
     ]:
         result = melzarr("features", music, tmp_path / "s.zarr", *words)
         assert result.exit_code == 2, words

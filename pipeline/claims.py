@@ -1,0 +1,88 @@
+"""What a store says of itself, held against what can be, before anything of it is read: others may have written it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from pipeline.chunk import SHARDS
+from pipeline.layout import COORDINATES, MEL_DIMS
+from pipeline.plan import MAX_TRACKS_PER_SHARD
+from pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
+
+ATTRIBUTES: Mapping[str, type] = {
+    **dict.fromkeys(("title", "licence", "uuid"), str),
+    **dict.fromkeys(("spec", "split", "recipe", "versions"), dict),
+}
+RECEIPTS = {
+    **dict.fromkeys(("key", "sha256", "n_bytes", "count"), ("shard",)),
+    **dict.fromkeys(("level", "square"), ("shard", "band")),
+}
+TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256"}
+TEXTS |= {"receipts/key", "receipts/sha256"}
+LOST = 64  # shards that may be missing before a store is no store with shards missing
+
+
+def checked_spec(path: Path, group: zarr.Group) -> FeatureSpec:
+    """Give the spec of a store whose metadata claim nothing that cannot be.
+
+    Parameters
+    ----------
+    path : Path
+        Where it lies.
+    group : zarr.Group
+        Its root.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, IndexError, SpecError
+        Where an attribute or an array is missing, of another kind, or of a size that fits neither the others nor
+        what lies on the disk.
+    """
+    attributes: dict[str, Any] = dict(group.attrs)
+    for name, kind in ATTRIBUTES.items():
+        if not isinstance(attributes.get(name), kind):
+            raise TypeError(f"its attribute {name} is {attributes.get(name)!r:.40}")
+    spec = FeatureSpec.from_dict(attributes["spec"])
+    mel = _array(group, "mel")
+    n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
+    n_shards = -(-n_tracks // tracks_per_shard)
+    if tracks_per_shard > MAX_TRACKS_PER_SHARD or n_shards > LOST + _entries(path / SHARDS):
+        raise ValueError(f"it claims {n_tracks} tracks, {tracks_per_shard} a shard, and has not the files for them")
+    sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
+    for name, dims in _arrays():
+        array = _array(group, name)
+        expected = tuple(sizes[dim] for dim in dims)
+        if array.shape != expected:
+            raise ValueError(f"{name} has the shape {array.shape}, and {expected} fits the others")
+        if (array.dtype.kind in "OTU") != (name in TEXTS):
+            raise TypeError(f"{name} is of the type {array.dtype}")
+        if math.prod(array.chunks) * array.dtype.itemsize > MAX_CHUNK_BYTES:
+            raise ValueError(f"{name} has chunks of {array.chunks} values")
+    if mel.dtype != spec.dtype:
+        raise TypeError(f"mel is of the type {mel.dtype}, and its spec says {spec.dtype}")
+    return spec
+
+
+def _arrays() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Names of all arrays, and their dimensions."""
+    yield "mel", MEL_DIMS
+    yield from ((name, dims) for name, (dims, _) in COORDINATES.items())
+    yield from ((f"receipts/{name}", dims) for name, dims in RECEIPTS.items())
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return array
+
+
+def _entries(folder: Path) -> int:
+    """How many files and folders there are in a folder, if it is there."""
+    return sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
