@@ -77,6 +77,7 @@ def test_a_fault_of_our_own_is_not_taken_for_the_files(music: Path, monkeypatch:
         featurise_apart(music / "bells/bells.00000.wav", SPEC)
 
 
+@pytest.mark.slow
 def test_a_track_that_crashes_its_decoder_costs_no_other_track(hostile: Path, tmp_path: Path, plan_of) -> None:
     catalog, plan = plan_of(hostile)
     with connect("local", 2, plan.worker_bytes) as runner:
@@ -88,6 +89,7 @@ def test_a_track_that_crashes_its_decoder_costs_no_other_track(hostile: Path, tm
     assert sorted(status.values()) == ["failed", "failed", *["ok"] * 8, "short", "silent"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_a_track_holds_too_long_ends_itself(hostile: Path, tmp_path: Path) -> None:
     (hostile / "bells/crash.wav").rename(hostile / "bells/hang.wav")
     script = tmp_path / "build.py"

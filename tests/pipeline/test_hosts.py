@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kills import digests
 
 from pipeline import synth
 from pipeline.build import build
@@ -24,6 +25,8 @@ from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 SCHEDULER, PORT = "10.77.0.1", 8786
 PATIENCE = 240  # seconds
@@ -120,14 +123,10 @@ def many(tmp_path: Path) -> Path:
     return tmp_path / "music"
 
 
-def bytes_of(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
-
-
-def undisturbed(music: Path, target: Path) -> dict[str, bytes]:
+def undisturbed(music: Path, target: Path) -> dict[str, str]:
     catalog = read_catalog(music)
     build(make_plan(FeatureSpec(), catalog.tracks, versions(), 1), catalog, target, InProcess())
-    return bytes_of(target)
+    return digests(target)
 
 
 @pytest.mark.timeout(900)
@@ -136,10 +135,10 @@ def test_a_worker_whose_host_vanishes_and_comes_back_harms_nothing(hosts: Hosts,
     client = hosts.features("s", many, target)
     hosts.link("w1", "down")
     assert client.wait(PATIENCE) == 0, hosts.said()
-    made = bytes_of(target)
+    made = digests(target)
     hosts.link("w1", "up")
     time.sleep(10)  # whatever it still had to do
-    assert bytes_of(target) == made == undisturbed(many, tmp_path / "undisturbed.zarr")
+    assert digests(target) == made == undisturbed(many, tmp_path / "undisturbed.zarr")
 
 
 @pytest.mark.timeout(900)
@@ -154,4 +153,4 @@ def test_a_scheduler_whose_host_vanishes_is_a_sentence_and_nothing_is_lost(
     assert "run the same command" in hosts.said()
     catalog = read_catalog(many)
     build(make_plan(FeatureSpec(), catalog.tracks, versions(), 1), catalog, target, InProcess())
-    assert bytes_of(target) == undisturbed(many, tmp_path / "undisturbed.zarr")
+    assert digests(target) == undisturbed(many, tmp_path / "undisturbed.zarr")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from kills import digests
 
 from pipeline import synth
 from pipeline.build import build
@@ -22,6 +23,8 @@ from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 240  # seconds
 N_TRACKS = 60
@@ -40,15 +43,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(many: Path) -> dict[str, bytes]:
-    """Bytes of each file of a store that nothing has disturbed."""
+def undisturbed(many: Path) -> dict[str, str]:
+    """Digest of each file of a store that nothing has disturbed."""
     catalog, target = read_catalog(many), many.parent / "undisturbed.zarr"
     build(make_plan(FeatureSpec(), catalog.tracks, versions(), 1), catalog, target, InProcess())
-    return bytes_of(target)
-
-
-def bytes_of(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    return digests(target)
 
 
 def features(music: Path, target: Path, **environment: str) -> subprocess.Popen[str]:
@@ -75,7 +74,7 @@ def as_shards_come(process: subprocess.Popen[str], target: Path, numbers: Iterat
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("gap", [0.02, 0.2])
 def test_ctrl_c_again_and_again_ends_a_build_as_once_does(
-    gap: float, many: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    gap: float, many: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     target = tmp_path / "s.zarr"
     process = features(many, target)
@@ -94,14 +93,12 @@ def test_ctrl_c_again_and_again_ends_a_build_as_once_does(
     done = features(many, target)
     _, said = done.communicate(timeout=PATIENCE)
     assert done.returncode == 0, said
-    assert bytes_of(target) == undisturbed
+    assert digests(target) == undisturbed
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="a clock that jumps needs libfaketime")
 @pytest.mark.timeout(900)
-def test_a_clock_that_jumps_costs_a_second_run_at_most(
-    many: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_a_clock_that_jumps_costs_a_second_run_at_most(many: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     target, clock = tmp_path / "s.zarr", tmp_path / "clock"
     clock.write_text("+0\n")
     process = features(
@@ -116,4 +113,4 @@ def test_a_clock_that_jumps_costs_a_second_run_at_most(
         process = features(many, target)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
-    assert bytes_of(target) == undisturbed
+    assert digests(target) == undisturbed

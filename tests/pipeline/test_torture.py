@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.receipt import STATUSES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, str], dict[str, float]]:
