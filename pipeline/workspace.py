@@ -153,6 +153,7 @@ class Workspace:
             _exchange(self.store, self.target)
         else:
             self.store.rename(self.target)
+        sync(self.target.parent)  # before the receipts go, from which it could be done again
         self.spent.touch()
         self.discard()
 
