@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from pipeline.errors import SpecError
 from pipeline.spec import FeatureSpec
@@ -69,7 +68,7 @@ def plain_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.ND
     that is asked for anew costs more than the arithmetic where the allocator returns it at once, as in Dask's workers.
     """
     n_valid = spec.valid_windows(samples.size)
-    bands, (place, taper) = filterbank(spec), _frame_layout(spec)
+    bands, (place, taper) = _sparse_bands(spec), _frame_layout(spec)
     n_block = max(1, BLOCK_BYTES // (taper.size * taper.itemsize))
     gather = np.add.outer(np.arange(n_block) * spec.stride, place).reshape(-1, spec.n_fft)
     raw = np.empty(gather.shape, np.float32)
@@ -119,6 +118,7 @@ def _hann(n_fft: int) -> npt.NDArray[np.float64]:
 def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
     """Make the tables that `kernel.mel_power` takes, in its order."""
     bands, half = filterbank(spec), spec.n_fft // 2
+    filled = bands > 0  # in each band a run of neighbouring bins
     zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
     place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]
     turns = np.exp(-2j * np.pi / half * np.outer(np.arange(half // 4), [1, 2, 3]))
@@ -128,9 +128,9 @@ def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
         _constant(_hann(spec.n_fft) / 2, np.float32),
         _constant(turns.view(np.float64), np.float32),
         _constant(untangling.view(np.float64).reshape(-1, 2), np.float32),
-        _constant(bands.indices[bands.indptr[:-1]], np.intp),
-        _constant(bands.indptr, np.intp),
-        _constant(bands.data, np.float32),
+        _constant(filled.argmax(axis=1), np.intp),
+        _constant(np.append(0, np.cumsum(filled.sum(axis=1))), np.intp),
+        _constant(bands[filled], np.float32),
     )
 
 
@@ -185,8 +185,8 @@ def _floor(spec: FeatureSpec) -> np.float32:
 
 
 @functools.lru_cache(maxsize=8)
-def filterbank(spec: FeatureSpec) -> scipy.sparse.csr_array:
-    """Weights of the FFT's bins in each mel band, as librosa makes them (Slaney's scale, normalised by area).
+def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Weights of the FFT's bins in each mel band: triangles of area 2 between `mel_edges`, as librosa has them.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def filterbank(spec: FeatureSpec) -> scipy.sparse.csr_array:
 
     Returns
     -------
-    scipy.sparse.csr_array [shape=(n_mels, 1 + n_fft / 2)]
+    np.ndarray [shape=(n_mels, 1 + n_fft / 2)]
         Each bin lies in two bands at most.
 
     Raises
@@ -203,10 +203,7 @@ def filterbank(spec: FeatureSpec) -> scipy.sparse.csr_array:
     SpecError
         Where a band is empty: the bands are narrower than the bins are apart.
     """
-    import librosa  # noqa: PLC0415  (slow to import; needed once a process)
-
-    nyquist = spec.sample_rate / 2
-    edges = librosa.mel_frequencies(n_mels=spec.n_mels + 2, fmin=0, fmax=nyquist)
+    edges = mel_edges(spec)
     bins = np.fft.rfftfreq(spec.n_fft, 1 / spec.sample_rate)
     empty = np.flatnonzero(np.searchsorted(bins, edges[2:], "left") == np.searchsorted(bins, edges[:-2], "right"))
     if empty.size:
@@ -214,13 +211,43 @@ def filterbank(spec: FeatureSpec) -> scipy.sparse.csr_array:
             f"n_mels={spec.n_mels} leaves band {empty[0]} without any of the {bins.size} bins of n_fft={spec.n_fft}; "
             f"use fewer bands or a larger n_fft"
         )
-    weights = librosa.filters.mel(sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=0, fmax=nyquist)
-    return scipy.sparse.csr_array(weights.astype(np.float64))
+    distances, widths = np.subtract.outer(edges, bins), np.diff(edges)[:, np.newaxis]
+    rising, falling = -distances[:-2] / widths[:-1], distances[2:] / widths[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)  # rounded where librosa rounds
+    weights = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
+    return weights.astype(np.float64)
+
+
+@functools.lru_cache(maxsize=8)
+def _sparse_bands(spec: FeatureSpec) -> Any:
+    """Return the filterbank without its zeros, for products with many frames."""
+    import scipy.sparse  # noqa: PLC0415  (slow to import, and the kernel does without it)
+
+    return scipy.sparse.csr_array(filterbank(spec))
+
+
+def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Frequencies between which the mel bands rise and fall: each of the three of a band is its neighbour's too.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Gives sample_rate and n_mels.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_mels + 2,)], in Hz
+        From 0 to ``sample_rate / 2``, equally far apart on Slaney's scale, which is linear up to 1 kHz and logarithmic
+        above (M. Slaney, Auditory Toolbox, version 2, Interval Research Corporation, 1998).
+    """
+    slope, corner = 200 / 3, 1000.0  # Hz a mel below the corner, Hz
+    step = math.log(6.4) / 27  # logarithm of the ratio of neighbouring mels above it
+    nyquist, corner_mel = spec.sample_rate / 2, corner / slope
+    highest = nyquist / slope if nyquist < corner else corner_mel + math.log(nyquist / corner) / step
+    mels = np.linspace(0, highest, spec.n_mels + 2)
+    return np.where(mels < corner_mel, slope * mels, corner * np.exp(step * (mels - corner_mel)))
 
 
 def band_centres(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     """Centre of each mel band, in Hz, shape (n_mels,)."""
-    import librosa  # noqa: PLC0415  (slow to import; needed once a build)
-
-    edges: npt.NDArray[np.float64] = librosa.mel_frequencies(n_mels=spec.n_mels + 2, fmin=0, fmax=spec.sample_rate / 2)
-    return edges[1:-1]
+    return mel_edges(spec)[1:-1]

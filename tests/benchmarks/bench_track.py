@@ -128,7 +128,7 @@ def by_tensorflow(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    bands, half = tf.constant(filterbank(SPEC).toarray().T.astype(np.float32)), SPEC.n_fft // 2
+    bands, half = tf.constant(filterbank(SPEC).T.astype(np.float32)), SPEC.n_fft // 2
 
     @tf.function
     def mel(batch):  # type: ignore[no-untyped-def]
@@ -144,7 +144,7 @@ def by_torch(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
         return None
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
-    bands, hann = torch.from_numpy(filterbank(SPEC).toarray().astype(np.float32)), torch.hann_window(SPEC.n_fft)
+    bands, hann = torch.from_numpy(filterbank(SPEC).astype(np.float32)), torch.hann_window(SPEC.n_fft)
 
     def mel() -> np.ndarray:
         batch = torch.from_numpy(windows)

@@ -322,8 +322,8 @@ def test_the_filterbank_is_that_of_librosa_or_is_refused_for_an_empty_band(spec:
             filterbank(spec)
     else:
         ours = filterbank(spec)
-        np.testing.assert_array_equal(ours.toarray(), theirs)
-        assert np.diff(ours.tocsc().indptr).max() <= 2  # each bin lies in two bands at most
+        np.testing.assert_array_equal(ours, theirs)
+        assert np.count_nonzero(ours, axis=0).max() <= 2  # each bin lies in two bands at most
 
 
 @pytest.mark.parametrize("spec", [FeatureSpec(n_mels=1024), FeatureSpec(n_fft=256, hop_length=64)])
