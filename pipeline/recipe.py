@@ -14,6 +14,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.split import PARTS, HashSplit
 
 RECIPE_FILE = "recipe.toml"
+MAX_TRACKS = 100_000  # of a label, since their numbers have five digits
 AUDIO_FOLDER = "audio"
 
 
@@ -140,7 +141,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
     try:
         json.dumps(data)  # a store keeps it in its attributes
@@ -178,8 +179,8 @@ def _labels(names: Any) -> tuple[str, ...]:
 
 
 def _positive(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"tracks_per_label={value!r} is no whole number above zero")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_TRACKS:
+        raise ValueError(f"tracks_per_label={value!r} is no whole number from 1 to {MAX_TRACKS}")
     return value
 
 
@@ -190,7 +191,10 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
             raise ValueError(f"source.urls={table['urls']!r} is no list of addresses")
         return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
     if kind == "synthesis":
-        return Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))
+        made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))
+        if not (1000 <= made.sample_rate <= 192_000 and 0 < made.seconds <= 3600):
+            raise ValueError(f"{made.seconds} s at {made.sample_rate} Hz are no track; make at most an hour")
+        return made
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
 
 
@@ -225,5 +229,7 @@ def expand_ranges(ranges: str) -> list[int]:
         found = range(int(first), int(last or first) + 1)
         if not found:
             raise ValueError(f"the range {item!r} runs backwards")
+        if found[-1] >= MAX_TRACKS:
+            raise ValueError(f"the range {item!r} goes beyond the {MAX_TRACKS} tracks that a label may have")
         numbers.extend(found)
     return numbers

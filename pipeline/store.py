@@ -168,7 +168,7 @@ def open_store(path: Path) -> Store:
         attributes: dict[str, Any] = dict(group.attrs)
     except FileNotFoundError as error:
         raise StoreError(f"there is no store at {path}; make one with: melzarr features SOURCE {path}") from error
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
+    except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
         raise StoreError(f"{path} is no readable Zarr group ({error}); it is damaged or something else") from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(

@@ -99,7 +99,9 @@ def whole_shard(path: Path) -> Callable[[], object]:
         shard=Shard(0, 0, tracks), key="",
     )  # fmt: skip
 
-    targets = (path.with_suffix(f".{number}.zarr") for number in itertools.count())  # or it would be there already
+    targets = (
+        path.with_name(f"{path.name}.{number}.zarr") for number in itertools.count()
+    )  # or it would be there already
 
     def make() -> None:
         target = next(targets)

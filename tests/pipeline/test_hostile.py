@@ -19,12 +19,16 @@ import soundfile
 import xarray as xr
 from click.testing import CliRunner
 
+from pipeline.audio import Audio, read_audio
 from pipeline.cli import main
 from pipeline.errors import StoreError
 from pipeline.receipt import STATUSES
+from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
+from pipeline.worker import featurise
 
+SPEC = FeatureSpec(n_windows=60)
 MEMORY = 4 << 30  # bytes of addresses that a command may take for a store of a few hundred kB
 Edit = Callable[[dict[str, Any]], object]
 
@@ -180,3 +184,23 @@ def test_a_hostile_tree_is_built_and_each_file_has_its_status_and_sentence(tmp_p
         assert (source in expected) or status == "failed"
     assert "\n" not in "".join(line for line in result.output.splitlines() if "new" in line)
     CliRunner().invoke(main, ["inspect", str(target)], catch_exceptions=False)
+
+
+def test_a_file_that_changes_while_it_is_read_is_a_failed_track(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(), 22050)
+    assert featurise(path, SPEC)[1].status == "ok"
+
+    def read_and_changed(*arguments: Any) -> Audio:
+        audio = read_audio(*arguments)
+        with path.open("ab") as file:
+            file.write(b"more")
+        return audio
+
+    monkeypatch.setattr("pipeline.worker.read_audio", read_and_changed)
+    windows, receipt = featurise(path, SPEC)
+    assert len(windows) == 0
+    assert receipt.error == "the file changed while it was read; run again when nothing writes to it"
+    assert not receipt.source_sha256  # so that the next run makes it again

@@ -68,8 +68,8 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize(
     ("found", "instead", "said"),
     [
-        ("tracks_per_label = 2", 'tracks_per_label = "some"', "'some' is no whole number above zero"),
-        ("tracks_per_label = 2", "tracks_per_label = 0", "tracks_per_label=0 is no whole number above zero"),
+        ("tracks_per_label = 2", 'tracks_per_label = "some"', "'some' is no whole number from 1"),
+        ("tracks_per_label = 2", "tracks_per_label = 0", "tracks_per_label=0 is no whole number from 1"),
         ("tracks_per_label = 2", "tracks_per_label = -2", "tracks_per_label=-2 is no"),
         ("tracks_per_label = 2", "tracks_per_label = 2.0", r"tracks_per_label=2\.0 is no"),
         ("tracks_per_label = 2", "tracks_per_label = true", "tracks_per_label=True is no"),
@@ -80,6 +80,10 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
         ('kind = "synthesis"', 'kind = "torrent"', "'torrent' is unknown; use 'archive' or 'synthesis'"),
         ("seconds = 0.5", "seconds = 0.5\n[split]\nshare = 1", "share"),
         ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '3-x'", "invalid literal"),
+        ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '0-999999999999'", "goes beyond the 100000"),
+        ("tracks_per_label = 2", "tracks_per_label = 1000000000", "from 1 to 100000"),
+        ("seconds = 0.5", "seconds = 1e12", "make at most an hour"),
+        ("seconds = 0.5", "seconds = nan", "make at most an hour"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instead: str, said: str) -> None:
@@ -145,7 +149,9 @@ def test_features_and_splits_that_cannot_be_are_refused(tmp_path: Path) -> None:
         read_recipe(write(tmp_path, TINY + "[split]\nvalid = 0.5\ntest = 0.5"))
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"\xff", None])
+@pytest.mark.parametrize(
+    "content", [b"name = ", b"\xff", b"a = " + b"[" * 100_000, None], ids=["cut", "no text", "deep", "none"]
+)
 def test_what_is_no_toml_is_no_recipe(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "recipe.toml"
     if content:
