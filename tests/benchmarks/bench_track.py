@@ -99,12 +99,10 @@ def whole_shard(path: Path) -> Callable[[], object]:
         shard=Shard(0, 0, tracks), key="",
     )  # fmt: skip
 
-    targets = (
-        path.with_name(f"{path.name}.{number}.zarr") for number in itertools.count()
-    )  # or it would be there already
+    numbers = itertools.count()  # a target of its own each time, or the shard would be there already
 
     def make() -> None:
-        target = next(targets)
+        target = path.with_name(f"{path.name}.{next(numbers)}.zarr")
         Workspace(target).root.mkdir()
         make_shard(replace(job, target=target))
 
