@@ -214,7 +214,7 @@ def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     distances, widths = np.subtract.outer(edges, bins), np.diff(edges)[:, np.newaxis]
     rising, falling = -distances[:-2] / widths[:-1], distances[2:] / widths[1:]
     triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)  # rounded where librosa rounds
-    weights = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
     return weights.astype(np.float64)
 
 
