@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 STATUSES = ("ok", "short", "silent", "failed")
 
 
@@ -82,6 +84,11 @@ class Receipt:
         Whether the shard was found, checked and kept rather than computed.
     outdated : str
         Why the shard that an earlier run left was not kept; empty where there was none, or it was.
+
+    Raises
+    ------
+    ValueError
+        Where the digest is none.
     """
 
     index: int
@@ -93,6 +100,11 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: bool = False
     outdated: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a digest that is none: files are named by it, and a receipt may be somebody else's."""
+        if not _DIGEST.fullmatch(self.sha256):
+            raise ValueError(f"{self.sha256!r:.80} is no SHA-256")
 
     @property
     def n_failed(self) -> int:

@@ -136,14 +136,18 @@ class Store:
         columns = {name: self.values(f"receipts/{name}", which).tolist() for name in (*_RECEIPT_FIELDS, *_SUM_FIELDS)}
         for number, row in enumerate(zip(*columns.values(), strict=True)):
             key, sha256, n_bytes, count, level, square = row
-            yield Receipt(
-                index=which.start + number,
-                tracks=tuple(tracks[number * step : (number + 1) * step]),
-                sums=BandSums(count=count, level=tuple(level), square=tuple(square)),
-                key=key,
-                sha256=sha256,
-                n_bytes=n_bytes,
-            )
+            try:
+                receipt = Receipt(
+                    index=which.start + number,
+                    tracks=tuple(tracks[number * step : (number + 1) * step]),
+                    sums=BandSums(count=count, level=tuple(level), square=tuple(square)),
+                    key=key,
+                    sha256=sha256,
+                    n_bytes=n_bytes,
+                )
+            except ValueError as error:
+                raise StoreError(f"{self.path}: {error}; it is damaged, make it again") from error
+            yield receipt
 
 
 _RECEIPT_FIELDS = ("key", "sha256", "n_bytes")

@@ -17,12 +17,15 @@ import numpy as np
 import pytest
 import soundfile
 import xarray as xr
+import zarr
 from click.testing import CliRunner
 
 from pipeline.audio import Audio, read_audio
+from pipeline.build import build
 from pipeline.cli import main
+from pipeline.cluster import InProcess
 from pipeline.errors import StoreError
-from pipeline.receipt import STATUSES
+from pipeline.receipt import STATUSES, BandSums, Receipt
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -121,6 +124,23 @@ def test_what_would_steer_a_terminal_is_written_out(own_store: Store) -> None:
     result = CliRunner().invoke(main, ["inspect", str(own_store.path)])
     assert result.exit_code == 0, result.output
     assert r"music\x1b[2J\x1b]0;owned\x07\n\u202emoc" in result.output
+
+
+@pytest.mark.parametrize("digest", ["/../../../precious", "", "A" * 64, "0" * 63 + "\n"])
+def test_a_receipt_that_names_another_file_is_refused_and_nothing_is_kept(
+    digest: str, own_store: Store, music: Path, plan_of
+) -> None:
+    precious = own_store.path.parent / "precious"
+    precious.write_text("mine")
+    zarr.open_array(own_store.path / "receipts/sha256")[0] = digest
+    with pytest.raises(StoreError, match="is no SHA-256"):
+        list(open_store(own_store.path).receipts())
+    with pytest.raises(ValueError, match="is no SHA-256"):
+        Receipt(index=0, key="", sha256=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
+    catalog, plan = plan_of(music)
+    assert build(plan, catalog, own_store.path, InProcess(), replace=True).n_reused == 0
+    assert precious.read_text() == "mine"
+    assert not verify(open_store(own_store.path)).problems
 
 
 def wave(rate: int = 22050, seconds: float = 3.0) -> np.ndarray:

@@ -20,7 +20,7 @@ KNOWN = TrackReceipt(
 RECEIPT = Receipt(
     index=3,
     key="k" * 64,
-    sha256="s" * 64,
+    sha256="5a" * 32,
     n_bytes=12_345,
     tracks=(KNOWN, UNKNOWN),
     sums=BandSums(count=2995, level=(-12.5, -1e-300), square=(156.25, 1.7e308)),
@@ -43,7 +43,7 @@ RECEIPTS = st.builds(
     Receipt,
     index=st.integers(0, 10**6),
     key=st.text(max_size=64),
-    sha256=st.text(max_size=64),
+    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     n_bytes=st.integers(0, 2**62),
     tracks=st.lists(TRACKS, max_size=3).map(tuple),
     sums=st.builds(
