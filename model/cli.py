@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +18,7 @@ from pipeline.cli import as_text, main, next_step, progress_bar, show
 from pipeline.errors import AudioError
 from pipeline.options import AS_JSON, STORE, read_size
 from pipeline.split import PARTS
+from pipeline.tree import Tree
 
 if TYPE_CHECKING:
     from model.protocol import Protocol
@@ -62,7 +63,7 @@ FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what 
 @MEMORY
 @FORCE
 def train(
-    store: Path,
+    store: Tree,
     recipe: str,
     protocol: str,
     run: Path | None,
@@ -85,7 +86,7 @@ def train(
     from pipeline.store import open_store
 
     opened = open_store(store)
-    folder = Run(run or Path("runs") / f"{store.stem}-{Path(recipe).stem}-{protocol}")
+    folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{protocol}")
     _train(opened, recipe, protocol, folder, epochs, seed, memory, force)
     next_step("evaluate", folder.path, store)
 
@@ -155,7 +156,7 @@ class _Lines(logging.Handler):
 @STORE
 @click.option("--split", default="test", show_default=True, type=click.Choice(PARTS), help="Which part.")
 @AS_JSON
-def evaluate(run: Path, store: Path, split: str, as_json: bool) -> None:
+def evaluate(run: Path, store: Tree, split: str, as_json: bool) -> None:
     """Say how good the model of RUN is on a part of STORE.
 
     Of windows and of tracks, each with a 95 % interval from a bootstrap over tracks, and by which protocol.
@@ -240,7 +241,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 @EPOCHS
 @SEED
 @MEMORY
-def reproduce(store: Path, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
+def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
     """Repeat the article's experiment on STORE, beside what is done today, and write a report.
 
     The article's recipe on windows of the same tracks and on other tracks, the default recipe on other tracks, and on
@@ -251,7 +252,7 @@ def reproduce(store: Path, folder: Path | None, epochs: int | None, seed: int, m
     from pipeline.store import open_store
 
     opened = open_store(store)
-    folder = folder or Path("runs") / f"{store.stem}-reproduce"
+    folder = folder or Path("runs") / f"{PurePosixPath(store.name).stem}-reproduce"
 
     def train_one(recipe: str, protocol: str, run: Run) -> dict[str, Any]:
         return _train(opened, recipe, protocol, run, epochs, seed, memory, force=False)

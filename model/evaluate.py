@@ -193,7 +193,7 @@ def evaluate(
     answers = answer(run.model(), store, protocol.part(split), progress)
     return {
         "run": str(run.path),
-        "store": str(store.path),
+        "store": str(store.tree),
         "split": split,
         "protocol": {"name": protocol.name, "words": protocol.words},
         **metrics(answers, run.labels),
@@ -213,10 +213,10 @@ def fitting_protocol(run: Run, store: Store) -> Protocol:
     differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
     if differing:
         said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
-        raise RunError(f"{store.path} has other features than the model of {run.path}: {said}; make it with the same")
+        raise RunError(f"{store.tree} has other features than the model of {run.path}: {said}; make it with the same")
     if label_names(store) != run.labels:
         raise RunError(
-            f"{store.path} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{store.tree} has the labels {', '.join(label_names(store))} and the model of {run.path} "
             f"{', '.join(run.labels)}; they must be the same"
         )
     if store.attributes["uuid"] == config["store"]["uuid"]:

@@ -42,7 +42,7 @@ def windows(
     seed: int = 0,
     windows_per_track: int | None = None,
     memory: int | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     first_epoch: int = 0,
 ) -> tf.data.Dataset:
     """Feed windows in batches, in another order each epoch.
@@ -62,8 +62,9 @@ def windows(
     memory : int > 0, optional
         Bytes that decoded tracks may take; by default half of what is free. Where the selection fits it is read once
         and kept, else streamed from the store each epoch, 128 tracks at a time.
-    threads : int > 0
-        Threads that read and decode; they do not change the order.
+    threads : int > 0, optional
+        Threads that read and decode; they do not change the order. By default two for a disk, and for an object store
+        so many that the next tracks are there before they are wanted.
     first_epoch : int
         Number of the first epoch, where training goes on.
 
@@ -187,17 +188,21 @@ def _gather(decoded: Windows, tracks: npt.NDArray[np.intp], window: npt.NDArray[
     return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" has it copied
 
 
-def _source(store: Store, selection: Selection, memory: int | None, threads: int) -> Source:
+def _source(store: Store, selection: Selection, memory: int | None, threads: int | None) -> Source:
     """Keep the decoded tracks where they fit the memory, else read each pool when it is needed."""
     budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
     needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
-    executor, read = ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader"), store.reader()
+    executor, read = _readers(store, threads), store.reader()
     if needed > budget:
         said = "streaming: %d tracks take %.1f MB decoded, more than %.1f"
         logger.info(said, selection.tracks.size, needed / 1e6, budget / 1e6)
         return lambda places: (read_tracks(store, read, selection.tracks[places], executor), np.arange(places.size))
     logger.info("cached: %d tracks take %.1f MB decoded, of %.1f", selection.tracks.size, needed / 1e6, budget / 1e6)
     return _Cache(lambda: read_tracks(store, read, selection.tracks, executor))
+
+
+def _readers(store: Store, threads: int | None) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads or store.tree.readers, thread_name_prefix="melzarr-loader")
 
 
 class _Cache:
@@ -253,14 +258,14 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
         else:
             if np.isfinite(decoded[place]).all():
                 return
-        raise StoreError(f"{store.path}: track {number} cannot be read ({reason}); see: melzarr verify {store.path}")
+        raise StoreError(f"{store.tree}: track {number} cannot be read ({reason}); see: melzarr verify {store.tree}")
 
     for _ in executor.map(decode, range(tracks.size)):
         pass
     return decoded
 
 
-def tracks(store: Store, selection: Selection, *, threads: int = 2) -> Iterator[tuple[int, Windows, int]]:
+def tracks(store: Store, selection: Selection, *, threads: int | None = None) -> Iterator[tuple[int, Windows, int]]:
     """Give whole tracks one after the other, for evaluation, a few of them read ahead.
 
     Parameters
@@ -269,8 +274,8 @@ def tracks(store: Store, selection: Selection, *, threads: int = 2) -> Iterator[
         The store.
     selection : Selection
         Which tracks, and which of their windows.
-    threads : int > 0
-        Threads that read and decode.
+    threads : int > 0, optional
+        Threads that read and decode; by default as for `windows`.
 
     Yields
     ------
@@ -282,7 +287,7 @@ def tracks(store: Store, selection: Selection, *, threads: int = 2) -> Iterator[
         Its class.
     """
     read = store.reader()
-    with ThreadPoolExecutor(threads, thread_name_prefix="melzarr-loader") as executor:
+    with _readers(store, threads) as executor:
         for start in range(0, selection.tracks.size, READ_AHEAD):
             numbers = selection.tracks[start : start + READ_AHEAD]
             for place, decoded in enumerate(read_tracks(store, read, numbers, executor), start=start):

@@ -87,7 +87,7 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
     splits = store.attributes["recipe"].get("splits", {})
     if name not in splits:
         known = ", ".join(protocol_names(store))
-        raise CatalogError(f"{store.path} has no protocol {name!r}; use one of {known}")
+        raise CatalogError(f"{store.tree} has no protocol {name!r}; use one of {known}")
     given = named_parts(splits[name])
     parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
     words = (

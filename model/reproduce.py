@@ -69,7 +69,7 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
     return [
         f"# {attributes['title']}: the article's experiment",
         "",
-        f"Store `{store.path.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
+        f"Store `{store.tree.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
         "",
         "Accuracy on the test part, with its 95 % interval from a bootstrap over tracks; a track's class is that of",
         "the largest mean log-probability of its windows.",

@@ -111,7 +111,7 @@ def train(
     """
     labels = label_names(store)
     if len(labels) < 2:
-        raise RunError(f"{store.path} has one label only, {labels[0]!r}: there is nothing to tell apart")
+        raise RunError(f"{store.tree} has one label only, {labels[0]!r}: there is nothing to tell apart")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
     with run.locked():
         run.start(configuration(store, recipe, protocol, seed), replace=replace)

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,21 @@ def read_header(path: Path) -> Header:
     """
     with open_audio(path) as file:
         return _header(file)
+
+
+def stream_header(stream: IO[bytes]) -> Header:
+    """Read the same of a file that is open, and no more of it than libsndfile asks for.
+
+    Raises
+    ------
+    AudioError, OSError
+        Where that does not do; `read_header` of the whole file then says why.
+    """
+    try:
+        with SequentialFile(stream) as file:
+            return _header(file)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(error.error_string) from error
 
 
 def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +12,15 @@ import numpy as np
 
 from pipeline.apart import TRACK_SECONDS
 from pipeline.catalog import Catalog
-from pipeline.chunk import shard_name
 from pipeline.cluster import Runner
-from pipeline.errors import BuildError, StoreError
-from pipeline.files import naming, write_whole
+from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Shard
-from pipeline.publish import publish
+from pipeline.publish import attributes, publish
 from pipeline.receipt import Receipt
 from pipeline.store import open_store
 from pipeline.tracks import TEXT
+from pipeline.tree import Tree
 from pipeline.worker import ShardJob, make_shard, make_shard_apart
 from pipeline.workspace import Workspace
 
@@ -40,7 +37,7 @@ class Summary:
 
     Parameters
     ----------
-    target : Path
+    target : Tree
         The store.
     shape : tuple of int
         Shape of its array `mel`.
@@ -56,7 +53,7 @@ class Summary:
         Wall time as "wall", and the workers' time in "decode", "mel" and "write".
     """
 
-    target: Path
+    target: Tree
     shape: tuple[int, ...]
     statuses: Counter[str]
     troubled: tuple[tuple[str, str, str], ...]
@@ -68,7 +65,7 @@ class Summary:
 def build(
     plan: Plan,
     catalog: Catalog,
-    target: Path,
+    target: str | Path | Tree,
     runner: Runner,
     *,
     replace: bool = False,
@@ -83,7 +80,7 @@ def build(
         What to compute.
     catalog : Catalog
         The plan's tracks, with their labels and their root.
-    target : Path
+    target : str, Path or Tree
         Where the store will be.
     runner : Runner
         Where it is computed.
@@ -106,69 +103,105 @@ def build(
         What was finished is kept.
     """
     start = time.perf_counter()
-    target = target.resolve()
-    workspace = Workspace(target)
-    with workspace.locked(), naming(workspace.root):
-        if target.exists() and not replace:
+    workspace = Workspace.at(target)
+    target = workspace.target
+    with workspace.locked():
+        if workspace.occupied() and not replace:
             raise BuildError(f"{target} has appeared meanwhile; look at it, and replace it with --force if you like")
-        seconds = TRACK_SECONDS if runner.expendable else None
-        fresh = (_job(plan, catalog, target, shard, seconds) for shard in plan.shards())
-        jobs = _seeded(fresh, workspace, target) if target.exists() else fresh
-        allowed = _failures_allowed(len(plan.tracks), max_failed)
-        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root) as ledger:
-            for receipt in runner.run(make_shard, jobs, make_shard_apart):
-                progress(receipt)
-                ledger.add(receipt)
-                workspace.settle(receipt)
-                if ledger.n_failed > allowed:
-                    raise BuildError(_too_many_failed(plan, ledger, allowed))
-            publish(plan, catalog, workspace, ledger)
+        jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
+        if replace:
+            jobs = _seeded(jobs, workspace)
+        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
+            compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
+            publish(plan, attributes(plan, catalog), workspace, ledger)
             return _summary(plan, target, ledger, time.perf_counter() - start)
 
 
-def _seeded(jobs: Iterable[ShardJob], workspace: Workspace, target: Path) -> Iterator[ShardJob]:
+def compute(
+    plan: Plan,
+    jobs: Iterable[ShardJob],
+    runner: Runner,
+    ledger: Ledger,
+    *,
+    max_failed: float | None = None,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Have shards made, or kept where an earlier run has made them.
+
+    Parameters
+    ----------
+    plan : Plan
+        What they are part of.
+    jobs : iterable of ShardJob
+        The shards.
+    runner : Runner
+        Where they are computed.
+    ledger : Ledger
+        Takes what becomes of them.
+    max_failed, progress
+        As for `build`.
+
+    Raises
+    ------
+    BuildError
+        Where too many tracks fail, or the workers are lost.
+    """
+    allowed = _failures_allowed(len(plan.tracks), max_failed)
+    for receipt in runner.run(make_shard, jobs, make_shard_apart):
+        progress(receipt)
+        ledger.add(receipt)
+        if ledger.n_failed > allowed:
+            raise BuildError(_too_many_failed(plan, ledger, allowed))
+
+
+def _seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
     """Before each job goes out, offer it the shard of the finished store; a worker checks before it keeps one."""
-    receipts = _readable(target)
+    receipts = _readable(workspace.target)
     for job in jobs:
         if receipt := next(receipts, None):
-            _offer(receipt, workspace, target)
+            workspace.offer(receipt)
         yield job
 
 
-def _readable(target: Path) -> Iterator[Receipt]:
-    """Receipts of a finished store; where it is damaged there are none, and nothing of it can be kept."""
+def _readable(target: Tree) -> Iterator[Receipt]:
+    """Receipts of a finished store; where there is none, or a damaged one, nothing of it can be kept."""
     try:
         yield from open_store(target).receipts()
+    except StorageError:
+        raise
     except StoreError:
         return
 
 
-def _offer(receipt: Receipt, workspace: Workspace, target: Path) -> None:
-    """Put a shard of the finished store where a worker looks for one of an earlier run."""
-    published, shard = target / shard_name(receipt.index), workspace.written(receipt)
-    earlier = workspace.read_receipt(receipt.index)
-    if not published.exists() or (earlier and workspace.has(earlier)):
-        return
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    shard.unlink(missing_ok=True)
-    try:
-        os.link(published, shard)
-    except OSError:  # a file system without links
-        shutil.copyfile(published, shard)
-    write_whole(workspace.receipt(receipt.index), receipt.to_json())
+def shard_jobs(
+    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner
+) -> Iterator[ShardJob]:
+    """Make the jobs of some shards.
 
-
-def _job(plan: Plan, catalog: Catalog, target: Path, shard: Shard, track_seconds: float | None) -> ShardJob:
-    return ShardJob(
-        spec=plan.spec,
-        versions=plan.versions,
-        root=catalog.root.absolute(),
-        target=target,
-        tracks_per_shard=plan.tracks_per_shard,
-        shard=shard,
-        key=plan.key(shard),
-        track_seconds=track_seconds,
-    )
+    Parameters
+    ----------
+    plan : Plan
+        What they are part of.
+    root : Tree
+        Below which the audio files lie.
+    workspace : Workspace
+        Where they go.
+    shards : iterable of Shard
+        The shards.
+    runner : Runner
+        Where they will be computed.
+    """
+    for shard in shards:
+        yield ShardJob(
+            spec=plan.spec,
+            versions=plan.versions,
+            root=root.patient(),
+            target=workspace.target.patient(),
+            tracks_per_shard=plan.tracks_per_shard,
+            shard=shard,
+            key=plan.key(shard),
+            track_seconds=TRACK_SECONDS if runner.expendable else None,
+        )
 
 
 def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
@@ -186,7 +219,7 @@ def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
     )
 
 
-def _summary(plan: Plan, target: Path, ledger: Ledger, wall: float) -> Summary:
+def _summary(plan: Plan, target: Tree, ledger: Ledger, wall: float) -> Summary:
     troubled = ledger.troubled()[:NAMED].tolist()
     facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)
     return Summary(

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.errors import CatalogError
 from pipeline.recipe import Recipe
 from pipeline.split import PARTS, UNUSED, HashSplit
 from pipeline.tracks import Track, Tracks
+from pipeline.tree import Tree, open_tree
 
 # What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
 READABLE = frozenset(
@@ -31,8 +32,8 @@ class Catalog:
 
     Parameters
     ----------
-    root : Path
-        Folder below which the files lie.
+    root : Tree
+        Below which the files lie.
     tracks : sequence of Track
         Sorted by id.
     left_out : tuple of str
@@ -43,7 +44,7 @@ class Catalog:
         The recipe that the tracks came from.
     """
 
-    root: Path
+    root: Tree
     tracks: Sequence[Track]
     left_out: tuple[str, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Catalog:
 
 
 def read_catalog(
-    source: Path | Recipe,
+    source: str | Path | Tree | Recipe,
     split: HashSplit | None = None,
     *,
     named_split: str | None = None,
@@ -61,7 +62,7 @@ def read_catalog(
 
     Parameters
     ----------
-    source : Path or Recipe
+    source : str, Path, Tree or Recipe
         A folder of ``label/file``, a manifest (.csv or .parquet), or a recipe whose audio has been fetched.
     split : HashSplit, optional
         How tracks are split where neither manifest nor `named_split` says so; by default as the recipe says.
@@ -81,30 +82,37 @@ def read_catalog(
         For a source that is missing or empty, duplicate ids, or tracks without a label.
     """
     recipe = source if isinstance(source, Recipe) else None
-    path = source.audio if isinstance(source, Recipe) else source
+    tree = open_tree(source.audio if isinstance(source, Recipe) else source)
     rule = split or (recipe.split if recipe else HashSplit())
     left_out: list[str] = []
-    if path.is_dir():
-        listed, root = _tree(path, left_out), path
-    elif path.suffix.lower() in {".csv", ".parquet"} and path.is_file():
-        listed, root = _manifest(path, group_column), path.parent
+    root = tree.beside("")
+    if is_manifest(tree) and root.size(tree.name) is not None:
+        listed = _manifest(root, tree.name, group_column)
+    elif tree.folder.is_dir() if tree.folder else tree.exists():
+        listed, root = _listed(tree, left_out), tree
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
-        raise CatalogError(f"{path} is no folder and no manifest; {remedy}")
+        raise CatalogError(f"{tree} is no folder and no manifest; {remedy}")
     tracks = Tracks.of(listed, by="id")
     if not tracks:
         raise CatalogError(
-            f"{path} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
+            f"{tree} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
         )
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
     return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe)
 
 
-def _tree(root: Path, left_out: list[str]) -> Iterator[Track]:
+def is_manifest(tree: Tree) -> bool:
+    """Whether it has the name of a manifest."""
+    return PurePosixPath(tree.name).suffix.lower() in {".csv", ".parquet"}
+
+
+def _listed(root: Tree, left_out: list[str]) -> Iterator[Track]:
     """Tracks of a class-per-folder tree; what is none goes to the files that were left out."""
-    left_out += _linked_folders(root)
-    for source in _visible_files(root):
+    if root.folder:
+        left_out += _linked_folders(root.folder)
+    for source in _visible_files(root.folder) if root.folder else _visible_objects(root):
         _refuse_undecodable(source)
         label, slash, _ = source.partition("/")
         if _without_extension(source) is None:
@@ -127,6 +135,11 @@ def _visible_files(root: Path) -> Iterator[str]:
         yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
 
 
+def _visible_objects(root: Tree) -> Iterator[str]:
+    """Names of the files below a prefix that are not hidden, nor in a folder that is."""
+    return (name for name, _ in root.files() if not any(part.startswith(".") for part in name.split("/")))
+
+
 def _linked_folders(root: Path) -> Iterator[str]:
     """Links to folders, which are not followed: they may lead out of the tree, or round in a circle."""
     for folder, names, _ in os.walk(root):
@@ -139,22 +152,24 @@ def _refuse_unlisted(error: OSError) -> None:
     raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
 
 
-def _manifest(path: Path, group_column: str) -> Iterator[Track]:
+def _manifest(root: Tree, name: str, group_column: str) -> Iterator[Track]:
     """Tracks of a manifest; its paths are relative to its own folder."""
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
-    for number, row in enumerate(rows, start=1):
-        if number == 1:
-            _refuse_lacking_columns(path, row, group_column)
-        yield _manifest_track(path, number, row, group_column)
+    where = str(root.below(name))
+    with root.local(name) as path:
+        rows = _csv_rows(path, where) if path.suffix.lower() == ".csv" else _parquet_rows(path, where)
+        for number, row in enumerate(rows, start=1):
+            if number == 1:
+                _refuse_lacking_columns(where, row, group_column)
+            yield _manifest_track(root, f"{where}, row {number}", row, group_column)
 
 
-def _refuse_lacking_columns(path: Path, row: Mapping[str, str], group_column: str) -> None:
+def _refuse_lacking_columns(path: str, row: Mapping[str, str], group_column: str) -> None:
     for column in ("path", "label", *([group_column] if group_column != "group" else [])):
         if column not in row:
             raise CatalogError(f"{path} has no column {column!r}, only {', '.join(row)}; add it")
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
@@ -162,40 +177,39 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
             for row in filter(None, rows):
                 yield dict(itertools.zip_longest(columns, row[: len(columns)], fillvalue=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CatalogError(f"{path} is no CSV in UTF-8: {error}; save it as one") from error
+        raise CatalogError(f"{where} is no CSV in UTF-8: {error}; save it as one") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
+def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra: heavy, and few need it)
     except ImportError as error:
         raise CatalogError(
-            f"{path} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
+            f"{where} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
         ) from error
     try:
         with parquet.ParquetFile(path) as file:
             for row in itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches()):
                 yield {column: "" if value is None else str(value) for column, value in row.items()}
     except ArrowException as error:
-        raise CatalogError(f"{path} is no Parquet file: {error}; write it anew, or give a CSV") from error
+        raise CatalogError(f"{where} is no Parquet file: {error}; write it anew, or give a CSV") from error
 
 
-def _manifest_track(manifest: Path, number: int, row: Mapping[str, str], group_column: str) -> Track:
+def _manifest_track(root: Tree, where: str, row: Mapping[str, str], group_column: str) -> Track:
     path, label, part = row["path"], row["label"], row.get("split", "")
     if "\0" in path:
-        raise CatalogError(f"{manifest}, row {number}: path {path!r} holds a NUL character; mend it")
+        raise CatalogError(f"{where}: path {path!r} holds a NUL character; mend it")
     if not path.strip() or not label.strip():
-        raise CatalogError(f"{manifest}, row {number}: path {path!r}, label {label!r}; every row needs both")
-    source = os.path.normpath(path).replace(os.sep, "/")
-    if source.startswith("/"):
-        source = os.path.relpath(source, manifest.parent.absolute()).replace(os.sep, "/")
-    if source == ".." or source.startswith("../"):
+        raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
+    source = os.path.normpath(path.removeprefix(f"{root}/")).replace(os.sep, "/")
+    if source.startswith("/") and root.folder:
+        source = os.path.relpath(source, root.folder.absolute()).replace(os.sep, "/")
+    if "://" in path.removeprefix(f"{root}/") or source.startswith(("/", "../")) or source == "..":
         raise CatalogError(
-            f"{manifest}, row {number}: {path!r} lies outside the manifest's folder; put the manifest above all its "
-            f"files"
+            f"{where}: {path!r} lies outside the manifest's folder; put the manifest above all its files"
         )
     if part and part not in PARTS and part != UNUSED:
-        raise CatalogError(f"{manifest}, row {number}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
+        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
     return _track(source, label, row.get("id", ""), row.get(group_column, ""), part)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.catalog import Catalog
-from pipeline.files import source_sha256
 from pipeline.plan import Plan
 from pipeline.publish import attributes
 from pipeline.store import Store
+from pipeline.tree import source_sha256
 
 
 def changes(
@@ -53,9 +54,9 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
     after = {track.id: tuple(getattr(track, field) for field in fields) for track in plan.tracks}
     both = [name for name in after if name in before]
     digests = dict(zip(before, store.values("source_sha256").tolist(), strict=True))
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
         now = {}
-        for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root / after[n][2]), both), strict=True):
+        for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root, after[n][2]), both), strict=True):
             progress(1)
             now[name] = digest
     return [

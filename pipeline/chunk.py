@@ -6,9 +6,7 @@ take half the time, and threads that read do not wait for one another, as they d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import google_crc32c
@@ -59,40 +57,63 @@ def pack(chunks: Sequence[bytes], tracks_per_shard: int) -> list[bytes]:
     return [*chunks, _summed(index.tobytes())]
 
 
-def read_chunk(
-    path: Path, place: int, tracks_per_shard: int, out: npt.NDArray[Any], shard_bytes: int | None = None
-) -> None:
-    """Read one track of a shard.
+def index_bytes(tracks_per_shard: int) -> int:
+    """Bytes of the index at the end of a shard."""
+    return tracks_per_shard * ENTRY_BYTES + CHECKSUM_BYTES
+
+
+def read_index(
+    end: bytes, n_bytes: int, tracks_per_shard: int, expected_bytes: int | None = None
+) -> npt.NDArray[np.uint64]:
+    """Read where the chunks of a shard lie.
 
     Parameters
     ----------
-    path : Path
-        The shard's file.
-    place : int
-        Which of its tracks.
+    end : bytes
+        The last `index_bytes` of its file.
+    n_bytes : int
+        Size of its file.
     tracks_per_shard : int
-        How many its index has.
-    out : np.ndarray [shape=(n_windows, n_frames, n_mels)]
-        Contiguous, and of the dtype that is stored; is filled.
-    shard_bytes : int, optional
+        How many the index has.
+    expected_bytes : int, optional
         Size that the file has to have: a shard in another one's place passes every checksum.
+
+    Returns
+    -------
+    np.ndarray [shape=(tracks_per_shard, 2)]
+        Where each chunk starts, and its length, in bytes; both are 0 where that cannot be.
 
     Raises
     ------
-    OSError, ValueError, RuntimeError
-        Where the file is not there, or damaged.
+    ValueError
+        Where the file is damaged.
     """
-    index_bytes = tracks_per_shard * ENTRY_BYTES + CHECKSUM_BYTES
-    with path.open("rb") as file:
-        index_start = file.seek(-index_bytes, os.SEEK_END)
-        if shard_bytes not in {None, index_start + index_bytes}:
-            raise ValueError("its shard is not of the size that was written")
-        index = np.frombuffer(_checked(file.read(index_bytes)), "<u8").reshape(-1, 2)
-        start, n_bytes = map(int, index[place])
-        if start + n_bytes > index_start:
-            raise ValueError("it is not there")
-        file.seek(start)
-        compressed = _checked(file.read(n_bytes))
+    if expected_bytes not in {None, n_bytes}:
+        raise ValueError("its shard is not of the size that was written")
+    index = np.frombuffer(_checked(end), "<u8").reshape(tracks_per_shard, 2)
+    index_start = n_bytes - len(end)
+    inside = (index[:, 0] <= index_start) & (index[:, 1] <= index_start - np.minimum(index[:, 0], index_start))
+    return np.where(inside[:, None], index, 0).astype(np.uint64)
+
+
+def decode_chunk(data: bytes, out: npt.NDArray[Any]) -> None:
+    """Decompress a track.
+
+    Parameters
+    ----------
+    data : bytes
+        Its chunk.
+    out : np.ndarray [shape=(n_windows, n_frames, n_mels)]
+        Contiguous, and of the dtype that is stored; is filled.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        Where the chunk is damaged, or not there.
+    """
+    if not data:
+        raise ValueError("it is not there")
+    compressed = _checked(data)
     if int.from_bytes(compressed[4:8], "little") != out.nbytes:  # where Blosc says what it will make
         raise ValueError("it has another size than a track")
     _blosc.decode(compressed, out)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import zarr
 
-from pipeline.chunk import SHARDS
+from pipeline.chunk import shard_name
 from pipeline.layout import COORDINATES, MEL_DIMS
 from pipeline.plan import MAX_TRACKS_PER_SHARD
 from pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
+from pipeline.tree import Tree
 
 ATTRIBUTES: Mapping[str, type] = {
     **dict.fromkeys(("title", "licence", "uuid"), str),
@@ -25,15 +24,15 @@ RECEIPTS = {
 }
 TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256"}
 TEXTS |= {"receipts/key", "receipts/sha256"}
-LOST = 64  # shards that may be missing before a store is no store with shards missing
+LOST = 4  # of the last shards that may be missing before a store is no store with shards missing
 
 
-def checked_spec(path: Path, group: zarr.Group) -> FeatureSpec:
+def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
     """Give the spec of a store whose metadata claim nothing that cannot be.
 
     Parameters
     ----------
-    path : Path
+    tree : Tree
         Where it lies.
     group : zarr.Group
         Its root.
@@ -42,7 +41,7 @@ def checked_spec(path: Path, group: zarr.Group) -> FeatureSpec:
     ------
     ValueError, KeyError, TypeError, IndexError, SpecError
         Where an attribute or an array is missing, of another kind, or of a size that fits neither the others nor
-        what lies on the disk.
+        what is there.
     """
     attributes: dict[str, Any] = dict(group.attrs)
     for name, kind in ATTRIBUTES.items():
@@ -52,7 +51,7 @@ def checked_spec(path: Path, group: zarr.Group) -> FeatureSpec:
     mel = _array(group, "mel")
     n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
     n_shards = -(-n_tracks // tracks_per_shard)
-    if tracks_per_shard > MAX_TRACKS_PER_SHARD or n_shards > LOST + _entries(path / SHARDS):
+    if tracks_per_shard > MAX_TRACKS_PER_SHARD or not _has_last(tree, n_shards):
         raise ValueError(f"it claims {n_tracks} tracks, {tracks_per_shard} a shard, and has not the files for them")
     sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
     for name, dims in _arrays():
@@ -83,6 +82,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def _entries(folder: Path) -> int:
-    """How many files and folders there are in a folder, if it is there."""
-    return sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
+def _has_last(tree: Tree, n_shards: int) -> bool:
+    """Whether one of the last shards is there; to count them all would take a request for every thousand."""
+    last = range(n_shards - 1, max(-1, n_shards - 1 - LOST), -1)
+    return n_shards <= LOST or any(tree.size(shard_name(index)) is not None for index in last)

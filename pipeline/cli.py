@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +28,7 @@ from pipeline.options import (
     source_options,
 )
 from pipeline.source import audio_root, prepare
+from pipeline.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.catalog import Catalog
@@ -139,7 +140,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
         click.echo(as_text(as_dict(found)))
         return
     show(scan_lines(found))
-    next_step("features", source, f"{Path(source).stem}.zarr", datasets=options["datasets"])
+    next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])
 
 
 @main.command()
@@ -153,7 +154,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
 )
 @source_options
 def features(
-    source: str, store: Path, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
+    source: str, store: Tree, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
 ) -> None:
     """Compute the mel windows of SOURCE into STORE.
 
@@ -174,14 +175,14 @@ def features(
             f"--workers {workers} is for a local cluster; {cluster} has the workers that were started there"
         )
     catalog, plan = prepare(source, options)
-    store = store.resolve() if store.is_symlink() else store
-    if store.exists() and _is_up_to_date(store, catalog, plan, force):
-        Workspace(store).tidy()
+    workspace = Workspace.at(store)
+    if workspace.occupied() and _is_up_to_date(store, catalog, plan, force):
+        workspace.tidy()
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
     show(missing_parts(catalog))
-    earlier = Workspace(store).n_receipts()
+    earlier = workspace.n_receipts()
     click.echo(f"{len(plan.tracks)} tracks, {_count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
         click.echo(f"going on: {_count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
@@ -201,7 +202,7 @@ def features(
                 bar.update(len(receipt.tracks))
 
             summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=advance)
-    show(summary_lines(dataclasses.replace(summary, target=store), open_store(store).n_bytes))
+    show(summary_lines(summary, open_store(store).n_bytes))
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 
@@ -209,7 +210,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _is_up_to_date(store: Path, catalog: Catalog, plan: Plan, force: bool) -> bool:
+def _is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
     """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
     from pipeline.changes import changes
     from pipeline.store import is_store, open_store
@@ -237,7 +238,7 @@ def _is_up_to_date(store: Path, catalog: Catalog, plan: Plan, force: bool) -> bo
 @STORE
 @AS_JSON
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw one track of each label, as .png or .svg.")
-def inspect(store: Path, as_json: bool, picture: Path | None) -> None:
+def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
     """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
     from pipeline.describe import describe
     from pipeline.screen import store_lines
@@ -262,7 +263,7 @@ def inspect(store: Path, as_json: bool, picture: Path | None) -> None:
 @DATASETS
 @click.pass_context
 def verify(
-    ctx: click.Context, store: Path, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
+    ctx: click.Context, store: Tree, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
 ) -> None:
     """Check STORE: every checksum, every status against its data, and some tracks again with librosa.
 

@@ -43,6 +43,10 @@ class StoreError(MelzarrError):
     """A store that is missing, incomplete, in use or damaged."""
 
 
+class StorageError(StoreError):
+    """An object store that does not answer, or does not let one in; what lies there is as it was."""
+
+
 class BuildError(MelzarrError):
     """A build that ended before its store was complete; what it finished is kept for the next run."""
 

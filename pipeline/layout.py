@@ -223,8 +223,9 @@ def write_description(
         zarr.consolidate_metadata(path)
     known = {shard_name(index): sha256 for index, sha256 in enumerate(digests)}
     made = [name for name, _ in files_below(path, without=SHARDS)]
-    name = _uuid(path, [*known, *made], known)
+    known.update((name, sha256_of(path / name)) for name in made if name != "zarr.json")
     metadata = path / "zarr.json"
+    name = content_uuid(known, metadata.read_bytes())
     metadata.write_bytes(metadata.read_bytes().replace(UUID_BLANK.encode(), name.encode()))
     for place in {path / name for name in made} | {parent for name in made for parent in (path / name).parents}:
         if place.is_relative_to(path):  # the shards and their folders were synced before
@@ -251,27 +252,20 @@ def _write(group: zarr.Group, variable: Variable) -> None:
         array[start : start + n_rows] = block.astype(TEXT) if is_text else block
 
 
-def content_uuid(path: Path, known: Mapping[str, str] | None = None) -> str:
+def content_uuid(digests: Mapping[str, str], metadata: bytes) -> str:
     """UUID of a store's content: of the name and the SHA-256 of every file, its own place in the metadata left blank.
 
     Parameters
     ----------
-    path : Path
-        Folder of the store.
-    known : mapping of str to str, optional
-        Digests of files that need not be read again, by their path in the store.
+    digests : mapping of str to str
+        SHA-256 of every file but zarr.json, by its path in the store.
+    metadata : bytes
+        The group's zarr.json.
     """
-    return _uuid(path, [name for name, _ in files_below(path)], known or {})
-
-
-def _uuid(path: Path, names: Iterable[str], known: Mapping[str, str]) -> str:
+    value = str(json.loads(metadata)["attributes"]["uuid"])
+    blank = metadata.replace(value.encode(), UUID_BLANK.encode())
+    everything = {**digests, "zarr.json": hashlib.sha256(blank).hexdigest()}
     digest = hashlib.sha256()
-    for name in sorted(names):
-        if name == "zarr.json":
-            data = (path / name).read_bytes()
-            value = json.loads(data)["attributes"]["uuid"]
-            sha256 = hashlib.sha256(data.replace(str(value).encode(), UUID_BLANK.encode())).hexdigest()
-        else:
-            sha256 = known.get(name) or sha256_of(path / name)
-        digest.update(f"{sha256}  {name}\n".encode())
+    for name in sorted(everything):
+        digest.update(f"{everything[name]}  {name}\n".encode())
     return str(uuid.uuid5(UUID_NAMESPACE, digest.hexdigest()))

@@ -21,15 +21,15 @@ class Spilled:
 
     Parameters
     ----------
-    folder : Path
-        Where there is room for it.
+    folder : Path, optional
+        Where there is room for it; by default where the system has temporary files.
     shape : tuple of int
         How many rows, and the shape of each.
     dtype : dtype
         Their type.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+    def __init__(self, folder: Path | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._row_bytes = math.prod(shape[1:]) * self.dtype.itemsize
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (it lives as long as the ledger)
@@ -62,7 +62,7 @@ class Ledger:
     ----------
     n_tracks, tracks_per_shard, n_mels : int
         Of the plan.
-    folder : Path
+    folder : Path, optional
         Where the digests and the sums lie meanwhile, which are most of it.
 
     Attributes
@@ -82,7 +82,7 @@ class Ledger:
         The workers' time in each step.
     """
 
-    def __init__(self, n_tracks: int, tracks_per_shard: int, n_mels: int, folder: Path) -> None:
+    def __init__(self, n_tracks: int, tracks_per_shard: int, n_mels: int, folder: Path | None) -> None:
         n_shards = -(-n_tracks // tracks_per_shard)
         self.n_tracks, self.tracks_per_shard = n_tracks, tracks_per_shard
         self.status = np.zeros(n_tracks, f"S{max(map(len, STATUSES))}")

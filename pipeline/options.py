@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.errors import MelzarrError
+from pipeline.errors import CallError, MelzarrError
 from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from pipeline.tree import Tree, open_tree
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -71,7 +72,21 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 DEFAULT_DATASETS = Path("datasets")
 
-STORE = click.argument("store", type=click.Path(path_type=Path))
+
+class Place(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A path, or an address in an object store."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Tree:
+        """Give the tree that is there."""
+        try:
+            return open_tree(value)
+        except CallError as error:
+            self.fail(str(error), param, ctx)
+
+
+STORE = click.argument("store", type=Place())
 SOURCE = click.argument("source")
 DATASETS = click.option(
     "--datasets",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.catalog import Catalog
@@ -22,15 +23,15 @@ from pipeline.tracks import Tracks
 from pipeline.workspace import Workspace
 
 
-def publish(plan: Plan, catalog: Catalog, workspace: Workspace, ledger: Ledger) -> None:
+def publish(plan: Plan, about: Mapping[str, Any], workspace: Workspace, ledger: Ledger) -> None:
     """Describe the shards that were made and let the store appear under its name.
 
     Parameters
     ----------
     plan : Plan
         What was computed.
-    catalog : Catalog
-        Labels, groups and splits of the plan's tracks.
+    about : mapping of str to value
+        Attributes of the store's group.
     workspace : Workspace
         Where the shards lie.
     ledger : Ledger
@@ -41,24 +42,24 @@ def publish(plan: Plan, catalog: Catalog, workspace: Workspace, ledger: Ledger) 
     BuildError
         Where a shard is missing; nothing is published then.
     """
-    missing = workspace.missing(ledger.shards["n_bytes"].tolist())
+    digests = ledger.shards["sha256"].tolist()
+    missing = workspace.missing(digests, ledger.shards["n_bytes"].tolist())
     if missing:
         tracks = [track.id for index in missing[:6] for track in plan.shard(index).tracks]
         raise BuildError(
             f"{len(missing)} of {plan.n_shards} shards are missing, with the tracks {', '.join(tracks[:5])}"
             f"{' …' if len(tracks) > 5 else ''}; run the same command again to make them"
         )
-    workspace.sweep(plan.n_shards)
-    write_description(
-        workspace.store,
-        spec=plan.spec,
-        tracks_per_shard=plan.tracks_per_shard,
-        coordinates=coordinates(plan, ledger),
-        receipts=receipt_variables({**ledger.shards, **ledger.sums}),
-        digests=ledger.shards["sha256"].tolist(),
-        attributes=attributes(plan, catalog),
-    )
-    workspace.publish()
+    with workspace.publishing(digests) as folder:
+        write_description(
+            folder,
+            spec=plan.spec,
+            tracks_per_shard=plan.tracks_per_shard,
+            coordinates=coordinates(plan, ledger),
+            receipts=receipt_variables({**ledger.shards, **ledger.sums}),
+            digests=digests,
+            attributes=about,
+        )
 
 
 def coordinates(plan: Plan, ledger: Ledger) -> list[Variable]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.audio import Header, read_header
+from pipeline.audio import Header, read_header, stream_header
 from pipeline.catalog import Catalog, missing_parts
 from pipeline.chunk import encode_chunk
 from pipeline.errors import AudioError
@@ -70,7 +72,7 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     """
     headers: list[tuple[Track, Header]] = []
     problems = missing_parts(catalog)
-    with ThreadPoolExecutor() as pool:  # waits for the disk, not for the interpreter
+    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # waits for the disk or the server
         for track, found in zip(catalog.tracks, pool.map(lambda t: _header(catalog, t), catalog.tracks), strict=True):
             progress(1)
             if isinstance(found, Header):
@@ -97,8 +99,13 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
 
 def _header(catalog: Catalog, track: Track) -> Header | str:
     """Header of a track's file, or the sentence that says why there is none."""
+    root, name = catalog.root, track.source
+    if not root.folder:  # the start of a file often does, and is fetched sooner than all of it
+        with suppress(AudioError, OSError), closing(root.open(name)) as stream:
+            return stream_header(stream)
     try:
-        return read_header(catalog.root / track.source)
+        with root.local(name) as path:
+            return read_header(path)
     except AudioError as error:
         return str(error)
 
@@ -127,7 +134,8 @@ def _cost(catalog: Catalog, plan: Plan, readable: list[Track], n_workers: int) -
 
 def _try(catalog: Catalog, track: Track, spec: FeatureSpec) -> None:
     """Do what takes a worker most of its time."""
-    windows, _ = featurise(catalog.root / track.source, spec)
+    with catalog.root.local(track.source) as path:
+        windows, _ = featurise(path, spec)
     encode_chunk(padded(windows, spec))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CallError
 from pipeline.options import SPEC_HELP
 from pipeline.spec import FeatureSpec
+from pipeline.tree import Tree, open_tree
 
 if TYPE_CHECKING:
     from pipeline.catalog import Catalog
@@ -16,19 +17,33 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
-def resolve(source: str, datasets: Path) -> Path | Recipe:
-    """Return the path that a source names, or the recipe of that name where there is no such path."""
+def resolve(source: str, datasets: Path) -> Tree | Recipe:
+    """Return the tree that a source names, or the recipe of that name where there is no such path."""
     from pipeline.recipe import find_recipe
 
-    path = Path(source)
-    return path if path.exists() or path.suffix or len(path.parts) != 1 else find_recipe(source, datasets)
+    tree = open_tree(source)
+    path = tree.folder
+    if path and len(path.parts) == 1 and not path.suffix and not path.exists():
+        return find_recipe(source, datasets)
+    return tree
 
 
-def audio_root(source: str, datasets: Path) -> Path:
-    """Return the folder below which the files of a source lie."""
+def audio_root(source: str, datasets: Path) -> Tree:
+    """Return the tree below which the files of a source lie."""
+    from pipeline.catalog import is_manifest
+    from pipeline.recipe import Recipe
+
     where = resolve(source, datasets)
-    root = (where if where.is_dir() else where.parent) if isinstance(where, Path) else where.audio
-    if not root.is_dir() or (isinstance(where, Path) and not where.exists()):
+    if isinstance(where, Recipe):
+        root = open_tree(where.audio)
+        found = root.exists()
+    elif is_manifest(where):
+        root = where.beside("")
+        found = root.size(where.name) is not None
+    else:
+        root = where
+        found = root.exists()
+    if not found:
         raise CallError(f"--source {source}: there is nothing at {root}; say where the audio is")
     return root
 
@@ -37,15 +52,16 @@ def read_source(
     source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
 ) -> Catalog:
     """List the tracks of a source, split as the options say."""
-    from pipeline.catalog import read_catalog
+    from pipeline.catalog import is_manifest, read_catalog
+    from pipeline.recipe import Recipe
     from pipeline.split import HashSplit
 
     where = resolve(source, datasets)
-    default = HashSplit() if isinstance(where, Path) else where.split
+    default = where.split if isinstance(where, Recipe) else HashSplit()
     given = {name: value for name, value in shares.items() if value is not None}
     if given and named_split:
         raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
-    if group_column != "group" and not (isinstance(where, Path) and where.is_file()):
+    if group_column != "group" and (isinstance(where, Recipe) or not is_manifest(where)):
         raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
     split = dataclasses.replace(default, **given)
     return read_catalog(where, split, named_split=named_split, group_column=group_column)

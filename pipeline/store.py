@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from pipeline.chunk import SHARDS, read_chunk, shard_name
+from pipeline.chunk import SHARDS, decode_chunk, index_bytes, read_index, shard_name
 from pipeline.claims import checked_spec
 from pipeline.errors import SpecError, StoreError
-from pipeline.files import files_below
-from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, is_packed
+from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
+from pipeline.strict import Strict
+from pipeline.tree import Tree, open_tree
 
 Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
 
@@ -28,7 +31,7 @@ class Store:
 
     Parameters
     ----------
-    path : Path
+    tree : Tree
         Where it lies.
     group : zarr.Group
         Its root.
@@ -36,7 +39,7 @@ class Store:
         What each of its tracks is.
     """
 
-    path: Path
+    tree: Tree
     group: zarr.Group
     spec: FeatureSpec
 
@@ -64,8 +67,39 @@ class Store:
     @property
     def n_bytes(self) -> int:
         """Bytes of all its files; those of the shards by their receipts, since to ask each file takes long."""
-        rest = sum(entry.stat().st_size for _, entry in files_below(self.path, without=SHARDS))
-        return rest + int(self.values("receipts/n_bytes").sum())
+        described = self.tree.files(without=SHARDS) if self.tree.can_list else map(self._sized, self._described())
+        return sum(size for _, size in described) + int(self.values("receipts/n_bytes").sum())
+
+    def _sized(self, name: str) -> tuple[str, int]:
+        return name, self.tree.size(name) or 0
+
+    def content_uuid(self, known: Mapping[str, str] | None = None) -> str:
+        """UUID of what is there, which is the one in the attributes where nothing was changed, added or removed.
+
+        Parameters
+        ----------
+        known : mapping of str to str, optional
+            SHA-256 of files that need not be read again, by their names.
+        """
+        known = known or {}
+        found = (name for name, _ in self.tree.files()) if self.tree.can_list else self._described()
+        names = sorted(set(found) - known.keys() - {"zarr.json"})
+        with ThreadPoolExecutor(self.tree.readers) as pool:
+            digests = dict(zip(names, pool.map(self.tree.sha256, names), strict=True))
+        return content_uuid({**known, **digests}, self.tree.read("zarr.json"))
+
+    def _described(self) -> Iterator[str]:
+        """Names of the files that describe the store, by its metadata; for the web, where none are listed."""
+        yield from ("zarr.json", "receipts/zarr.json")
+        for name, array in self.group.members(max_depth=None):
+            if isinstance(array, zarr.Array):
+                yield f"{name}/zarr.json"
+                if name != "mel":
+                    counts = (-(-n // step) for n, step in zip(array.shape, array.shards or array.chunks, strict=True))
+                    yield from (
+                        f"{name}/{array.metadata.encode_chunk_key(place)}"
+                        for place in itertools.product(*map(range, counts))
+                    )
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
@@ -74,27 +108,18 @@ class Store:
 
     def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Return the same with text as numpy's, which takes a third of the time and of the memory."""
-        array = self._array(name)
-        first, last, _ = which.indices(array.shape[0])
-        self._require_chunks(name, array, first, last)
         try:
-            return np.asarray(array[which])
+            return np.asarray(self._array(name)[which])
+        except FileNotFoundError as error:
+            raise StoreError(f"{error.filename} is missing; the store is damaged, make it again") from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: {name} cannot be read ({error}); it is damaged, make it again") from error
+            raise StoreError(f"{self.tree}: {name} cannot be read ({error}); it is damaged, make it again") from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self.group[name]
         if not isinstance(array, zarr.Array):
-            raise StoreError(f"{self.path}: {name} is no array; the store is damaged, make it again")
+            raise StoreError(f"{self.tree}: {name} is no array; the store is damaged, make it again")
         return array
-
-    def _require_chunks(self, name: str, array: zarr.Array[Any], start: int, stop: int) -> None:
-        """See that the files of some rows are there: Zarr fills in what is absent, and a store leaves nothing out."""
-        n_rows, rest = (array.shards or array.chunks)[0], (0,) * (array.ndim - 1)
-        for number in range(start // n_rows, -(-stop // n_rows)):
-            path = self.path / name / array.metadata.encode_chunk_key((number, *rest))
-            if not path.is_file():
-                raise StoreError(f"{path} is missing; the store is damaged, make it again")
 
     def reader(self) -> Reader:
         """Give what reads a track by its number into an array of its shape, for several threads at a time.
@@ -103,23 +128,22 @@ class Store:
         """
         mel, tracks_per_shard, dtype = self.mel, self.tracks_per_shard, np.dtype(self.spec.dtype)
         if not is_packed(mel, self.spec):
-            return self._read_as_zarr_does
+            return lambda number, out: np.copyto(out, mel[number])  # somebody else's layout, read as zarr does
         shard_bytes = self.values("receipts/n_bytes").tolist()
+        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
 
         def read(number: int, out: npt.NDArray[Any]) -> None:
             shard, place = divmod(number, tracks_per_shard)
+            if (index := indices.get(shard)) is None:
+                end, size = self.tree.read_end(shard_name(shard), index_bytes(tracks_per_shard))
+                index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
+            start, n_bytes = map(int, index[place])
             stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
-            read_chunk(self.path / shard_name(shard), place, tracks_per_shard, stored, shard_bytes[shard])
+            decode_chunk(self.tree.read_range(shard_name(shard), start, n_bytes), stored)
             if stored is not out:
                 out[...] = stored
 
         return read
-
-    def _read_as_zarr_does(self, number: int, out: npt.NDArray[Any]) -> None:
-        """Read a track of a store in somebody else's layout."""
-        mel = self.mel
-        self._require_chunks("mel", mel, number, number + 1)
-        np.copyto(out, mel[number])
 
     def receipts(self) -> Iterator[Receipt]:
         """Receipts of all shards in order, as their workers gave them, but for the times; some chunks at a time."""
@@ -146,7 +170,7 @@ class Store:
                     n_bytes=n_bytes,
                 )
             except ValueError as error:
-                raise StoreError(f"{self.path}: {error}; it is damaged, make it again") from error
+                raise StoreError(f"{self.tree}: {error}; it is damaged, make it again") from error
             yield receipt
 
 
@@ -154,34 +178,40 @@ _RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
 _SUM_FIELDS = ("count", "level", "square")
 
 
-def is_store(path: Path) -> bool:
+def is_store(tree: Tree) -> bool:
     """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
-    return (path / "mel").is_dir() and (path / "receipts").is_dir()
+    return any(tree.below(name).exists() or tree.size(f"{name}/zarr.json") is not None for name in ("mel", "receipts"))
 
 
-def open_store(path: Path) -> Store:
+def open_store(where: str | Path | Tree) -> Store:
     """Open a finished store.
+
+    Parameters
+    ----------
+    where : str, Path or Tree
+        Its path, or its address in an object store.
 
     Raises
     ------
     StoreError
         Where there is none, or one that this version does not know.
     """
+    tree = open_tree(where)
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
+        group = zarr.open_group(Strict(tree), mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(group.attrs)
     except FileNotFoundError as error:
-        raise StoreError(f"there is no store at {path}; make one with: melzarr features SOURCE {path}") from error
+        raise StoreError(f"there is no store at {tree}; make one with: melzarr features SOURCE {tree}") from error
     except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
-        raise StoreError(f"{path} is no readable Zarr group ({error}); it is damaged or something else") from error
+        raise StoreError(f"{tree} is no readable Zarr group ({error}); it is damaged or something else") from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
-            f"{path} is no store that this melzarr reads: it has schema_version={attributes.get('schema_version')!r}, "
+            f"{tree} is no store that this melzarr reads: it has schema_version={attributes.get('schema_version')!r}, "
             f"and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
         )
     try:
-        return Store(path, group, checked_spec(path, group))
+        return Store(tree, group, checked_spec(tree, group))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, SpecError) as error:
         raise StoreError(
-            f"{path} is no whole store ({error}); it is damaged or something else, make it again"
+            f"{tree} is no whole store ({error}); it is damaged or something else, make it again"
         ) from error

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from pipeline.audio import open_audio
 from pipeline.chunk import shard_name
 from pipeline.errors import StoreError
-from pipeline.files import sha256_of, source_sha256
-from pipeline.layout import content_uuid
 from pipeline.mel import AMIN, stored_levels
 from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
+from pipeline.tree import Tree, open_tree, source_sha256
 
 # How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is
 # loudest; so of a window whose largest value is m each value v may be off by r m, with r = MAX_RELATIVE. In dB, with
@@ -61,7 +66,7 @@ class Verdict:
 
 def verify(
     store: Store,
-    root: Path | None = None,
+    root: str | Path | Tree | None = None,
     *,
     n_samples: int = 0,
     seed: int = 0,
@@ -73,8 +78,8 @@ def verify(
     ----------
     store : Store
         The store.
-    root : Path, optional
-        Folder of its audio files; with it their digests are compared too.
+    root : str, Path or Tree, optional
+        Below which its audio files lie; with it their digests are compared too.
     n_samples : int
         Tracks to compute again with librosa, drawn at random; needs `root`.
     seed : int
@@ -87,15 +92,16 @@ def verify(
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
         facts["source_sha256"] = store.values("source_sha256")
         levels, digests = _check_shards(store, facts, verdict, progress)
-        if content_uuid(store.path, known=digests) != store.attributes["uuid"]:
+        if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
         _check_statistics(store, levels, verdict)
     except (OSError, ValueError, KeyError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
     if root is not None:
-        unchanged = _check_sources(root, facts, verdict)
-        _check_sample(store, root, facts, verdict, _drawn(unchanged, n_samples, seed))
+        audio = open_tree(root)
+        unchanged = _check_sources(audio, facts, verdict)
+        _check_sample(store, audio, facts, verdict, _drawn(unchanged, n_samples, seed))
     return verdict
 
 
@@ -104,30 +110,61 @@ def _check_shards(
 ) -> tuple[_Levels, dict[str, str]]:
     """Check each track, then the bytes of each shard; return the train split's levels, and the shards' digests."""
     digests: dict[str, str] = {}
-    levels, step = _Levels.zero(store.spec.n_mels), store.tracks_per_shard
-    for index, expected in enumerate(store.values("receipts/sha256")):
-        members = range(index * step, min((index + 1) * step, store.n_tracks))
-        path, names = store.path / shard_name(index), ", ".join(facts["track"][members.start : members.stop])
-        if not path.is_file():
-            verdict.problems.append(f"the shard {shard_name(index)} is missing, with the tracks {names}")
-            progress(len(members))
-            continue
-        decoded = [_check_track(store, facts, number, levels, verdict) for number in members]
-        digests[shard_name(index)] = sha256_of(path)
-        if all(decoded) and digests[shard_name(index)] != expected:
-            verdict.problems.append(f"the shard {shard_name(index)} is not the one written, with the tracks {names}")
+    levels, step, expected = _Levels.zero(store.spec.n_mels), store.tracks_per_shard, store.values("receipts/sha256")
+    metadata = store.tree.read("mel/zarr.json")
+    for index, shard in enumerate(_shards(store, len(expected))):
+        name, members = shard_name(index), range(index * step, min((index + 1) * step, store.n_tracks))
+        names = ", ".join(facts["track"][members.start : members.stop])
         progress(len(members))
+        if shard is None:
+            verdict.problems.append(f"the shard {name} is missing, with the tracks {names}")
+            continue
+        mel = _mel_of(metadata, name, shard)
+        decoded = [_check_track(store, mel, facts, number, levels, verdict) for number in members]
+        digests[name] = hashlib.sha256(shard).hexdigest()
+        if all(decoded) and digests[name] != expected[index]:
+            verdict.problems.append(f"the shard {name} is not the one written, with the tracks {names}")
     return levels, digests
 
 
+def _shards(store: Store, n_shards: int) -> Iterator[bytes | None]:
+    """Bytes of each shard, the next one read meanwhile; None where it is not there."""
+
+    def read(index: int) -> bytes | None:
+        try:
+            return store.tree.read(shard_name(index))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(read, 0)
+        for index in range(n_shards):
+            shard = coming.result()
+            if index + 1 < n_shards:
+                coming = ahead.submit(read, index + 1)
+            yield shard
+
+
+def _mel_of(metadata: bytes, name: str, shard: bytes) -> zarr.Array[Any]:
+    """Give the array `mel` with no more than one of its shards, for zarr itself to decode: not what has written it."""
+    as_buffer = default_buffer_prototype().buffer.from_bytes
+    store = MemoryStore({"mel/zarr.json": as_buffer(metadata), name: as_buffer(shard)}, read_only=True)
+    return zarr.open_array(store, path="mel", mode="r", zarr_format=3)
+
+
 def _check_track(
-    store: Store, facts: dict[str, npt.NDArray[Any]], number: int, levels: _Levels, verdict: Verdict
+    store: Store,
+    stored: zarr.Array[Any],
+    facts: dict[str, npt.NDArray[Any]],
+    number: int,
+    levels: _Levels,
+    verdict: Verdict,
 ) -> bool:
     """Check one track and add its levels; return whether it could be decoded."""
     name, status = facts["track"][number], facts["status"][number]
     verdict.n_tracks += 1
     try:
-        mel = np.asarray(store.mel[number])
+        mel = np.asarray(stored[number])
     except Exception as error:  # noqa: BLE001  (whatever a codec makes of damaged bytes, it is this track's problem)
         verdict.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
         return False
@@ -201,18 +238,20 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
             verdict.problems.append(f"{name} is not that of the train split's valid windows")
 
 
-def _check_sources(root: Path, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
+def _check_sources(root: Tree, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
     """Compare the files' digests; return the numbers of the tracks whose files are there and unchanged."""
     unchanged = []
-    for number, (name, source) in enumerate(zip(facts["track"], facts["source"], strict=True)):
-        expected, found = facts["source_sha256"][number], source_sha256(root / source)
-        verdict.n_sources += bool(found)
-        if found == expected:
-            unchanged += [number] if found and facts["n_windows"][number] else []
-        elif found:
-            verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
-        else:
-            verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
+    with ThreadPoolExecutor(root.readers) as pool:  # hashing releases the interpreter
+        found_digests = pool.map(functools.partial(source_sha256, root), facts["source"])
+        for number, (name, found) in enumerate(zip(facts["track"], found_digests, strict=True)):
+            expected, source = facts["source_sha256"][number], facts["source"][number]
+            verdict.n_sources += bool(found)
+            if found == expected:
+                unchanged += [number] if found and facts["n_windows"][number] else []
+            elif found:
+                verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
+            else:
+                verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
     return unchanged
 
 
@@ -223,7 +262,7 @@ def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
 
 
 def _check_sample(
-    store: Store, root: Path, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
+    store: Store, root: Tree, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
 ) -> None:
     """Compute some tracks again with librosa."""
     spec, relative, decibel = store.spec, [], []
@@ -231,7 +270,8 @@ def _check_sample(
         name, n_valid = facts["track"][number], facts["n_windows"][number]
         try:
             here = np.asarray(store.mel[number], np.float64)[:n_valid]
-            there = librosa_windows(root / facts["source"][number], spec, n_valid)
+            with root.local(facts["source"][number]) as path:
+                there = librosa_windows(path, spec, n_valid)
         except Exception as error:  # noqa: BLE001  (whatever librosa or a codec makes of it, it is this track's problem)
             verdict.problems.append(f"{name}: it cannot be computed again ({type(error).__name__}: {error})")
             continue

@@ -25,6 +25,8 @@ from pipeline.mel import as_stored, mel_windows, quick_levels
 from pipeline.plan import Shard
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
+from pipeline.tree import Tree
+from pipeline.tree import source_sha256 as digest_below
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
 
@@ -41,9 +43,9 @@ class ShardJob:
         What each track becomes.
     versions : dict of str to str
         What must compute it.
-    root : Path
-        Folder of the audio files.
-    target : Path
+    root : Tree
+        Below which the audio files lie.
+    target : Tree
         Where the store will be.
     tracks_per_shard : int
         Tracks of every shard but the last.
@@ -57,8 +59,8 @@ class ShardJob:
 
     spec: FeatureSpec
     versions: dict[str, str]
-    root: Path
-    target: Path
+    root: Tree
+    target: Tree
     tracks_per_shard: int
     shard: Shard
     key: str
@@ -123,7 +125,7 @@ def make_shard_apart(job: ShardJob) -> Receipt:
 def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
-        workspace = Workspace(job.target)
+        workspace = Workspace.at(job.target)
         earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
             return _compute(job, featurise)
@@ -171,10 +173,10 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
     """Say why the shard of an earlier run cannot be kept; nothing where all that it depends on was found unchanged."""
     if earlier.key != job.key:
         return "the spec, the versions or the tracks have changed"
-    if not Workspace(job.target).holds(earlier):
+    if not Workspace.at(job.target).holds(earlier):
         return "its bytes are not those that were written"
     for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if source_sha256(job.root / track.source) != entry.source_sha256:
+        if digest_below(job.root, track.source) != entry.source_sha256:
             return f"{track.source} has changed"
     return ""
 
@@ -182,8 +184,11 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
 def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
     spec, watch = job.spec, Stopwatch()
     entries, sums, chunks = [], [], []
+    paths = job.root.local_files(track.source for track in job.shard.tracks)
     for track in job.shard.tracks:
-        windows, entry = featurise(job.root / track.source, spec, watch)
+        with watch.step("fetch"):
+            path = next(paths)
+        windows, entry = featurise(path, spec, watch)
         entries.append(entry)
         if track.split == "train":
             with watch.step("mel"):
@@ -203,7 +208,7 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sums=_add(sums, spec.n_mels),
     )
     with watch.step("write"):
-        Workspace(job.target).write(parts, receipt)
+        Workspace.at(job.target).write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
 
 

@@ -1,116 +1,186 @@
-"""Work in progress: it lies beside its store under another name, and becomes the store in one atomic step."""
+"""Work in progress: it lies beside its store under another name, and becomes the store in one step."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import json
-import os
-import shutil
-import socket
-import stat
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-import filelock
-
-from pipeline.chunk import shard_name
+from pipeline.chunk import SHARDS, shard_name
 from pipeline.errors import BuildError
-from pipeline.files import sha256_of, sync, write_whole
 from pipeline.receipt import Receipt
+from pipeline.tree import Tree, open_tree
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """The folder in which a store is built.
+class Workspace(ABC):
+    """The tree of files in which a store is built.
 
     Parameters
     ----------
-    target : Path
+    target : Tree
         Where the store will be.
+
+    Attributes
+    ----------
+    root : Tree
+        ``music.zarr.building``, beside the store. It holds ``shards/`` (what workers have written), ``receipts/`` (one
+        a shard, written after it), and a lock, held while a build lives. A file ``published`` says that the store is
+        there, and that the rest may go.
+    store : Tree
+        Where shards are moved when all are there.
 
     Notes
     -----
-    ``music.zarr.building/`` holds ``shards/`` (what workers have written), ``receipts/`` (one a shard, written after
-    it), ``store/`` (what the client has settled there, later all of the store), and ``lock``, held while a build
-    lives, with ``owner.json``, which says by whom. A file ``published`` says that the store has left it, and that the
-    rest may go.
-
-    A worker names a shard by its content, and only the client that holds the lock moves it into ``store/``. So a
-    worker of another build, dead to all but itself, can write what it likes: nobody looks for it there.
+    A worker names a shard by its content, and only the client that holds the lock moves it into the store. So a worker
+    of another build, dead to all but itself, can write what it likes: nobody looks for it there.
     """
 
-    target: Path
+    def __init__(self, target: Tree) -> None:
+        self.target = target
+        self.root = target.beside(f"{target.name}.building")
+        self.store = self._store()
 
-    @property
-    def root(self) -> Path:
-        """Folder of the work in progress."""
-        return self.target.with_name(f"{self.target.name}.building")
+    @staticmethod
+    def at(where: str | Path | Tree) -> Workspace:
+        """Give the workspace of a store on a disk, or in an object store."""
+        target = open_tree(where)
+        if target.folder:
+            if target.folder.is_symlink():
+                target = open_tree(target.folder.resolve())
+            from pipeline.on_disk import DiskWorkspace  # noqa: PLC0415  (it extends this class)
 
-    @property
-    def store(self) -> Path:
-        """Folder that becomes the store."""
-        return self.root / "store"
+            return DiskWorkspace(target)
+        from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (likewise)
 
-    def shard(self, index: int) -> Path:
-        """File of a shard in the store to be."""
-        return self.store / shard_name(index)
+        return BucketWorkspace(target)
 
-    def written(self, receipt: Receipt) -> Path:
-        """File of a shard as a worker writes it, named by its content."""
-        return self.root / "shards" / f"{receipt.index:07d}.{receipt.sha256}"
+    # What workers do.
 
-    def receipt(self, index: int) -> Path:
-        """File of a shard's receipt."""
-        return self.root / "receipts" / f"{index:07d}.json"
+    @staticmethod
+    def written(index: int, sha256: str) -> str:
+        """Name of a shard as a worker writes it: by its content."""
+        return f"shards/{index:07d}.{sha256}"
+
+    @staticmethod
+    def receipt(index: int) -> str:
+        """Name of a shard's receipt."""
+        return f"receipts/{index:07d}.json"
 
     def write(self, parts: Iterable[bytes], receipt: Receipt) -> None:
         """Keep a shard and, once it is whole, its receipt; where the build is over, there is nobody to keep it for."""
-        if not self.root.is_dir():
+        if not self.root.exists():
             raise BuildError(f"the build of {self.target} is over")
-        write_whole(self.written(receipt), *parts)
-        write_whole(self.receipt(receipt.index), receipt.to_json())
+        self.root.write(self.written(receipt.index, receipt.sha256), *parts)
+        self.keep(receipt)
 
-    def settle(self, receipt: Receipt) -> None:
-        """Move a shard that was written to its place in the store to be; one that is there already stays."""
-        shard = self.shard(receipt.index)
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            self.written(receipt).replace(shard)
-
-    def drop(self, receipt: Receipt) -> None:
-        """Remove a shard that cannot be kept."""
-        for path in self._places(receipt):
-            path.unlink(missing_ok=True)
-
-    def _places(self, receipt: Receipt) -> tuple[Path, Path]:
-        """Where the file of a shard can be, before it is settled and afterwards."""
-        return self.written(receipt), self.shard(receipt.index)
-
-    def n_receipts(self) -> int:
-        """How many shards an earlier run has finished."""
-        return sum(1 for _ in self.root.glob("receipts/*.json"))
+    def keep(self, receipt: Receipt) -> None:
+        """Write a receipt down."""
+        self.root.write(self.receipt(receipt.index), receipt.to_json())
 
     def read_receipt(self, index: int) -> Receipt | None:
         """Return the receipt that an earlier run left of a shard, if there is one that can be read."""
         try:
-            return Receipt.from_json(self.receipt(index).read_bytes())
+            return Receipt.from_json(self.root.read(self.receipt(index)))
         except (FileNotFoundError, ValueError):
             return None
 
     def holds(self, receipt: Receipt) -> bool:
         """Whether the bytes of a shard are those of its receipt."""
-        return any(path.is_file() and sha256_of(path) == receipt.sha256 for path in self._places(receipt))
+        return any(tree.size(name) == receipt.n_bytes and tree.sha256(name) == receipt.sha256
+                   for tree, name in self._places(receipt))  # fmt: skip
+
+    def drop(self, receipt: Receipt) -> None:
+        """Remove a shard that cannot be kept."""
+        self.root.remove([self.written(receipt.index, receipt.sha256)])
+
+    # What the client does.
+
+    def n_receipts(self) -> int:
+        """How many shards an earlier run has finished."""
+        return sum(1 for _ in self.root.below("receipts").files())
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
-        return receipt.n_bytes in {_size(os.fspath(path)) for path in self._places(receipt)}
+        return any(tree.size(name) == receipt.n_bytes for tree, name in self._places(receipt))
+
+    def _places(self, receipt: Receipt) -> Iterator[tuple[Tree, str]]:
+        """Where the file of a shard can be, before it is settled and afterwards."""
+        yield self.root, self.written(receipt.index, receipt.sha256)
+        yield self.store, shard_name(receipt.index)
+
+    def missing(self, digests: Sequence[str], sizes: Sequence[int]) -> list[int]:
+        """Numbers of the shards whose files are not there in their sizes; the size is -1 where none was made."""
+        found = {f"shards/{name}": size for name, size in self.root.below("shards").files()}
+        lacking = [
+            index
+            for index, (sha256, size) in enumerate(zip(digests, sizes, strict=True))
+            if size < 0 or found.get(self.written(index, sha256)) != size
+        ]
+        if not lacking:
+            return []
+        settled = {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
+        return [index for index in lacking if settled.get(shard_name(index), -2) != sizes[index]]
+
+    def settle(self, digests: Sequence[str]) -> None:
+        """Move all shards to their places in the store; those that are there already stay."""
+
+        def move(index: int) -> None:
+            with suppress(FileNotFoundError):
+                self.root.move(self.written(index, digests[index]), shard_name(index), self.store)
+
+        with ThreadPoolExecutor(self.root.readers) as pool:
+            for _ in pool.map(move, range(len(digests))):
+                pass
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def publishing(self, digests: Sequence[str]) -> Iterator[Path]:
+        """Let a store appear.
+
+        Parameters
+        ----------
+        digests : sequence of str
+            SHA-256 of all shards, in order; they are moved into the store first, and whatever else is there removed.
+
+        Yields
+        ------
+        Path
+            A folder for all of the store but its shards. At the end of the block the store is there, and the rest of
+            the workspace is removed.
+        """
+        with self._appearing(digests) as folder:
+            yield folder
+        self.root.write("published")
+        self.discard()
+
+    def tidy(self) -> None:
+        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone."""
+        if self.is_spent:
+            with self.locked():
+                self.discard()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the store was published, and a kill fell before the rest was removed."""
+        return self.root.size("published") is not None
+
+    @abstractmethod
+    def _store(self) -> Tree: ...
+
+    @abstractmethod
+    def _appearing(self, digests: Sequence[str]) -> AbstractContextManager[Path]: ...
+
+    @abstractmethod
+    def occupied(self) -> bool:
+        """Whether something is where the store will be, that is not of this build."""
+
+    @abstractmethod
+    def offer(self, receipt: Receipt) -> None:
+        """Put a shard of the finished store where a worker looks for one of an earlier run, and its receipt."""
+
+    @abstractmethod
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the workspace for one build; a dead build's lock is free.
 
         Raises
@@ -118,118 +188,7 @@ class Workspace:
         BuildError
             Where another build holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        path, owner = self.root / "lock", self.root / "owner.json"
-        lock = filelock.FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            who = json.loads(owner.read_text()) if owner.exists() else {}
-            raise BuildError(
-                f"{self.target} is being built by process {who.get('pid', '?')} on {who.get('host', '?')}; wait for "
-                f"it, or end it and run again"
-            ) from error
-        try:
-            self._clear_spent()
-            write_whole(owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            yield
-        finally:
-            lock.release()
 
-    def missing(self, sizes: Iterable[int]) -> list[int]:
-        """Numbers of the shards whose files are not there in the sizes that are given, one a shard in order."""
-        return [index for index, size in enumerate(sizes) if _size(f"{self.store}/{shard_name(index)}") != size]
-
-    def sweep(self, n_shards: int) -> None:
-        """Remove from the store to be whatever is no shard of the plan, and have the disk hold the shards' folders.
-
-        What is removed are leftovers of other plans and of kills.
-        """
-        _sweep(str(self.store), "", frozenset(map(shard_name, range(n_shards))))
-
-    def publish(self) -> None:
-        """Make the work in progress the store, in one step, and remove what is left."""
-        if self.target.exists():
-            _exchange(self.store, self.target)
-        else:
-            self.store.rename(self.target)
-        sync(self.target.parent)  # before the receipts go, from which it could be done again
-        self.spent.touch()
-        self.discard()
-
-    @property
-    def spent(self) -> Path:
-        """File that says that the store has been published, should a kill fall before the rest is removed."""
-        return self.root / "published"
-
-    def tidy(self) -> None:
-        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone."""
-        if self.spent.exists():
-            with self.locked():
-                self.discard()
-
-    def _clear_spent(self) -> None:
-        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
-        if self.spent.exists():
-            for name in ("shards", "store", "receipts", "replaced"):
-                shutil.rmtree(self.root / name, ignore_errors=True)
-            self.spent.unlink()
-
+    @abstractmethod
     def discard(self) -> None:
-        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
-def _size(path: str) -> int | None:
-    """Size of a file; None where there is no file."""
-    try:
-        facts = os.stat(path)  # noqa: PTH116  (asked for each of perhaps a hundred thousand shards)
-    except OSError:
-        return None
-    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
-
-
-def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:
-    """Keep the expected files below a folder, and the folders that hold them; return whether there are any."""
-    kept = False
-    with os.scandir(folder) as found:
-        entries = list(found)  # before any is removed
-    for entry in entries:
-        name = f"{prefix}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            if _sweep(entry.path, f"{name}/", expected):
-                kept = True
-            else:
-                Path(entry).rmdir()
-        elif name in expected:
-            kept = True
-        else:
-            Path(entry).unlink()
-    if kept:
-        sync(folder)
-    return kept
-
-
-def _exchange(first: Path, second: Path) -> None:
-    """Exchange two folders in one step where the system can, else in two."""
-    if not _renamed_by_exchange(first, second):
-        aside = first.with_name("replaced")
-        shutil.rmtree(aside, ignore_errors=True)  # left where a build was killed between the two steps
-        second.rename(aside)
-        first.rename(second)
-
-
-def _renamed_by_exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders by the system's own call; False where system or file system has none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    a, b = os.fsencode(first), os.fsencode(second)
-    if sys.platform == "linux" and hasattr(libc, "renameat2"):
-        here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
-        failed = libc.renameat2(here, a, here, b, exchange)
-    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        failed = libc.renamex_np(a, b, 2)  # RENAME_SWAP of renamex_np(2)
-    else:
-        return False
-    if failed and ctypes.get_errno() not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
-    return not failed
+        """Remove what is left of a build."""

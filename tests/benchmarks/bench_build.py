@@ -156,7 +156,7 @@ def main(n_tracks: int, rounds: int, folder: Path | None, out: Path | None) -> N
         }
         if importlib.util.find_spec("lhotse"):
             ways[LHOTSE] = (cuts, [sys.executable, here / "by_lhotse.py", audio, cuts, BY_LHOTSE_EACH])
-        workspace = Workspace(store)
+        workspace = Workspace.at(store)
         found: dict[str, list[Timing]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, (made, command) in ways.items():

@@ -111,7 +111,7 @@ class StandIn:
             sums=BandSums(count=2995, level=tuple(level), square=tuple(value**2 for value in level)),
             seconds={"decode": 0.1, "mel": 0.2, "write": 0.3},
         )
-        workspace = Workspace(job.target)
+        workspace = Workspace.at(job.target)
         for path, data in (
             (workspace.written(receipt), SHARD),
             (workspace.receipt(receipt.index), receipt.to_json()),
@@ -185,7 +185,7 @@ def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
     except KeyboardInterrupt:  # after its last shard, and before it publishes
         before = work.seconds, work.cpu
     start, cpu, runner = time.perf_counter(), time.process_time(), Stopped()
-    Workspace(target).n_receipts()
+    Workspace.at(target).n_receipts()
     room.build(plan, catalog, target, runner)
     run_s = time.perf_counter() - start - (work.seconds - before[0]) - publish_s[0]
     run_cpu = time.process_time() - cpu - (work.cpu - before[1])

@@ -106,7 +106,7 @@ def whole_shard(path: Path) -> Callable[[], object]:
 
     def make() -> None:
         target = path.with_name(f"{path.name}.{next(numbers)}.zarr")
-        Workspace(target).root.mkdir()
+        Workspace.at(target).root.path.mkdir()
         make_shard(replace(job, target=target))
 
     return make

@@ -27,7 +27,7 @@ def ids(store: Store, selection: Selection) -> list[str]:
 
 
 def ok_tracks(store: Store) -> list[int]:
-    return np.flatnonzero(zarr.open_group(store.path, mode="r")["status"][...] == "ok").tolist()
+    return np.flatnonzero(zarr.open_group(store.tree.path, mode="r")["status"][...] == "ok").tolist()
 
 
 # By track -------------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def ok_tracks(store: Store) -> list[int]:
 
 def test_by_track_the_parts_are_those_of_the_stores_own_split(tiny: Store) -> None:
     protocol = make_protocol(tiny, "track")
-    split = zarr.open_group(tiny.path, mode="r")["split"][...]
+    split = zarr.open_group(tiny.tree.path, mode="r")["split"][...]
     for part in PARTS:
         expected = [number for number in ok_tracks(tiny) if split[number] == part]
         assert protocol.part(part).tracks.tolist() == expected
@@ -149,7 +149,7 @@ def test_a_quick_look_at_a_part_that_has_windows_is_never_empty(tiny: Store) -> 
 
 def brute_force(store: Store, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of librosa's levels of the selected windows, each in double precision at once."""
-    mel = zarr.open_array(store.path / "mel", mode="r")[...].astype(np.float64)
+    mel = zarr.open_array(store.tree.path / "mel", mode="r")[...].astype(np.float64)
     levels = librosa.power_to_db(mel[selection.tracks][selection.windows], ref=1.0, top_db=None).reshape(-1, 128)
     return levels.mean(axis=0), levels.std(axis=0)
 
@@ -181,7 +181,7 @@ def test_level_statistics_of_a_store_of_decibels_are_those_of_what_it_holds(
     build(plan, catalog, tmp_path / "db.zarr", InProcess())
     store = open_store(tmp_path / "db.zarr")
     selection = select(store, "all", np.full(store.n_tracks, "all"))
-    held = zarr.open_array(store.path / "mel", mode="r")[...][selection.tracks].astype(np.float64).reshape(-1, 128)
+    held = zarr.open_array(store.tree.path / "mel", mode="r")[...][selection.tracks].astype(np.float64).reshape(-1, 128)
     mean_db, std_db = level_statistics(store, selection)
     np.testing.assert_allclose(mean_db, held.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(std_db, held.std(axis=0), rtol=1e-8)

@@ -22,6 +22,7 @@ from pipeline.changes import changes
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError
+from pipeline.on_disk import DiskWorkspace
 from pipeline.plan import make_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -50,7 +51,7 @@ def test_a_build_says_what_became_of_each_track(music: Path, tmp_path: Path, pla
         "drums/drums.00004.wav",
     }
     assert summary.seconds.keys() >= {"wall", "decode", "mel", "write"}
-    assert not Workspace(tmp_path / "s.zarr").root.exists()
+    assert not Workspace.at(tmp_path / "s.zarr").root.path.exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -60,12 +61,12 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     with connect("local", workers, 1 << 28) as runner:
         assert runner.n_workers == workers
         run(music, tmp_path / "s.zarr", plan_of, runner)
-    assert same_bytes(tmp_path / "s.zarr", finished.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
 
 
 def test_the_bytes_do_not_depend_on_where_the_audio_lies(own_music: Path, tmp_path: Path, plan_of, finished) -> None:
     run(own_music, tmp_path / "s.zarr", plan_of)
-    assert same_bytes(tmp_path / "s.zarr", finished.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
 
 
 def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
@@ -83,7 +84,7 @@ def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
         connect(cluster.scheduler_address, None, 1 << 28) as runner,
     ):
         run(music, tmp_path / "s.zarr", plan_of, runner)
-    assert same_bytes(tmp_path / "s.zarr", finished.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
 
 
 KILLED = """
@@ -112,7 +113,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
 
     target = tmp_path / "killed.zarr"
     process = subprocess.Popen(command(target), start_new_session=True, stderr=subprocess.PIPE, text=True)
-    receipts = Workspace(target).root / "receipts"
+    receipts = Workspace.at(target).root.path / "receipts"
     deadline = time.monotonic() + 120
     while len(list(receipts.glob("*.json"))) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -132,7 +133,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     assert f"{kept} tracks were there from an earlier run" in again.stdout
     subprocess.run(command(tmp_path / "whole.zarr"), capture_output=True, timeout=300, check=True)
     assert same_bytes(target, tmp_path / "whole.zarr")
-    assert not Workspace(target).root.exists()
+    assert not Workspace.at(target).root.path.exists()
 
 
 class Haunted(InProcess):
@@ -154,9 +155,9 @@ def test_a_late_worker_of_an_earlier_build_harms_nothing(own_music: Path, tmp_pa
 
     def late(job: ShardJob) -> None:
         soundfile.write(path, before, 22050)  # what the earlier build had read, before the file was changed
-        workspace = Workspace(target)
+        workspace = Workspace.at(target)
         receipt = workspace.read_receipt(job.shard.index)
-        workspace.receipt(job.shard.index).unlink()  # it looked before there was one
+        workspace.root.remove([workspace.receipt(job.shard.index)])  # it looked before there was one
         written.extend([make_shard(job).sha256, receipt.sha256])
         path.write_bytes(now)
 
@@ -172,6 +173,12 @@ def test_a_worker_that_comes_after_the_end_leaves_nothing(own_music: Path, tmp_p
     with pytest.raises(BuildError, match="is over"):
         make_shard(jobs[0])
     assert [path.name for path in tmp_path.iterdir() if "zarr" in path.name] == ["s.zarr"]
+
+
+def shard_file(target: Path, index: int) -> Path:
+    """File of a shard in work."""
+    (path,) = (Workspace.at(target).root.path / "shards").glob(f"{index:07d}.*")
+    return path
 
 
 class StopsAfter(InProcess):
@@ -199,20 +206,20 @@ def test_a_resumed_build_makes_only_what_is_missing(music: Path, tmp_path: Path,
     summary = run(music, target, plan_of)
     assert summary.n_reused == 10
     assert not summary.outdated
-    assert same_bytes(target, finished.path)
+    assert same_bytes(target, finished.tree.path)
 
 
 def test_a_shard_whose_bytes_were_damaged_is_made_again(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
     target = tmp_path / "s.zarr"
     interrupted(music, target, plan_of)
-    shard = Workspace(target).shard(1)
+    shard = shard_file(target, 1)
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
     summary = run(music, target, plan_of)
     assert summary.n_reused == 5
     assert summary.outdated == ("its bytes are not those that were written",)
-    assert same_bytes(target, finished.path)
+    assert same_bytes(target, finished.tree.path)
 
 
 def test_a_shard_whose_audio_has_changed_is_made_again(own_music: Path, tmp_path: Path, plan_of) -> None:
@@ -259,7 +266,7 @@ def test_a_second_build_on_the_same_store_is_refused_while_the_first_lives(
     music: Path, tmp_path: Path, plan_of
 ) -> None:
     target = tmp_path / "s.zarr"
-    with Workspace(target).locked(), pytest.raises(BuildError, match=f"being built by process {os.getpid()}"):
+    with Workspace.at(target).locked(), pytest.raises(BuildError, match=f"being built by process {os.getpid()}"):
         run(music, target, plan_of)
     run(music, target, plan_of)
 
@@ -280,19 +287,19 @@ def test_nothing_is_published_while_a_shard_is_missing(music: Path, tmp_path: Pa
 class Removes(InProcess):
     """A runner after which a shard is gone from the disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, target: Path, index: int) -> None:
+        self.target, self.index = target, index
 
     def run(self, function, jobs, rescue=None):
         for job in jobs:
             yield function(job)
-        self.path.unlink()
+        shard_file(self.target, self.index).unlink()
 
 
 def test_nothing_is_published_while_a_shards_file_is_gone(music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     with pytest.raises(BuildError, match="1 of 3 shards are missing"):
-        run(music, target, plan_of, Removes(Workspace(target).shard(2)))
+        run(music, target, plan_of, Removes(target, 2))
     assert not target.exists()
 
 
@@ -303,7 +310,7 @@ def test_a_store_that_is_there_stays_until_the_new_one_is_complete(
     run(own_music, target, plan_of)
     soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
     interrupted(own_music, target, plan_of, n_shards=1, replace=True)
-    assert same_bytes(target, finished.path)
+    assert same_bytes(target, finished.tree.path)
     summary = run(own_music, target, plan_of, replace=True)
     assert summary.statuses["failed"] == 0
     assert summary.n_reused == 10  # the shards that still fit
@@ -321,7 +328,7 @@ def test_a_store_that_another_build_has_just_finished_is_not_replaced(music: Pat
 
 def killed_before_the_rest_was_removed(root: Path, target: Path, plan_of, **spec: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workspace, "discard", lambda _: None)
+        patch.setattr(DiskWorkspace, "discard", lambda _: None)
         run(root, target, plan_of, replace=target.exists(), **spec)
 
 
@@ -329,32 +336,32 @@ def test_what_a_kill_after_the_last_step_leaves_does_no_harm(music: Path, tmp_pa
     target = tmp_path / "s.zarr"
     run(music, target, plan_of, n_mels=64)
     killed_before_the_rest_was_removed(music, target, plan_of)
-    assert Workspace(target).root.exists()
+    assert Workspace.at(target).root.path.exists()
     assert run(music, target, plan_of, replace=True).n_reused == 12
-    assert not Workspace(target).root.exists()
+    assert not Workspace.at(target).root.path.exists()
     killed_before_the_rest_was_removed(music, target, plan_of)
-    Workspace(target).tidy()
-    assert not Workspace(target).root.exists()
+    Workspace.at(target).tidy()
+    assert not Workspace.at(target).root.path.exists()
 
 
 def test_the_work_of_a_build_that_can_go_on_is_not_tidied_away(music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     killed_before_the_rest_was_removed(music, target, plan_of)
     interrupted(music, target, plan_of, replace=True)
-    Workspace(target).tidy()
-    assert Workspace(target).n_receipts() == 3  # of the finished store, offered to the build
+    Workspace.at(target).tidy()
+    assert Workspace.at(target).n_receipts() == 3  # of the finished store, offered to the build
     assert run(music, target, plan_of, replace=True).n_reused == 12
 
 
 def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(
     music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.workspace._renamed_by_exchange", lambda _, __: False)
+    monkeypatch.setattr("pipeline.on_disk._renamed_by_exchange", lambda _, __: False)
     target = tmp_path / "s.zarr"
     run(music, target, plan_of, n_mels=64)
     for _ in range(2):  # the second time what the first has put aside is still there
         killed_before_the_rest_was_removed(music, target, plan_of)
-    assert same_bytes(target, finished.path)
+    assert same_bytes(target, finished.tree.path)
 
 
 def test_a_store_behind_a_link_is_replaced_where_it_is(music: Path, tmp_path: Path, plan_of) -> None:
@@ -380,7 +387,7 @@ class Looks(InProcess):
 def test_a_finished_stores_shards_are_offered_as_their_jobs_go_out(music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     run(music, target, plan_of)
-    runner = Looks(Workspace(target).n_receipts)
+    runner = Looks(Workspace.at(target).n_receipts)
     assert run(music, target, plan_of, runner, replace=True).n_reused == 12
     assert runner.seen == [1, 2, 3]
 
@@ -391,14 +398,13 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
     target = tmp_path / "s.zarr"
     run(own_music, target, plan_of)
     interrupted(own_music, target, plan_of, replace=True)
-    workspace = Workspace(target)
-    workspace.shard(0).unlink()  # lost since: it is offered again
-    second = workspace.shard(1)
+    shard_file(target, 0).unlink()  # lost since: it is offered again
+    second = shard_file(target, 1)
     data = bytearray(second.read_bytes())
     data[100] ^= 1
     second.unlink()  # it is a link to the finished store's, which stays as it is
     second.write_bytes(data)
-    monkeypatch.setattr("pipeline.workspace.sha256_of", pytest.fail)
+    monkeypatch.setattr("pipeline.tree.sha256_of", pytest.fail)
     runner = Drawn()
     with pytest.raises(KeyboardInterrupt):
         run(own_music, target, plan_of, runner, replace=True)
@@ -426,22 +432,25 @@ def test_of_a_damaged_store_nothing_is_kept_and_it_is_replaced(own_music: Path, 
 
 
 def test_a_sweep_leaves_the_shards_of_the_plan_and_nothing_else(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "s.zarr")
+    workspace = Workspace.at(tmp_path / "s.zarr")
+    store = workspace.store.path
     others = ["zarr.json", "mel/c/0/0/0/.0.abc.part", "mel/c/1/0/0/1", "mel/c/7/0/0/0", "label/c/0"]
     for name in (*map(shard_name, range(3)), *others):
-        (workspace.store / name).parent.mkdir(parents=True, exist_ok=True)
-        (workspace.store / name).write_bytes(b"abc")
-    (workspace.store / "empty/folder").mkdir(parents=True)
-    (workspace.store / "link").symlink_to(tmp_path)
-    workspace.sweep(2)
-    left = {path.relative_to(workspace.store).as_posix() for path in workspace.store.rglob("*")}
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_bytes(b"abc")
+    (store / "empty/folder").mkdir(parents=True)
+    (store / "link").symlink_to(tmp_path)
+    digests = ["0" * 64] * 4
+    assert workspace.missing(digests, [3, 4, 3, -1]) == [1, 3]
+    assert workspace.missing(digests[:2], [3, 3]) == []
+    with pytest.raises(KeyboardInterrupt), workspace.publishing(digests[:2]):
+        raise KeyboardInterrupt
+    left = {path.relative_to(store).as_posix() for path in store.rglob("*")}
     assert left == {
         name
         for i in range(2)
         for name in ("mel", "mel/c", f"mel/c/{i}", f"mel/c/{i}/0", f"mel/c/{i}/0/0", shard_name(i))
     }
-    assert workspace.missing([3, 3]) == []
-    assert workspace.missing([3, 4, 3, -1]) == [1, 2, 3]
 
 
 def test_what_has_changed_since_a_store_was_finished_is_told(own_music: Path, tmp_path: Path, plan_of) -> None:
@@ -508,18 +517,18 @@ def test_a_client_holds_a_bounded_number_of_jobs() -> None:
 def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
     shard = plan.shard(0)
-    workspace = Workspace(tmp_path / "s.zarr")
-    workspace.root.mkdir()
+    workspace = Workspace.at(tmp_path / "s.zarr")
+    workspace.root.path.mkdir()
     receipt = make_shard(
         ShardJob(
             spec=plan.spec,
             versions=plan.versions,
             root=catalog.root,
-            target=tmp_path / "s.zarr",
+            target=workspace.target,
             tracks_per_shard=5,
             shard=shard,
             key=plan.key(shard),
         )
     )
     assert len(receipt.to_json()) < 20_000  # three sums of 128 bands and five tracks, where the shard is 768 kB
-    assert receipt.n_bytes == workspace.written(receipt).stat().st_size
+    assert receipt.n_bytes == workspace.root.size(workspace.written(receipt.index, receipt.sha256))

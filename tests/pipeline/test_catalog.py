@@ -41,7 +41,7 @@ def ids(catalog: Catalog) -> list[str]:
 
 def test_a_tree_gives_label_and_id_by_folder_and_name(tmp_path: Path) -> None:
     catalog = read_catalog(tree(tmp_path, "jazz/b.flac", "blues/a.wav"), HashSplit(valid=0, test=0))
-    assert catalog.root == tmp_path
+    assert catalog.root.path == tmp_path
     assert catalog.tracks == (
         Track(id="blues/a", label="blues", source="blues/a.wav", group="blues/a", split="train"),
         Track(id="jazz/b", label="jazz", source="jazz/b.flac", group="jazz/b", split="train"),
@@ -170,7 +170,7 @@ def manifest(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def test_a_manifest_needs_only_path_and_label(manifest: Path) -> None:
     write(manifest, [{"path": "z/b.wav", "label": "jazz"}, {"path": "a.b", "label": "blues"}])
     catalog = read_catalog(manifest, HashSplit(valid=0, test=0))
-    assert catalog.root == manifest.parent
+    assert catalog.root.path == manifest.parent
     assert catalog.tracks == (
         Track(id="a.b", label="blues", source="a.b", group="a.b", split="train"),
         Track(id="z/b", label="jazz", source="z/b.wav", group="z/b", split="train"),
@@ -332,7 +332,7 @@ def test_a_recipe_whose_audio_is_not_there_says_how_to_fetch_it(tmp_path: Path) 
 def test_a_recipe_lists_its_audio_and_splits_as_it_says(gtzan: Any) -> None:
     recipe = dataclasses.replace(gtzan, split=HashSplit(valid=0.2, test=0.1, seed=3))
     catalog = read_catalog(recipe)
-    assert (catalog.root, catalog.recipe, len(catalog.tracks)) == (recipe.audio, recipe, 1000)
+    assert (catalog.root.path, catalog.recipe, len(catalog.tracks)) == (recipe.audio, recipe, 1000)
     assert catalog.rule == {"method": "hash", "valid": 0.2, "test": 0.1, "seed": 3}
     assert all(track.split == recipe.split.part(track.id) for track in catalog.tracks)
 

@@ -10,10 +10,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunk import encode_chunk, pack, read_chunk, shard_name
+from pipeline.chunk import decode_chunk, encode_chunk, index_bytes, pack, read_index, shard_name
 from pipeline.layout import create_mel, is_packed
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
+from pipeline.tree import open_tree
 
 SPEC = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=6, n_fft=512, hop_length=128, n_mels=20)
 HALF = FeatureSpec.from_dict({**SPEC.to_dict(), "scale": "db", "dtype": "float16"})
@@ -30,6 +31,13 @@ def made_tracks(spec: FeatureSpec, n_tracks: int, seed: int) -> np.ndarray:
 
 def packed(tracks: np.ndarray, tracks_per_shard: int) -> bytes:
     return b"".join(pack([encode_chunk(track) for track in tracks], tracks_per_shard))
+
+
+def read_chunk(path: Path, place: int, tracks_per_shard: int, out: np.ndarray) -> None:
+    """Read one track of a shard's file."""
+    data = path.read_bytes()
+    start, n_bytes = map(int, read_index(data[-index_bytes(tracks_per_shard) :], len(data), tracks_per_shard)[place])
+    decode_chunk(data[start : start + n_bytes], out)
 
 
 def by_zarr(folder: Path, tracks: np.ndarray, spec: FeatureSpec, tracks_per_shard: int) -> zarr.Array:
@@ -104,7 +112,7 @@ def test_the_tracks_of_another_layout_are_read_by_zarr(tmp_path: Path) -> None:
     array = group.create_array("mel", shape=tracks.shape, chunks=(2, 3, *SPEC.shape[1:]), dtype="float32")
     array[...] = tracks
     assert not is_packed(array, SPEC)
-    read = Store(tmp_path, group, SPEC).reader()
+    read = Store(open_tree(tmp_path), group, SPEC).reader()
     for number, track in enumerate(tracks):
         out = np.empty(SPEC.shape, np.float32)
         read(number, out)
@@ -117,14 +125,14 @@ def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
     by_zarr(tmp_path, tracks, HALF, 2)
     sizes = np.array([(tmp_path / shard_name(index)).stat().st_size for index in range(2)])
     group.create_group("receipts").create_array("n_bytes", data=sizes)
-    read = Store(tmp_path, zarr.open_group(tmp_path), HALF).reader()
+    read = Store(open_tree(tmp_path), zarr.open_group(tmp_path), HALF).reader()
     out = np.empty(HALF.shape, np.float32)
     read(2, out)
     np.testing.assert_array_equal(out, tracks[2].astype(np.float32))
 
 
 def test_a_shard_in_the_place_of_another_is_not_read(own_store: Store) -> None:
-    first, second = (own_store.path / shard_name(index) for index in range(2))
+    first, second = (own_store.tree.path / shard_name(index) for index in range(2))
     aside = first.with_name("aside")
     first.rename(aside)
     second.rename(first)

@@ -92,18 +92,18 @@ CLAIMS = {
 @pytest.mark.timeout(120)
 def test_a_store_that_claims_what_cannot_be_is_refused_before_anything_is_read(name: str, own_store: Store) -> None:
     change, said = CLAIMS[name]
-    change(own_store.path)
+    change(own_store.tree.path)
     with pytest.raises(StoreError) as caught:
-        open_store(own_store.path)
+        open_store(own_store.tree.path)
     assert said in str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of a process' addresses is Linux's")
 @pytest.mark.timeout(120)
 def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
-    shaped(10**11, *TRACK_ARRAYS)(own_store.path)
+    shaped(10**11, *TRACK_ARRAYS)(own_store.tree.path)
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("melzarr")), "inspect", str(own_store.path)],
+        [str(Path(sys.executable).with_name("melzarr")), "inspect", str(own_store.tree.path)],
         capture_output=True, text=True, check=False, timeout=100,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )  # fmt: skip
@@ -113,15 +113,15 @@ def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["label", "split", "n_windows", "mean_db", "receipts/sha256"])
 def test_a_chunk_that_is_gone_is_no_empty_one(name: str, own_store: Store) -> None:
-    shutil.rmtree(own_store.path / name / "c")
+    shutil.rmtree(own_store.tree.path / name / "c")
     with pytest.raises(StoreError, match=f"{name}/c/0.* is missing"):
-        open_store(own_store.path).values(name)
-    assert verify(open_store(own_store.path)).problems
+        open_store(own_store.tree.path).values(name)
+    assert verify(open_store(own_store.tree.path)).problems
 
 
 def test_what_would_steer_a_terminal_is_written_out(own_store: Store) -> None:
-    attribute("title", "music\x1b[2J\x1b]0;owned\x07\n\u202emoc")(own_store.path)
-    result = CliRunner().invoke(main, ["inspect", str(own_store.path)])
+    attribute("title", "music\x1b[2J\x1b]0;owned\x07\n\u202emoc")(own_store.tree.path)
+    result = CliRunner().invoke(main, ["inspect", str(own_store.tree.path)])
     assert result.exit_code == 0, result.output
     assert r"music\x1b[2J\x1b]0;owned\x07\n\u202emoc" in result.output
 
@@ -130,17 +130,17 @@ def test_what_would_steer_a_terminal_is_written_out(own_store: Store) -> None:
 def test_a_receipt_that_names_another_file_is_refused_and_nothing_is_kept(
     digest: str, own_store: Store, music: Path, plan_of
 ) -> None:
-    precious = own_store.path.parent / "precious"
+    precious = own_store.tree.path.parent / "precious"
     precious.write_text("mine")
-    zarr.open_array(own_store.path / "receipts/sha256")[0] = digest
+    zarr.open_array(own_store.tree.path / "receipts/sha256")[0] = digest
     with pytest.raises(StoreError, match="is no SHA-256"):
-        list(open_store(own_store.path).receipts())
+        list(open_store(own_store.tree.path).receipts())
     with pytest.raises(ValueError, match="is no SHA-256"):
         Receipt(index=0, key="", sha256=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
     catalog, plan = plan_of(music)
-    assert build(plan, catalog, own_store.path, InProcess(), replace=True).n_reused == 0
+    assert build(plan, catalog, own_store.tree.path, InProcess(), replace=True).n_reused == 0
     assert precious.read_text() == "mine"
-    assert not verify(open_store(own_store.path)).problems
+    assert not verify(open_store(own_store.tree.path)).problems
 
 
 def wave(rate: int = 22050, seconds: float = 3.0) -> np.ndarray:

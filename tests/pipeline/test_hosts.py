@@ -78,7 +78,7 @@ class Hosts:
         address = f"tcp://{SCHEDULER}:{PORT}"
         arguments = (music, target, "--cluster", address, "--tracks-per-shard", 1)
         client = self.start(host, "melzarr", "features", *arguments, log="client")
-        receipts = Workspace(target).root / "receipts"
+        receipts = Workspace.at(target).root.path / "receipts"
         wait_for(lambda: len(list(receipts.glob("*.json"))) >= 3 or client.poll() is not None)
         assert client.poll() is None, self.said()
         return client

@@ -23,7 +23,7 @@ FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
 
 
 def problems(store: Store) -> list[str]:
-    return verify(open_store(store.path)).problems
+    return verify(open_store(store.tree.path)).problems
 
 
 def test_a_sound_store_passes(finished: Store, music: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_sound_store_passes(finished: Store, music: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_chunk_is_found_and_its_track_named(own_store: Store) -> None:
-    path = own_store.path / shard_name(0)
+    path = own_store.tree.path / shard_name(0)
     data = bytearray(path.read_bytes())
     data[10] ^= 1  # in the first chunk of the shard
     path.write_bytes(data)
@@ -46,14 +46,14 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_its_track_named(own_store: Store)
 
 
 def files_of(store: Store) -> list[str]:
-    return sorted(path.relative_to(store.path).as_posix() for path in store.path.rglob("*") if path.is_file())
+    return sorted(path.relative_to(store.tree.path).as_posix() for path in store.tree.path.rglob("*") if path.is_file())
 
 
 def test_a_flipped_bit_in_any_file_is_found(own_store: Store, finished: Store) -> None:
     names = files_of(finished)
     assert len(names) > 40
     for name in names:
-        path = own_store.path / name
+        path = own_store.tree.path / name
         whole = path.read_bytes()
         for position in (0, len(whole) // 2, len(whole) - 1):
             data = bytearray(whole)
@@ -69,7 +69,7 @@ def test_a_flipped_bit_in_any_file_is_found(own_store: Store, finished: Store) -
 
 
 def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: Store) -> None:
-    path = own_store.path / shard_name(0)
+    path = own_store.tree.path / shard_name(0)
     path.write_bytes(path.read_bytes()[:-200])
     assert all(any(line.startswith(name) for line in problems(own_store)) for name in FIRST_SHARD)
     path.unlink()
@@ -77,7 +77,7 @@ def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: S
 
 
 def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
-    first, second, aside = (own_store.path / name for name in (shard_name(0), shard_name(1), "aside"))
+    first, second, aside = (own_store.tree.path / name for name in (shard_name(0), shard_name(1), "aside"))
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
@@ -87,7 +87,7 @@ def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
 
 
 def test_a_file_too_many_is_found(own_store: Store) -> None:
-    (own_store.path / "notes.txt").write_text("x")
+    (own_store.tree.path / "notes.txt").write_text("x")
     assert any("added" in line for line in problems(own_store))
 
 
@@ -102,23 +102,21 @@ def test_a_file_too_many_is_found(own_store: Store) -> None:
     ],
 )
 def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, number, value, said) -> None:
-    zarr.open_array(own_store.path / name, mode="r+")[number] = value
+    zarr.open_array(own_store.tree.path / name, mode="r+")[number] = value
     assert any(line.endswith(said) for line in problems(own_store))
 
 
 def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
-    array = zarr.open_array(own_store.path / "mean_db", mode="r+")
+    array = zarr.open_array(own_store.tree.path / "mean_db", mode="r+")
     array[3] = array[3] + 0.01
     assert "mean_db is not that of the train split's valid windows" in problems_but_uuid(own_store)
 
 
 def problems_but_uuid(store: Store) -> list[str]:
     """Problems of a store whose UUID was made to fit, as by one who changed it on purpose."""
-    from pipeline.layout import content_uuid
-
-    path = store.path / "zarr.json"
+    path = store.tree.path / "zarr.json"
     text = path.read_text()
-    path.write_text(text.replace(json.loads(text)["attributes"]["uuid"], content_uuid(store.path)))
+    path.write_text(text.replace(json.loads(text)["attributes"]["uuid"], store.content_uuid()))
     return problems(store)
 
 
@@ -156,9 +154,9 @@ def test_a_track_that_librosa_cannot_compute_is_named_and_the_others_are_done(
 
 
 def test_windows_that_are_not_librosas_are_named(own_store: Store, music: Path) -> None:
-    mel = zarr.open_array(own_store.path / "mel", mode="r+")
+    mel = zarr.open_array(own_store.tree.path / "mel", mode="r+")
     mel[0] = np.asarray(mel[0]) * 1.001
-    verdict = verify(open_store(own_store.path), music, n_samples=12)
+    verdict = verify(open_store(own_store.tree.path), music, n_samples=12)
     assert any(line.startswith("bells/bells.00000: ") and "from librosa" in line for line in verdict.problems)
     assert verdict.max_db == pytest.approx(10 * np.log10(1.001), rel=1e-2)
 

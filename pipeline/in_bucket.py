@@ -1,0 +1,92 @@
+"""A store that is built in an object store: its metadata are written last, so what opens is complete."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.bucket import BucketTree
+from pipeline.chunk import shard_name
+from pipeline.errors import BuildError, CallError
+from pipeline.files import files_below
+from pipeline.lease import Lease
+from pipeline.receipt import Receipt
+from pipeline.tree import Tree
+from pipeline.workspace import Workspace
+
+METADATA = "zarr.json"  # of the group: without it nothing opens
+BEGUN = "publishing"
+
+
+class BucketWorkspace(Workspace):
+    """A workspace under a prefix. Shards are moved to the store's own place, under which nothing opens meanwhile."""
+
+    def __init__(self, target: Tree) -> None:
+        if not target.can_list:
+            raise CallError(
+                f"{target} can be read, not written; build the store in a folder, or at s3://, gs:// or az://"
+            )
+        super().__init__(target)
+        self._lease = Lease(_bucket(self.root), "lock", str(target))
+
+    def _store(self) -> Tree:
+        return self.target
+
+    def occupied(self) -> bool:
+        """Whether a store is there, or anything that no build has left that was stopped when it published."""
+        return self.target.size(METADATA) is not None or (self.target.exists() and self.root.size(BEGUN) is None)
+
+    def offer(self, receipt: Receipt) -> None:
+        """Write the receipt down: a worker finds the shard where it is."""
+        earlier = self.read_receipt(receipt.index)
+        if not (earlier and self.has(earlier)) and self.has(receipt):
+            self.keep(receipt)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace by a file that is written again and again."""
+        with self._lease.held():
+            if self.is_spent:
+                self._clear()
+            yield
+
+    def _clear(self) -> None:
+        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
+        self.root.remove(name for name, _ in list(self.root.files()) if name != "lock")
+
+    @contextmanager
+    def _appearing(self, digests: Sequence[str]) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="melzarr-") as name:
+            folder = Path(name)
+            yield folder  # before anything is changed, for it can fail
+            self._lease.require()
+            self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
+            self.target.remove([METADATA])  # of the store that is replaced
+            self.settle(digests)
+            expected = set(map(shard_name, range(len(digests))))
+            self.target.remove([name for name, _ in self.target.files() if name not in expected])
+            names = [name for name, _ in files_below(folder) if name != METADATA]
+            with ThreadPoolExecutor(self.target.readers) as pool:
+                for _ in pool.map(lambda name: self.target.write(name, (folder / name).read_bytes()), names):
+                    pass
+            self._lease.require()
+            self._appear((folder / METADATA).read_bytes())
+
+    def _appear(self, metadata: bytes) -> None:
+        try:
+            _bucket(self.target).exchange(METADATA, metadata, None)
+        except FileExistsError as error:
+            if self.target.read(METADATA) != metadata:  # else it was written, and the answer lost
+                raise BuildError(f"{self.target} has appeared meanwhile; look at it, and build another") from error
+
+    def discard(self) -> None:
+        """Remove what is left of a build but its lock, which goes when it is let go."""
+        self._clear()
+
+
+def _bucket(tree: Tree) -> BucketTree:
+    assert isinstance(tree, BucketTree)  # noqa: S101  (by whom it was made)
+    return tree

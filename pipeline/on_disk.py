@@ -1,0 +1,160 @@
+"""A store that is built on a disk: it appears by one rename."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from pipeline.chunk import shard_name
+from pipeline.errors import BuildError
+from pipeline.files import naming, sync
+from pipeline.receipt import Receipt
+from pipeline.tree import DiskTree, Tree
+from pipeline.workspace import Workspace
+
+
+class DiskWorkspace(Workspace):
+    """A workspace in a folder; ``store/`` in it becomes the store. ``owner.json`` says by whom it was last held."""
+
+    def _store(self) -> Tree:
+        return self.root.below("store")
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return _folder(self.root)
+
+    def occupied(self) -> bool:
+        """Whether there is anything."""
+        return self.target.exists()
+
+    def offer(self, receipt: Receipt) -> None:
+        """Link a shard of the finished store, or copy it where the file system has no links."""
+        published = _folder(self.target) / shard_name(receipt.index)
+        shard = self.folder / self.written(receipt.index, receipt.sha256)
+        earlier = self.read_receipt(receipt.index)
+        if not published.exists() or (earlier and self.has(earlier)):
+            return
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        shard.unlink(missing_ok=True)
+        try:
+            os.link(published, shard)
+        except OSError:  # a file system without links
+            shutil.copyfile(published, shard)
+        self.keep(receipt)
+
+    def drop(self, receipt: Receipt) -> None:
+        """Remove a shard that cannot be kept, also where it was moved into the store to be."""
+        super().drop(receipt)
+        self.store.remove([shard_name(receipt.index)])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace by a lock of the file system, which a dead process lets go."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            try:
+                who = json.loads(self.root.read("owner.json"))
+            except (FileNotFoundError, ValueError):
+                who = {}
+            raise BuildError(
+                f"{self.target} is being built by process {who.get('pid', '?')} on {who.get('host', '?')}; wait for "
+                f"it, or end it and run again"
+            ) from error
+        try:
+            with naming(self.folder):
+                self._clear_spent()
+                self.root.write("owner.json", json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                yield
+        finally:
+            lock.release()
+
+    def _clear_spent(self) -> None:
+        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
+        if self.is_spent:
+            for name in ("shards", "store", "receipts", "replaced"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.root.remove(["published"])
+
+    @contextmanager
+    def _appearing(self, digests: Sequence[str]) -> Iterator[Path]:
+        self.settle(digests)
+        store, target = _folder(self.store), _folder(self.target)
+        _sweep(str(store), "", frozenset(map(shard_name, range(len(digests)))))
+        yield store
+        if target.exists():
+            _exchange(store, target)
+        else:
+            store.rename(target)
+        sync(target.parent)  # before the receipts go, from which it could be done again
+
+    def discard(self) -> None:
+        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _folder(tree: Tree) -> Path:
+    assert isinstance(tree, DiskTree)  # noqa: S101  (by whom it was made)
+    return tree.path
+
+
+def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:
+    """Keep the expected files below a folder, and the folders that hold them; return whether there are any.
+
+    What is removed are leftovers of other plans and of kills. What is kept is made sure of on the disk.
+    """
+    kept = False
+    with os.scandir(folder) as found:
+        entries = list(found)  # before any is removed
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if _sweep(entry.path, f"{name}/", expected):
+                kept = True
+            else:
+                Path(entry).rmdir()
+        elif name in expected:
+            kept = True
+        else:
+            Path(entry).unlink()
+    if kept:
+        sync(folder)
+    return kept
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two folders in one step where the system can, else in two."""
+    if not _renamed_by_exchange(first, second):
+        aside = first.with_name("replaced")
+        shutil.rmtree(aside, ignore_errors=True)  # left where a build was killed between the two steps
+        second.rename(aside)
+        first.rename(second)
+
+
+def _renamed_by_exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders by the system's own call; False where system or file system has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    a, b = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+        failed = libc.renameat2(here, a, here, b, exchange)
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(a, b, 2)  # RENAME_SWAP of renamex_np(2)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
+    return not failed
