@@ -18,7 +18,7 @@ from obstore import exceptions, store
 from pipeline.errors import StorageError
 
 # How long a server that does not answer is asked again: a worker's shard is worth more than a person's first try.
-PATIENCE = {"at once": (2, 5), "soon": (8, 60), "patient": (60, 120)}  # retries, and seconds
+PATIENCE = {"at once": (10, 5), "soon": (40, 20), "patient": (300, 120)}  # retries, half a second apart, and seconds
 
 
 @functools.lru_cache(maxsize=64)

@@ -138,9 +138,7 @@ def test_a_server_that_goes_away_and_comes_back_is_waited_for(mortal: Seaweed, e
     assert remote_digests(target) == expected
 
 
-def test_one_that_stays_away_is_a_sentence_and_nothing_is_lost(
-    mortal: Seaweed, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_stays_away_is_a_sentence_and_nothing_is_lost(mortal: Seaweed, expected: dict[str, str]) -> None:
     music, target = BucketTree.at("s3://audio/music"), BucketTree.at("s3://zarr/s.zarr")
     process = started(music, target)
     mortal.kill()
