@@ -114,7 +114,7 @@ def build(
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
             publish(plan, attributes(plan, catalog), workspace, ledger)
-            return _summary(plan, target, ledger, time.perf_counter() - start)
+            return summarise(plan, target, ledger, time.perf_counter() - start)
 
 
 def compute(
@@ -123,6 +123,7 @@ def compute(
     runner: Runner,
     ledger: Ledger,
     *,
+    n_tracks: int | None = None,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
@@ -138,6 +139,8 @@ def compute(
         Where they are computed.
     ledger : Ledger
         Takes what becomes of them.
+    n_tracks : int, optional
+        How many tracks they have; by default they are all of the plan.
     max_failed, progress
         As for `build`.
 
@@ -146,12 +149,18 @@ def compute(
     BuildError
         Where too many tracks fail, or the workers are lost.
     """
-    allowed = _failures_allowed(len(plan.tracks), max_failed)
+    n_tracks = len(plan.tracks) if n_tracks is None else n_tracks
     for receipt in runner.run(make_shard, jobs, make_shard_apart):
         progress(receipt)
         ledger.add(receipt)
-        if ledger.n_failed > allowed:
-            raise BuildError(_too_many_failed(plan, ledger, allowed))
+        require_few_failed(plan, ledger, n_tracks, max_failed)
+
+
+def require_few_failed(plan: Plan, ledger: Ledger, n_tracks: int, max_failed: float | None) -> None:
+    """Raise BuildError where more of some tracks have failed than may."""
+    allowed = _failures_allowed(n_tracks, max_failed)
+    if ledger.n_failed > allowed:
+        raise BuildError(_too_many_failed(plan, ledger, allowed))
 
 
 def _seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
@@ -219,7 +228,20 @@ def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
     )
 
 
-def _summary(plan: Plan, target: Tree, ledger: Ledger, wall: float) -> Summary:
+def summarise(plan: Plan, target: Tree, ledger: Ledger, wall: float) -> Summary:
+    """Say what a ledger says.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was computed.
+    target : Tree
+        The store.
+    ledger : Ledger
+        What became of it.
+    wall : float, in s
+        Time that it took.
+    """
     troubled = ledger.troubled()[:NAMED].tolist()
     facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)
     return Summary(

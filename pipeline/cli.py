@@ -21,16 +21,20 @@ from pipeline.options import (
     CLUSTER,
     DATASETS,
     DEFAULT_DATASETS,
+    FORCE,
+    MAX_FAILED,
     SOURCE,
     STORE,
     WORKERS,
     InOrder,
+    Staged,
     source_options,
 )
 from pipeline.source import audio_root, prepare
 from pipeline.tree import Tree
 
 if TYPE_CHECKING:
+    from pipeline.build import Progress
     from pipeline.catalog import Catalog
     from pipeline.plan import Plan
     from pipeline.receipt import Receipt
@@ -62,6 +66,21 @@ def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tq
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
         yield bar
+
+
+@contextmanager
+def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
+    """Show how a build goes, from its receipts."""
+    n_failed = 0
+
+    def advance(receipt: Receipt) -> None:
+        nonlocal n_failed
+        n_failed += receipt.n_failed
+        bar.set_postfix(failed=n_failed, refresh=False)
+        bar.update(len(receipt.tracks))
+
+    with progress_bar(n_tracks, what) as bar:
+        yield advance
 
 
 def as_text(facts: Any) -> str:
@@ -143,15 +162,13 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])
 
 
-@main.command()
+@main.command(cls=Staged)
 @SOURCE
 @STORE
 @CLUSTER
 @WORKERS
-@click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
-@click.option(
-    "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
-)
+@FORCE
+@MAX_FAILED
 @source_options
 def features(
     source: str, store: Tree, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
@@ -165,6 +182,13 @@ def features(
       melzarr features demo demo.zarr
       melzarr features ~/Music/genres music.zarr --n-mels 64
       melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
+
+    For a scheduler that knows nothing of Dask, the same in stages, each of which has a --help of its own:
+
+    \b
+      melzarr features init SOURCE STORE   write down what is to be computed
+      melzarr features part I/N STORE      make one part of N, each anywhere, at any time
+      melzarr features finish STORE        let the store appear, where all parts are there
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
@@ -176,41 +200,34 @@ def features(
         )
     catalog, plan = prepare(source, options)
     workspace = Workspace.at(store)
-    if workspace.occupied() and _is_up_to_date(store, catalog, plan, force):
+    if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
         workspace.tidy()
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
     show(missing_parts(catalog))
     earlier = workspace.n_receipts()
-    click.echo(f"{len(plan.tracks)} tracks, {_count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
+    click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
-        click.echo(f"going on: {_count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
+        click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
     with connect(cluster, workers, plan.worker_bytes) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
         from pipeline.store import open_store
 
-        click.echo(f"{_count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
-        with progress_bar(len(plan.tracks), "features") as bar:
-            n_failed = 0
-
-            def advance(receipt: Receipt) -> None:
-                nonlocal n_failed
-                n_failed += receipt.n_failed
-                bar.set_postfix(failed=n_failed, refresh=False)
-                bar.update(len(receipt.tracks))
-
-            summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=advance)
+        click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
+        with build_progress(len(plan.tracks)) as progress:
+            summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=progress)
     show(summary_lines(summary, open_store(store).n_bytes))
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 
-def _count(n: int, what: str) -> str:
+def count(n: int, what: str) -> str:
+    """Say how many there are, such as "2 shards"."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
+def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
     """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
     from pipeline.changes import changes
     from pipeline.store import is_store, open_store

@@ -147,7 +147,7 @@ class Ledger:
 
     def statuses(self) -> Counter[str]:
         """Tracks by status."""
-        status, counts = np.unique(self.status, return_counts=True)
+        status, counts = np.unique(self.status[self.status != b""], return_counts=True)
         return Counter(dict(zip(status.astype(str).tolist(), counts.tolist(), strict=True)))
 
     def troubled(self) -> npt.NDArray[np.intp]:

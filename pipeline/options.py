@@ -42,12 +42,37 @@ class Guarded(click.Command):
             remedy = REMEDIES.get(error.errno or 0, "mend that")
             sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
-            goes_on = ctx.info_name in {"fetch", "features", "train", "reproduce"}
+            goes_on = str(ctx.info_name).partition(" ")[0] in {"fetch", "features", "train", "reproduce"}
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"
         click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
         return ctx.exit(code)
+
+
+class Staged(Guarded):
+    """A command that can also be called in stages, each a command of its own behind its name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stages: dict[str, click.Command] = {}
+
+    def stage(self, name: str) -> Callable[[Callable[..., Any]], click.Command]:
+        """Make a function one of the stages; a decorator, above those of its options."""
+
+        def add(function: Callable[..., Any]) -> click.Command:
+            self.stages[name] = click.command(name, cls=Guarded)(function)
+            return self.stages[name]
+
+        return add
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Give what follows the name of a stage to that stage."""
+        if args and args[0] in self.stages:
+            return self.stages[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 class InOrder(click.Group):
@@ -108,6 +133,10 @@ WORKERS = click.option(
     type=click.IntRange(0),
     default=None,
     help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
+)
+FORCE = click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
+MAX_FAILED = click.option(
+    "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
 )
 GROUP = click.option(
     "--group",

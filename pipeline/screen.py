@@ -57,16 +57,23 @@ def listing(lines: Sequence[str], total: int | None = None) -> list[str]:
 
 def summary_lines(summary: Summary, store_bytes: int) -> list[str]:
     """Say what a build made."""
-    n_tracks = summary.shape[0]
+    made = f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(summary.seconds['wall'])}"
+    return [made, *_work_lines(summary, summary.shape[0])]
+
+
+def part_lines(summary: Summary, n_tracks: int) -> list[str]:
+    """Say what was made of a part of so many tracks."""
+    return [f"{n_tracks} tracks made, in {duration(summary.seconds['wall'])}", *_work_lines(summary, n_tracks)]
+
+
+def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items(), key=lambda x: -x[1]))
-    seconds = summary.seconds
+    lines, seconds = [f"  tracks: {statuses}"], summary.seconds
     made = n_tracks - summary.n_reused
-    lines = [
-        f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(seconds['wall'])}",
-        f"  tracks: {statuses}",
-    ]
-    if made:
-        each = ", ".join(f"{step} {1000 * seconds.get(step, 0) / made:.0f} ms" for step in ("decode", "mel", "write"))
+    fetched = ["fetch"] if seconds.get("fetch", 0) > 0.001 * made else []  # a disk gives files as they lie there
+    steps = [*fetched, "decode", "mel", "write"]
+    if made and any(seconds.get(step) for step in steps):
+        each = ", ".join(f"{step} {1000 * seconds.get(step, 0) / made:.0f} ms" for step in steps)
         lines.append(f"  work for each track: {each}")
     if summary.n_reused:
         lines.append(f"  {summary.n_reused} tracks were there from an earlier run, checked and kept")

@@ -99,7 +99,7 @@ class Workspace(ABC):
 
     def n_receipts(self) -> int:
         """How many shards an earlier run has finished."""
-        return sum(1 for _ in self.root.below("receipts").files())
+        return sum(name.endswith(".json") for name, _ in self.root.below("receipts").files())
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""

@@ -1,0 +1,227 @@
+"""A build in stages, for schedulers without Dask: a plan that is written down, parts that know of nobody, an end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.build import Progress, Summary, compute, require_few_failed, shard_jobs, summarise
+from pipeline.catalog import Catalog
+from pipeline.cluster import Runner
+from pipeline.errors import BuildError
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan, Shard, make_plan
+from pipeline.publish import attributes, publish
+from pipeline.spec import FeatureSpec
+from pipeline.tracks import FIELDS, Track, Tracks
+from pipeline.tree import Tree, open_tree
+from pipeline.workspace import Workspace
+
+PLAN, TRACKS = "plan.json", "tracks.csv"
+BLOCK = 1 << 14  # tracks that are text at a time
+NAMED = 20  # missing shards that an error names
+
+# What a plan file holds beside the tracks, and of which type.
+FACTS = {"spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool}
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPlan:
+    """A plan as the first stage has written it down.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to compute.
+    root : Tree
+        Below which the audio files lie.
+    about : dict of str to value
+        Attributes of the store to be.
+    replace : bool
+        Whether a store that is there is replaced.
+    """
+
+    plan: Plan
+    root: Tree
+    about: dict[str, Any]
+    replace: bool
+
+    def part(self, number: int, n_parts: int) -> Iterator[Shard]:
+        """Shards of one part of many, counted from 1: every so manieth, since neighbours are of one kind and length."""
+        return (self.plan.shard(index) for index in range(number - 1, self.plan.n_shards, n_parts))
+
+
+def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, replace: bool = False) -> None:
+    """Write down what is to be computed, where the parts find it.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to compute.
+    catalog : Catalog
+        The plan's tracks.
+    target : str, Path or Tree
+        Where the store will be.
+    replace : bool
+        Whether a store that is there is replaced.
+
+    Raises
+    ------
+    BuildError
+        Where a build holds the store.
+    """
+    workspace = Workspace.at(target)
+    facts = {
+        "spec": plan.spec.to_dict(),
+        "versions": plan.versions,
+        "tracks_per_shard": plan.tracks_per_shard,
+        "root": str(catalog.root.patient()),
+        "about": attributes(plan, catalog),
+        "replace": replace,
+    }
+    with workspace.locked():
+        workspace.root.write(TRACKS, *_as_csv(plan))
+        workspace.root.write(PLAN, json.dumps(facts, indent=2).encode())
+
+
+def _as_csv(plan: Plan) -> Iterator[bytes]:
+    """Tracks as CSV, some at a time."""
+    rows = itertools.chain([FIELDS], Tracks.of(plan.tracks).rows(*FIELDS))
+    while block := list(itertools.islice(rows, BLOCK)):
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(block)
+        yield text.getvalue().encode()
+
+
+def read_plan(target: str | Path | Tree) -> WrittenPlan:
+    """Read what is to be computed.
+
+    Raises
+    ------
+    BuildError
+        Where no plan was written, or it is damaged.
+    """
+    workspace = Workspace.at(target)
+    try:
+        facts = json.loads(workspace.root.read(PLAN))
+        if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
+            raise TypeError("it is no plan")
+        with workspace.root.local(TRACKS) as path, path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            if tuple(next(rows, ())) != FIELDS:
+                raise TypeError("its tracks are none")
+            tracks = Tracks.of(Track(*row) for row in rows)
+        spec = FeatureSpec.from_dict(facts["spec"])
+        plan = make_plan(spec, tracks, facts["versions"], facts["tracks_per_shard"])
+    except FileNotFoundError as error:
+        raise BuildError(
+            f"there is no plan of {workspace.target}; write one with: melzarr features init SOURCE {workspace.target}"
+        ) from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise BuildError(
+            f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr features init "
+            f"SOURCE {workspace.target}"
+        ) from error
+    return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"])
+
+
+def make_part(
+    written: WrittenPlan,
+    target: str | Path | Tree,
+    number: int,
+    n_parts: int,
+    runner: Runner,
+    *,
+    max_failed: float | None = None,
+    progress: Progress = lambda _: None,
+) -> Summary:
+    """Make the shards of one part; those that are there already are checked and kept.
+
+    Parameters
+    ----------
+    written : WrittenPlan
+        The plan.
+    target : str, Path or Tree
+        Where the store will be.
+    number, n_parts : int
+        Which part, counted from 1, of how many.
+    runner : Runner
+        Where it is computed.
+    max_failed, progress
+        As for `build`.
+
+    Returns
+    -------
+    Summary
+        What was done; of the tracks of this part.
+    """
+    start = time.perf_counter()
+    plan, workspace = written.plan, Workspace.at(target)
+    n_tracks = sum(len(shard.tracks) for shard in written.part(number, n_parts))
+    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
+    with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
+        compute(plan, jobs, runner, ledger, n_tracks=n_tracks, max_failed=max_failed, progress=progress)
+        return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+
+
+def finish(
+    written: WrittenPlan,
+    target: str | Path | Tree,
+    *,
+    max_failed: float | None = None,
+    progress: Progress = lambda _: None,
+) -> Summary:
+    """Let the store appear, where all shards are there.
+
+    Parameters
+    ----------
+    written : WrittenPlan
+        The plan.
+    target : str, Path or Tree
+        Where the store will be.
+    max_failed, progress
+        As for `build`.
+
+    Raises
+    ------
+    BuildError
+        Where a shard is missing or was made of another plan, and they are named, or too many tracks have failed;
+        nothing is published then.
+    """
+    start = time.perf_counter()
+    plan, workspace = written.plan, Workspace.at(target)
+    with workspace.locked():
+        if workspace.occupied() and not written.replace:
+            raise BuildError(f"{workspace.target} has appeared meanwhile; look at it, and begin anew with --force")
+        folder = workspace.root.folder
+        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
+            missing = []
+            with ThreadPoolExecutor(workspace.root.readers) as pool:
+                for index, receipt in enumerate(pool.map(workspace.read_receipt, range(plan.n_shards))):
+                    if receipt and receipt.key == plan.key(plan.shard(index)):
+                        ledger.add(receipt)
+                        progress(receipt)
+                    else:
+                        missing.append(index)
+            if missing:
+                raise BuildError(_lacking(plan, missing))
+            require_few_failed(plan, ledger, len(plan.tracks), max_failed)
+            publish(plan, written.about, workspace, ledger)
+            return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+
+
+def _lacking(plan: Plan, missing: list[int]) -> str:
+    named = ", ".join(map(str, missing[:NAMED])) + (" …" if len(missing) > NAMED else "")
+    first = plan.shard(missing[0]).tracks[0].id
+    return (
+        f"{len(missing)} of {plan.n_shards} shards are missing, the first with the track {first}: {named}. Shard k is "
+        f"in part k % N + 1 of N; run those parts again, or all: what is there is kept"
+    )
