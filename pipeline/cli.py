@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import tqdm
 
-from pipeline.errors import BuildError, CallError, StoreError
+from pipeline.errors import BuildError, StoreError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
     DATASETS,
     DEFAULT_DATASETS,
+    MEMORY,
     SOURCE,
     STORE,
+    WALLTIME,
     WORKERS,
+    WORKERS_ANYWHERE,
     InOrder,
     source_options,
 )
@@ -126,7 +129,7 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
 @source_options
 def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
-    from pipeline.cluster import local_workers
+    from pipeline.local import local_workers
     from pipeline.scan import as_dict
     from pipeline.scan import scan as scan_catalog
     from pipeline.screen import scan_lines
@@ -146,14 +149,24 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
 @SOURCE
 @STORE
 @CLUSTER
-@WORKERS
+@WORKERS_ANYWHERE
+@MEMORY
+@WALLTIME
 @click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
 @click.option(
     "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
 )
 @source_options
 def features(
-    source: str, store: Path, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
+    source: str,
+    store: Path,
+    cluster: str,
+    workers: int | None,
+    memory: int | None,
+    walltime: float | None,
+    force: bool,
+    max_failed: float | None,
+    **options: Any,
 ) -> None:
     """Compute the mel windows of SOURCE into STORE.
 
@@ -164,15 +177,12 @@ def features(
       melzarr features demo demo.zarr
       melzarr features ~/Music/genres music.zarr --n-mels 64
       melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
+      melzarr features tracks.csv music.zarr --cluster slurm --workers 100 --walltime 01:00:00
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
     from pipeline.workspace import Workspace
 
-    if workers is not None and cluster != "local":
-        raise CallError(
-            f"--workers {workers} is for a local cluster; {cluster} has the workers that were started there"
-        )
     catalog, plan = prepare(source, options)
     store = store.resolve() if store.is_symlink() else store
     if store.exists() and _is_up_to_date(store, catalog, plan, force):
@@ -185,7 +195,7 @@ def features(
     click.echo(f"{len(plan.tracks)} tracks, {_count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
         click.echo(f"going on: {_count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
-    with connect(cluster, workers, plan.worker_bytes) as runner:
+    with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=_beside_bar) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
         from pipeline.store import open_store
@@ -203,6 +213,11 @@ def features(
             summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=advance)
     show(summary_lines(dataclasses.replace(summary, target=store), open_store(store).n_bytes))
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
+
+
+def _beside_bar(line: str) -> None:
+    """Print a line that a progress bar does not run into."""
+    tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def _count(n: int, what: str) -> str:
