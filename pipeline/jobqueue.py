@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,10 +80,7 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
     if wish.workers == 0:
         raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or give it workers")
     system = SYSTEMS[name]
-    try:
-        cluster_class = getattr(importlib.import_module("dask_jobqueue"), system.cluster)
-    except ImportError as error:
-        raise need("cluster", f"--cluster {name}", error) from error
+    cluster_class = _cluster_class(name)
     n_workers = WORKERS if wish.workers is None else wish.workers
     with _folder(name) as folder, quiet(), orderly_end(on_sigterm=True) as held:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
@@ -95,6 +94,17 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         held.callback(scaler.stop)
         wish.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
         yield Place(client, n_workers, scaler.watch)
+
+
+def _cluster_class(name: str) -> Any:
+    """Import a batch system's class, but not what its module makes of Ctrl-C: an end at once, with exit code 0."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        return getattr(importlib.import_module("dask_jobqueue"), SYSTEMS[name].cluster)
+    except ImportError as error:
+        raise need("cluster", f"--cluster {name}", error) from error
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
 
 
 def job_settings(name: str, wish: Wish, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -136,6 +146,7 @@ def job_settings(name: str, wish: Wish, configured: Mapping[str, Any], folder: P
         "memory": f"{memory}B",
         "worker_extra_args": ["--no-dashboard", "--memory-limit", f"{memory // processes - NANNY_BYTES}B"],
         "job_script_prologue": [
+            "export PYTHONSAFEPATH=1",  # the folder that a job happens to run in is no place to import from
             *(f"export {variable}={value}" for variable, value in ENVIRONMENT.items()),
             *(configured.get("job-script-prologue") or ()),
         ],
@@ -200,7 +211,12 @@ def _folder(name: str) -> Iterator[Path]:
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     folder = state / "melzarr" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(mode=0o700, parents=True)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing is in it
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import uuid
@@ -53,12 +54,21 @@ def kubernetes(wish: Wish) -> Iterator[Place]:
         try:
             cluster = held.enter_context(KubeCluster(custom_cluster_spec=spec, quiet=True))
         except Exception as error:
+            _take_back(KubeCluster)
             raise BuildError(sentence(error)) from error
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         ship(client)
         cluster.adapt(minimum=0, maximum=n_workers)
         wish.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
         yield Place(client, n_workers, watch(client, cluster.name, wish.say))
+
+
+def _take_back(cluster_class: Any) -> None:
+    """Remove what was made of a cluster that failed, since it is tried once more, and loudly, as Python ends."""
+    for cluster in list(cluster_class._instances):  # noqa: SLF001  (nothing else knows of it)
+        with contextlib.suppress(Exception):
+            cluster.close(timeout=10)
+        cluster_class._instances.discard(cluster)  # noqa: SLF001
 
 
 def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class Scaler(Adaptive):
         waiting = [job.job_id for job in asked.values() if job.job_id not in self._worked]
         remark = next((listed[number] for number in waiting if listed.get(number)), "")
         here = sum(number in listed for number in waiting)
-        self._queue = f"waiting for {self.title}: {here} jobs without a worker yet{remark and f' ({remark})'}"
+        line = f"waiting for {self.title}: {here} jobs without a worker yet{remark and f' ({remark})'}"
+        self._queue = line if here else ""
         gone = {name: job for name, job in asked.items() if job.job_id in set(waiting) - listed.keys()}
         self._welcome()  # those that came while the queue was read
         gone = {name: job for name, job in gone.items() if job.job_id not in self._worked}
