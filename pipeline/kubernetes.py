@@ -19,7 +19,7 @@ from pipeline.place import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, ord
 from pipeline.shipping import ship
 
 WORKERS = 10  # pods at the most where nobody has said how many
-SCHEDULER_BYTES = 2 << 30  # measured: 100 MB; more for a thousand workers
+SCHEDULER_BYTES = 1 << 30  # measured: 100 MB with a few workers
 IDLE = 600  # seconds without work after which the operator removes all of it: the client has gone, or publishes
 WAIT = 1800  # seconds in which a pod has to become a worker: nodes are added and images pulled meanwhile
 SAY = 60  # seconds between two lines about pods that are waited for
