@@ -37,7 +37,8 @@ def kubernetes(wish: Wish) -> Iterator[Place]:
     """Have a scheduler and workers in pods, which come and go with the work and are gone at the end.
 
     What Dask's configuration says of them (``kubernetes``) goes before what is preset here, and options go before
-    both; a ``kubernetes.custom-cluster-spec`` is taken as it is.
+    both; a ``kubernetes.custom-cluster-spec`` is taken as it is. Beside dask-kubernetes' own settings,
+    ``kubernetes.env-from`` is what Kubernetes calls envFrom.
     """
     if wish.workers == 0:
         raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or give it workers")
@@ -124,6 +125,8 @@ def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[s
         idle_timeout=int(configured.get("idle-timeout") or IDLE),
     )
     worker, scheduler = (spec["spec"][role]["spec"]["containers"][0] for role in ("worker", "scheduler"))
+    if configured.get("env-from"):  # secrets, by their names: what is in them passes nobody's hands here
+        worker["envFrom"] = configured["env-from"]
     worker["resources"] = resources
     for kind, cpu in (("requests", "1"), ("limits", None)):
         given = resources.setdefault(kind, {})
@@ -175,7 +178,8 @@ def watch(client: distributed.Client, name: str, say: Say) -> Callable[[], None]
 def sentence(error: BaseException) -> str:
     """Say why Kubernetes gives no scheduler, and what to do."""
     said = " ".join(str(error).split()) or type(error).__name__
-    if "Custom Resource Definitions" in said or "Operator" in said:
+    unknown = getattr(getattr(error, "response", None), "status_code", None) == 404  # what a cluster is
+    if unknown or "Custom Resource Definitions" in said or "Operator" in said:
         return f"Kubernetes has no Dask operator that answers ({said}); install it: {INSTALL}"
     if type(error).__name__ == "SchedulerStartupError":
         return f"the scheduler's pod does not start ({said}); the image needs melzarr or its libraries"

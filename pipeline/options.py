@@ -82,7 +82,7 @@ def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None)
     else:
         try:
             found = float(parse_timedelta(value, default=False))
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             found = 0.0
     if not found > 0:
         raise click.BadParameter(f"{value!r} is no time; give one such as 01:30:00 or 90m")

@@ -84,7 +84,8 @@ class Place:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Dask's own reports of lost connections from the screen; what they mean is said in a sentence."""
-    logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # Dask gives each a level
+    names = ("distributed", "distributed.client", "dask_kubernetes")  # Dask gives each a level
+    logs = [logging.getLogger(name) for name in names]
     before = [log.level for log in logs]
     for log in logs:
         log.setLevel(SILENT)
