@@ -90,8 +90,8 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         ship(client)
         logs = Path(settings["log_directory"])
-        scaler = Scaler(cluster, maximum=n_workers, listing=system.listing, title=system.title, logs=logs, say=wish.say)
-        held.callback(scaler.stop)
+        watched = {"listing": system.listing, "title": system.title, "logs": logs, "say": wish.say}
+        scaler = cluster.adapt(Adaptive=Scaler, minimum=0, maximum=n_workers, **watched)
         wish.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
         yield Place(client, n_workers, scaler.watch)
 

@@ -33,8 +33,6 @@ class Scaler(Adaptive):
     ----------
     cluster : dask_jobqueue.JobQueueCluster
         The jobs.
-    maximum : int
-        Workers at the most.
     listing : tuple of str
         Command that lists the user's jobs, as in `jobqueue.System`.
     title : str
@@ -43,17 +41,19 @@ class Scaler(Adaptive):
         Folder of the jobs' logs.
     say : callable
         Told what a person who waits would like to know.
+    **options
+        How many workers there are at the least and at the most, as Dask has it.
     """
 
     def __init__(
         self,
         cluster: Any,
         *,
-        maximum: int,
         listing: tuple[str, ...],
         title: str,
         logs: Path,
         say: Callable[[str], None],
+        **options: Any,
     ) -> None:
         self.jobs = cluster  # of a class that has no types
         self.listing, self.title, self.logs, self.say = listing, title, logs, say
@@ -62,7 +62,7 @@ class Scaler(Adaptive):
         self._rounds = 0  # of jobs that were refused or ended, since a worker came
         self._look_at = self._pause_until = self._said_at = 0.0
         self._queue, self._said = "", ""
-        super().__init__(cluster, minimum=0, maximum=maximum, interval="1s")
+        super().__init__(cluster, interval="1s", **options)
 
     async def target(self) -> int:
         """Count the shards that are not done."""

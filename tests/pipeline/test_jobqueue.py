@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,8 +240,10 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def scaler(queue: Queue, said: list[str], tmp_path: Path) -> Scaler:
-    return Scaler(queue, maximum=2, listing=("true",), title="Slurm", logs=tmp_path, say=said.append)
+def scaler(queue: Queue, said: list[str], tmp_path: Path) -> Iterator[Scaler]:
+    made = Scaler(queue, maximum=2, listing=("true",), title="Slurm", logs=tmp_path, say=said.append)
+    yield made
+    made.state = "stopped"  # it never ran
 
 
 def test_as_many_workers_are_wanted_as_shards_are_not_done(queue: Queue, scaler: Scaler) -> None:
