@@ -34,7 +34,7 @@ ENVIRONMENT = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
 
 SILENT = logging.CRITICAL + 1  # a message that a closed connection can take no more is critical to Dask
 PATIENCE = 60  # seconds in which a scheduler that is already there must answer, and have a worker
-NANNY_BYTES = 160 << 20  # of the process that watches over a worker, where both share what a job or pod was given
+NANNY_BYTES = 100 << 20  # beside a worker in its job or pod: a process that watches over it (60 MB, measured), a shell
 
 
 @dataclass(frozen=True, slots=True)

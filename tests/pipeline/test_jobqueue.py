@@ -101,7 +101,7 @@ def test_a_whole_node_has_one_worker_a_core() -> None:
 
 
 def test_a_job_that_is_too_small_is_a_sentence() -> None:
-    with pytest.raises(CallError, match=r"a job of 0\.10 GB is too small.*--memory 693MB"):
+    with pytest.raises(CallError, match=r"a job of 0\.10 GB is too small.*--memory 630MB"):
         settings(wish=Wish(NEED, memory=10**8))
 
 

@@ -163,7 +163,7 @@ def test_without_an_image_of_ones_own_there_is_a_sentence() -> None:
 
 
 def test_a_pod_that_is_too_small_is_a_sentence() -> None:
-    with pytest.raises(CallError, match=r"a pod of 0\.10 GB is too small.*--memory 693MB"):
+    with pytest.raises(CallError, match=r"a pod of 0\.10 GB is too small.*--memory 630MB"):
         cluster_spec("a", Wish(NEED, memory=10**8), IMAGE)
 
 
