@@ -32,6 +32,9 @@ MARGIN = 120  # seconds before its walltime in which a worker has ended at the l
 STAGGER = 300  # seconds over which the ends of workers are spread, to either side; a tenth where that is less
 
 
+USER = "USER"  # stands for the user's name, which only those have to have who use such a system
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
     """A batch system.
@@ -61,8 +64,8 @@ SYSTEMS = {
         listing=("squeue", "--me", "--noheader", "--format=%i %T %r"),
         short=((60, 1), (60,)),
     ),
-    "pbs": System(title="PBS", cluster="PBSCluster", listing=("qselect", "-u", getpass.getuser())),
-    "sge": System(title="SGE", cluster="SGECluster", listing=("qstat", "-u", getpass.getuser())),
+    "pbs": System(title="PBS", cluster="PBSCluster", listing=("qselect", "-u", USER)),
+    "sge": System(title="SGE", cluster="SGECluster", listing=("qstat", "-u", USER)),
     "lsf": System(
         title="LSF", cluster="LSFCluster", listing=("bjobs", "-noheader", "-o", "jobid"), short=((3600, 60), (60,))
     ),
@@ -90,7 +93,8 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         ship(client)
         logs = Path(settings["log_directory"])
-        watched = {"listing": system.listing, "title": system.title, "logs": logs, "say": wish.say}
+        listing = tuple(getpass.getuser() if word == USER else word for word in system.listing)
+        watched = {"listing": listing, "title": system.title, "logs": logs, "say": wish.say}
         scaler = cluster.adapt(Adaptive=Scaler, minimum=0, maximum=n_workers, **watched)
         wish.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
         yield Place(client, n_workers, scaler.watch)

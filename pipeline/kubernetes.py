@@ -24,8 +24,11 @@ IDLE = 600  # seconds without work after which the operator removes all of it: t
 WAIT = 1800  # seconds in which a pod has to become a worker: nodes are added and images pulled meanwhile
 SAY = 60  # seconds between two lines about pods that are waited for
 PRESET = "ghcr.io/dask/dask:latest"  # dask-kubernetes' image, which has none of what decodes audio
-# One worker a shard, as `scaler` has it: the operator asks the scheduler, whose rule counts work in seconds.
-TARGET = {"DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION": "0.1s"}
+# The operator asks the scheduler how many workers there should be, by its web interface, or by messages that only the
+# same version of Dask is sure to understand.
+API = "distributed.http.scheduler.api"
+# One worker a shard, as `scaler` has it: the scheduler divides the work that it expects by this time.
+TARGET = "10ms"
 INSTALL = (
     "helm install --repo https://helm.dask.org --create-namespace -n dask-operator --generate-name "
     "dask-kubernetes-operator"
@@ -104,8 +107,8 @@ def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[s
         )
     least = wish.worker_bytes + NANNY_BYTES
     resources = copy.deepcopy(configured.get("resources") or {})
-    asked = resources.get("limits", {}).get("memory") or resources.get("requests", {}).get("memory")
-    memory = wish.memory or (quantity(asked) if asked else least)
+    given = resources.get("limits", {}).get("memory") or resources.get("requests", {}).get("memory")
+    memory = wish.memory or (quantity(given) if given else least)
     if memory < least:
         raise CallError(
             f"a pod of {memory / 1e9:.2f} GB is too small: one shard of this spec needs {least / 1e9:.2f} GB; use "
@@ -128,14 +131,16 @@ def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[s
     if configured.get("env-from"):  # secrets, by their names: what is in them passes nobody's hands here
         worker["envFrom"] = configured["env-from"]
     worker["resources"] = resources
-    for kind, cpu in (("requests", "1"), ("limits", None)):
-        given = resources.setdefault(kind, {})
-        given["memory"] = str(memory)
-        if cpu:
-            given.setdefault("cpu", cpu)
+    for kind in ("requests", "limits"):
+        resources.setdefault(kind, {})["memory"] = str(memory)
+    resources["requests"].setdefault("cpu", "1")
     scheduler["resources"] = {"requests": {"cpu": "1", "memory": str(SCHEDULER_BYTES)}}
     scheduler["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]  # noqa: S104  (a pod is reached from outside)
-    scheduler["env"] = environment(configured.get("env"), TARGET)
+    asked = {
+        "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": repr([*dask.config.get("distributed.scheduler.http.routes"), API]),
+        "DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION": TARGET,
+    }
+    scheduler["env"] = environment(configured.get("env"), asked)
     return dict(spec)
 
 

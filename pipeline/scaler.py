@@ -111,22 +111,22 @@ class Scaler(Adaptive):
             self._rounds = 0
 
     def _names(self) -> set[str]:
-        """Jobs whose workers are there; a job of several has them by its name and a number."""
+        """Jobs whose workers are there; those of a job that has several are called like it, with a number."""
         observed = {str(name) for name in self.observed}
-        return {name for name in self.jobs.workers if any(re.fullmatch(rf"{name}(-\d+)?", n) for n in observed)}
+        return (observed | {name.rpartition("-")[0] for name in observed}) & set(self.jobs.workers)
 
     async def _miss(self) -> None:
         """Find the jobs that are no longer in the queue and have never worked, and forget them: others take over."""
         asked = {name: job for name, job in self.jobs.workers.items() if job.job_id}
-        listed = await self._listed()
-        if listed is None:
-            return
         waiting = [job.job_id for job in asked.values() if job.job_id not in self._worked]
-        remark = next((listed[number] for number in waiting if listed.get(number)), "")
-        here = sum(number in listed for number in waiting)
-        line = f"waiting for {self.title}: {here} jobs without a worker yet{remark and f' ({remark})'}"
-        self._queue = line if here else ""
-        gone = {name: job for name, job in asked.items() if job.job_id in set(waiting) - listed.keys()}
+        self._queue = ""
+        if not waiting or (queue := await self._listed()) is None:
+            return
+        remark = next((queue[number] for number in waiting if queue.get(number)), "")
+        here = sum(number in queue for number in waiting)
+        if here:
+            self._queue = f"waiting for {self.title}: {here} jobs without a worker yet{remark and f' ({remark})'}"
+        gone = {name: job for name, job in asked.items() if job.job_id in set(waiting) - queue.keys()}
         self._welcome()  # those that came while the queue was read
         gone = {name: job for name, job in gone.items() if job.job_id not in self._worked}
         for name, job in gone.items():

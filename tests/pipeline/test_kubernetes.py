@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
-import dask
 import pytest
 import yaml
 from dask.utils import parse_bytes
@@ -199,57 +202,50 @@ class Api(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No Kubernetes that this process could reach, whatever there is on this machine."""
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr("kr8s._auth.KubeAuth._load_service_account", _nothing)
-
-
-async def _nothing(_: object) -> None:
-    return None
-
-
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[list[tuple[str, str, Any]]]:
-    """A Kubernetes without the operator; what it was asked."""
+def api() -> Iterator[tuple[int, list[tuple[str, str, Any]]]]:
+    """The port of a Kubernetes without the operator, and what it was asked."""
     Api.asked = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
-        context = {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "music"}}
-        user = {"name": "u", "user": {"token": "none"}}
-        config = {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
-        lists = {"clusters": [cluster], "contexts": [context], "users": [user]}
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump({**config, **lists}))
-        yield Api.asked
+        yield server.server_port, Api.asked
         server.shutdown()
 
 
-def refused() -> str:
-    with (
-        dask.config.set({"kubernetes.image": IMAGE["image"]}),
-        pytest.raises(BuildError) as caught,
-        connect("kubernetes", 3, NEED),
-    ):
-        pass
-    return str(caught.value)
+def refused(port: int, music: Path, folder: Path) -> str:
+    """Start a build on the Kubernetes that answers at a port, and on no other; return what it says at its end."""
+    lists: dict[str, Any] = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "music"}}],
+        "users": [{"name": "u", "user": {"token": "none"}}],
+    }
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "x", **lists}
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("melzarr"), "features", music, folder / "made.zarr", "--cluster", "kubernetes"],
+        env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "DASK_KUBERNETES__IMAGE": IMAGE["image"]},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    asking, sentence = done.stderr.splitlines()
+    assert asking == "asking Kubernetes for a scheduler"
+    return sentence
 
 
-def test_no_kubernetes_is_a_sentence() -> None:
-    sentence = refused()
+def test_no_kubernetes_is_a_sentence(music: Path, tmp_path: Path) -> None:
+    with socket.socket() as held:  # bound but not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        sentence = refused(held.getsockname()[1], music, tmp_path)
     assert "no Kubernetes cluster takes the scheduler" in sentence
     assert "KUBECONFIG" in sentence
 
 
 def test_no_operator_is_a_sentence_and_the_cluster_was_asked_for_as_it_should_be(
-    api: list[tuple[str, str, Any]],
+    api: tuple[int, list[tuple[str, str, Any]]], music: Path, tmp_path: Path
 ) -> None:
-    sentence = refused()
-    assert "helm install --repo https://helm.dask.org" in sentence
-    ((path, sent),) = [(path, body) for method, path, body in api if method == "POST"]
+    port, asked = api
+    assert "helm install --repo https://helm.dask.org" in refused(port, music, tmp_path)
+    ((path, sent),) = [(path, body) for method, path, body in asked if method == "POST"]
     assert path.startswith("/apis/kubernetes.dask.org/v1/namespaces/music/daskclusters")
     check({**sent, "metadata": {"name": sent["metadata"]["name"]}})
     assert containers(sent)[1]["image"] == IMAGE["image"]
@@ -285,13 +281,21 @@ def test_the_commands_of_the_containers_run_a_build(music: Path, tmp_path: Path,
         program = {"dask": str(Path(sys.executable).with_name("dask"))}
         operator = {"DASK_WORKER_NAME": "a-worker-1", "DASK_SCHEDULER_ADDRESS": processes.address}
         operator["PYTHONPATH"] = str(Path(pipeline.__file__).parents[1])
-        for container, more in ((scheduler, ["--port", str(processes.port)]), (worker, [])):
+        ports = ["--port", str(processes.port), "--dashboard-address", "127.0.0.1:0"]
+        for container, more in ((scheduler, ports), (worker, [])):
             given = {variable["name"]: variable["value"] for variable in container["env"]}
             words = [operator[word[2:-1]] if word.startswith("$(") else word for word in container["args"]]
             processes.start([program[words[0]], *words[1:], *more], {**given, **operator})
         with connect(processes.address, None, plan.worker_bytes) as runner:
             assert list(runner.run(os.getenv, [*ENVIRONMENT])) == [*ENVIRONMENT.values()]
             build(plan, catalog, tmp_path / "made.zarr", runner)
+            waiting = runner.client.map(time.sleep, [5] * 20, pure=False)
+            port = runner.client.scheduler_info()["services"]["dashboard"]
+            with urlopen(
+                f"http://127.0.0.1:{port}/api/v1/adaptive_target", timeout=30
+            ) as answer:  # as the operator does
+                assert json.load(answer) == {"workers": len(waiting)}
+            runner.client.cancel(waiting)
     build(plan, catalog, tmp_path / "local.zarr", InProcess())
     assert digests(tmp_path / "made.zarr") == digests(tmp_path / "local.zarr")
 
