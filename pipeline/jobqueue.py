@@ -89,7 +89,9 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
             held.enter_context(dask.config.set({"distributed.dashboard.link": f"http://{HOST}:{{port}}/status"}))
-        cluster = held.enter_context(cluster_class(**settings, security=_security(), silence_logs=SILENT))
+        cluster = cluster_class(**settings, security=_security(), silence_logs=SILENT)
+        held.callback(_remove_keys, cluster)
+        held.enter_context(cluster)
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         ship(client)
         logs = Path(settings["log_directory"])
@@ -222,6 +224,13 @@ def _folder(name: str) -> Iterator[Path]:
             folder.rmdir()  # where nothing is in it
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_keys(cluster: Any) -> None:
+    """Remove the certificates that were written for workers; dask_jobqueue leaves it to Python's end, which may not."""
+    for name, file in vars(cluster).items():
+        if name.startswith("_job_") and hasattr(file, "close"):
+            file.close()
 
 
 def _security() -> Any:

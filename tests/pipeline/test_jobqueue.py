@@ -204,6 +204,19 @@ def test_without_the_programs_of_a_batch_system_there_is_a_sentence(
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BuildError, match="PBS refuses a job: qsub is not there"), connect("pbs", 1, NEED) as runner:
         list(runner.run(os.getenv, ["HOME"]))
+    assert not list((tmp_path / "melzarr").iterdir()), "neither keys nor logs are left"
+
+
+def test_keys_are_for_their_owner_and_for_the_time_of_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with connect("pbs", 1, NEED):
+        (folder,) = (tmp_path / "melzarr").iterdir()
+        keys = list(folder.iterdir())
+        assert {key.suffixes[-2] for key in keys} == {".ca_file", ".cert", ".key"}
+        assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+    assert not folder.exists()
 
 
 def test_no_worker_is_asked_for_where_none_is_wanted() -> None:
