@@ -85,6 +85,8 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
     system = SYSTEMS[name]
     cluster_class = _cluster_class(name)
     n_workers = WORKERS if wish.workers is None else wish.workers
+    # How often a shard may lose its worker stays as Dask has it, three times: jobs are preempted by the dozen, and only
+    # what ends workers again and again is worth the minutes that its tracks take one by one.
     with _folder(name) as folder, quiet(), orderly_end(on_sigterm=True) as held:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
