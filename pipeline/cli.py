@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import tqdm
 
-from pipeline.errors import BuildError, CallError, StoreError
+from pipeline.errors import BuildError, StoreError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
@@ -23,9 +23,12 @@ from pipeline.options import (
     DEFAULT_DATASETS,
     FORCE,
     MAX_FAILED,
+    MEMORY,
     SOURCE,
     STORE,
+    WALLTIME,
     WORKERS,
+    WORKERS_ANYWHERE,
     InOrder,
     Staged,
     source_options,
@@ -146,7 +149,7 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
 @source_options
 def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
-    from pipeline.cluster import local_workers
+    from pipeline.local import local_workers
     from pipeline.scan import as_dict
     from pipeline.scan import scan as scan_catalog
     from pipeline.screen import scan_lines
@@ -166,12 +169,22 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
 @SOURCE
 @STORE
 @CLUSTER
-@WORKERS
+@WORKERS_ANYWHERE
+@MEMORY
+@WALLTIME
 @FORCE
 @MAX_FAILED
 @source_options
 def features(
-    source: str, store: Tree, cluster: str, workers: int | None, force: bool, max_failed: float | None, **options: Any
+    source: str,
+    store: Tree,
+    cluster: str,
+    workers: int | None,
+    memory: int | None,
+    walltime: float | None,
+    force: bool,
+    max_failed: float | None,
+    **options: Any,
 ) -> None:
     """Compute the mel windows of SOURCE into STORE.
 
@@ -182,6 +195,7 @@ def features(
       melzarr features demo demo.zarr
       melzarr features ~/Music/genres music.zarr --n-mels 64
       melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
+      melzarr features tracks.csv music.zarr --cluster slurm --workers 100 --walltime 01:00:00
 
     For a scheduler that knows nothing of Dask, the same in stages, each of which has a --help of its own:
 
@@ -194,10 +208,6 @@ def features(
     from pipeline.cluster import connect
     from pipeline.workspace import Workspace
 
-    if workers is not None and cluster != "local":
-        raise CallError(
-            f"--workers {workers} is for a local cluster; {cluster} has the workers that were started there"
-        )
     catalog, plan = prepare(source, options)
     workspace = Workspace.at(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
@@ -210,7 +220,7 @@ def features(
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
         click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
-    with connect(cluster, workers, plan.worker_bytes) as runner:
+    with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=_beside_bar) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
         from pipeline.store import open_store
@@ -220,6 +230,11 @@ def features(
             summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=progress)
     show(summary_lines(summary, open_store(store).n_bytes))
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
+
+
+def _beside_bar(line: str) -> None:
+    """Print a line that a progress bar does not run into."""
+    tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def count(n: int, what: str) -> str:

@@ -1,48 +1,29 @@
-"""Where a build runs: in this process, on this machine's cores, or on a scheduler that is already there."""
+"""Where a build runs: in this process, or on the workers of one of the places that Dask reaches."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import queue
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
-import dask
 import distributed
-from dask.system import CPU_COUNT
 from distributed.comm.core import CommClosedError
-from distributed.security import Security
-from distributed.system import MEMORY_LIMIT
 
+from pipeline.address import SCHEMES, existing
 from pipeline.errors import BuildError, CallError
+from pipeline.jobqueue import SYSTEMS, batch
+from pipeline.kubernetes import kubernetes
+from pipeline.local import local
+from pipeline.place import PATIENCE, Place, Say, Wish
 
-ADDRESSES = ("tcp://", "tls://")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Thread pools of the libraries that a worker loads; each worker owns one core. Dask's nanny presets the first three.
-POOLS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLOSC_NTHREADS",
-    "ZARR_ASYNC__CONCURRENCY",
-    "ZARR_THREADING__MAX_WORKERS",
-)
-# Dask has the allocator return every freed array at once, and the next one is then paid for page by page (measured: the
-# mel room took 3 times as long). These are the bounds that glibc would come to by itself.
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-SILENT = logging.CRITICAL + 1  # a message that a closed connection can take no more is critical to Dask
 IN_FLIGHT = 128  # jobs that the scheduler knows at a time, where the workers' threads are not more
-PATIENCE = 60  # seconds in which a scheduler that is already there must answer, and have a worker
+TICK = 2  # seconds without a result after which a place is asked whether there is still hope
 
 
 class Runner(Protocol):
@@ -88,12 +69,17 @@ class OnDask:
         The client; it is not closed here.
     n_workers : int, optional
         Workers of one thread that will come; by default those that are there.
+    watch : callable, optional
+        Called while no job ends; raises a BuildError where there is no hope. By default workers have to be there.
     """
 
     expendable = True
 
-    def __init__(self, client: distributed.Client, n_workers: int | None = None) -> None:
+    def __init__(
+        self, client: distributed.Client, n_workers: int | None = None, watch: Callable[[], None] | None = None
+    ) -> None:
         self.client = client
+        self.watch = watch
         self.dashboard = client.dashboard_link or ""
         threads = client.nthreads()
         self.n_workers = len(threads) if n_workers is None else n_workers
@@ -138,6 +124,10 @@ class OnDask:
                 ) from error
             except (distributed.CancelledError, CommClosedError) as error:
                 raise BuildError("the scheduler was lost; start it again, then run the same command") from error
+            except ImportError as error:
+                raise BuildError(
+                    f"a worker lacks {error.name}; install there what is installed here, then run the same command"
+                ) from error
             for job in itertools.islice(waiting, 1):
                 submit(function, job, rescue)
             yield result
@@ -147,18 +137,19 @@ class OnDask:
         while True:
             self._clock = max(self._clock, _time_of_day())
             try:
-                return done.get(timeout=PATIENCE)
+                return done.get(timeout=TICK if self.watch else PATIENCE)
             except queue.Empty:
-                if not self.client.nthreads():
-                    raise BuildError(
-                        f"for {PATIENCE} s no worker has been there; start some, then run the same command"
-                    ) from None
+                (self.watch or self._require_workers)()
                 if (back := self._clock - _time_of_day()) > PATIENCE:
                     # Dask sends its messages in batches, each due at a time of day (distributed.batched).
                     raise BuildError(
                         f"this machine's clock was set back by {back:.0f} s, and Dask waits until it is as late again; "
                         f"run the same command again"
                     ) from None
+
+    def _require_workers(self) -> None:
+        if not self.client.nthreads():
+            raise BuildError(f"for {PATIENCE} s no worker has been there; start some, then run the same command")
 
 
 def _time_of_day() -> float:
@@ -167,130 +158,60 @@ def _time_of_day() -> float:
 
 
 @contextmanager
-def connect(cluster: str, workers: int | None, worker_bytes: int) -> Iterator[Runner]:
+def connect(
+    cluster: str,
+    workers: int | None,
+    worker_bytes: int,
+    *,
+    memory: int | None = None,
+    walltime: float | None = None,
+    say: Say = lambda _: None,
+) -> Iterator[Runner]:
     """Open the place where a build runs, and close it afterwards.
 
     Parameters
     ----------
     cluster : str
-        "local" for workers on this machine, or the address of a scheduler, ``tcp://…`` or ``tls://…``.
+        "local" for workers on this machine; "slurm", "pbs", "sge" or "lsf" for jobs of a batch system; "kubernetes"
+        for pods; or the address of a scheduler, ``tcp://…`` or ``tls://…``.
     workers : int, optional
-        Workers of a local cluster; 0 is this process, and by default there are as many as cores and memory allow.
+        Workers of a local cluster; 0 is this process, and by default there are as many as cores and memory allow. On a
+        batch system and Kubernetes, the most workers at a time.
     worker_bytes : int
         Memory that one worker needs.
+    memory : int, optional
+        Bytes of each job or pod; by default those that a worker needs.
+    walltime : float, in s, optional
+        Time of each job of a batch system.
+    say : callable
+        Told what a person who waits would like to know.
 
     Raises
     ------
     CallError
         Where the options name no cluster, or one that cannot hold a shard.
     BuildError
-        Where it cannot be reached, or its workers lack melzarr.
+        Where it cannot be reached, or its workers are not of this version.
     """
+    if walltime is not None and cluster not in SYSTEMS:
+        raise CallError(f"--walltime is for jobs of {', '.join(SYSTEMS)}; --cluster {cluster} has none")
+    if memory is not None and cluster not in {*SYSTEMS, "kubernetes"}:
+        raise CallError(f"--memory is for jobs and pods; --cluster {cluster} has none")
+    if cluster == "local" and workers == 0:
+        yield InProcess()
+        return
+    with _place(cluster, Wish(worker_bytes, workers, memory, walltime, say)) as place:
+        yield OnDask(place.client, place.n_workers, place.watch)
+
+
+def _place(cluster: str, wish: Wish) -> AbstractContextManager[Place]:
     if cluster == "local":
-        if workers == 0:
-            yield InProcess()
-        else:
-            if worker_bytes > MEMORY_LIMIT:
-                raise CallError(
-                    f"a worker needs {worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
-                    f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
-                )
-            n_workers = local_workers(workers, worker_bytes)
-            with _local(n_workers, worker_bytes) as client:
-                yield OnDask(client, n_workers)
-    elif cluster.startswith(ADDRESSES):
-        with _existing(cluster) as client:
-            yield OnDask(client)
-    else:
-        raise CallError(
-            f"cluster={cluster!r} is unknown; use local, or a scheduler's tcp://HOST:PORT or tls://HOST:PORT"
-        )
-
-
-def local_workers(workers: int | None, worker_bytes: int) -> int:
-    """Count the workers that fit this machine: those asked for, or one a core, but no more than its memory holds."""
-    return max(1, min(workers or CPU_COUNT, MEMORY_LIMIT // worker_bytes))
-
-
-@contextmanager
-def _local(n_workers: int, worker_bytes: int) -> Iterator[distributed.Client]:
-    """Have single-threaded workers start on this machine, reachable from it alone; they come in their time."""
-    environment = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
-    settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in environment.items()}
-    settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
-    with (
-        _quiet(),  # to the end, since a cluster that is closed in the middle of its work has much to say
-        dask.config.set(settings),
-        ExitStack() as stack,
-    ):
-        hears_signals = threading.current_thread() is threading.main_thread()
-        if hears_signals:
-            stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
-        local = stack.enter_context(
-            distributed.LocalCluster(
-                n_workers=0,
-                threads_per_worker=1,
-                memory_limit=max(worker_bytes, MEMORY_LIMIT // n_workers),
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                preload="pipeline.preload",
-                silence_logs=SILENT,
-            )
-        )
-        local.scale(n_workers)  # and goes on meanwhile: what a build has to import takes as long as a worker's start
-        client = stack.enter_context(distributed.Client(local, set_as_default=False))
-        if hears_signals:
-            # A second Ctrl-C would leave the cluster half closed, and the end of the process waiting for it.
-            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        yield client
-
-
-@contextmanager
-def _existing(address: str) -> Iterator[distributed.Client]:
-    """Connect to a scheduler that is already there."""
-    _check_address(address)
-    try:
-        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
-    except OSError as error:
-        raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
-    with _quiet(), client:  # to its end, since a client whose scheduler is lost complains of it when it is closed
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError as error:
-            raise BuildError(
-                f"the scheduler at {address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
-            ) from error
-        try:
-            client.run(exec, "import pipeline.worker")
-        except ImportError as error:
-            raise BuildError(
-                f"a worker of {address} has no melzarr ({error}); install the same version there"
-            ) from error
-        yield client
-
-
-def _check_address(address: str) -> None:
-    """Refuse an address that Dask could not use, before a client is half made of it."""
-    try:
-        parts = urlsplit(address)
-        usable = bool(parts.hostname and parts.port)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise CallError(f"{address!r} is no address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
-    if parts.scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
-        raise CallError(f"{address} needs a certificate; name yours in Dask's configuration, distributed.comm.tls")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's own reports of lost connections from the screen; what they mean is said in a sentence."""
-    logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # Dask gives each a level
-    before = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(SILENT)
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, before, strict=True):
-            log.setLevel(level)
+        return local(wish)
+    if cluster in SYSTEMS:
+        return batch(cluster, wish)
+    if cluster == "kubernetes":
+        return kubernetes(wish)
+    if cluster.startswith(SCHEMES):
+        return existing(cluster, wish)
+    known = ", ".join(("local", *SYSTEMS, "kubernetes"))
+    raise CallError(f"cluster={cluster!r} is unknown; use {known}, or a scheduler's tcp://HOST:PORT or tls://HOST:PORT")

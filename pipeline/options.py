@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,10 +96,29 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"{value!r} is no size; give one such as 4GB or 512MiB") from error
 
 
+def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001  (click's)
+    """Read a time, such as 01:30:00, 1-12:00:00 or 90m, in seconds; a callback of an option."""
+    from dask.utils import parse_timedelta  # noqa: PLC0415  (slow to import)
+
+    if value is None:
+        return None
+    if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        found = float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+    else:
+        try:
+            found = float(parse_timedelta(value, default=False))
+        except (LookupError, TypeError, ValueError):
+            found = 0.0
+    if not found > 0:
+        raise click.BadParameter(f"{value!r} is no time; give one such as 01:30:00 or 90m")
+    return found
+
+
 DEFAULT_DATASETS = Path("datasets")
 
 
-class Place(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class Address(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A path, or an address in an object store."""
 
     name = "path"
@@ -111,7 +131,7 @@ class Place(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(str(error), param, ctx)
 
 
-STORE = click.argument("store", type=Place())
+STORE = click.argument("store", type=Address())
 SOURCE = click.argument("source")
 DATASETS = click.option(
     "--datasets",
@@ -125,8 +145,21 @@ CLUSTER = click.option(
     "--cluster",
     default="local",
     show_default=True,
-    metavar="local|ADDRESS",
-    help="Where to compute: this machine, or a Dask scheduler by its tcp://HOST:PORT or tls://HOST:PORT.",
+    metavar="PLACE",
+    help="Where to compute: local (this machine), slurm, pbs, sge, lsf, kubernetes, or a Dask scheduler by its "
+    "tcp://HOST:PORT or tls://HOST:PORT.",
+)
+MEMORY = click.option(
+    "--memory",
+    callback=read_size,
+    metavar="SIZE",
+    help="Memory of each job or pod, such as 4GB.  [default: what one shard needs]",
+)
+WALLTIME = click.option(
+    "--walltime",
+    callback=read_walltime,
+    metavar="TIME",
+    help="Time of each job, such as 01:00:00 or 90m.  [default: from Dask's configuration, 00:30:00]",
 )
 WORKERS = click.option(
     "--workers",
@@ -137,6 +170,13 @@ WORKERS = click.option(
 FORCE = click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
 MAX_FAILED = click.option(
     "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
+)
+WORKERS_ANYWHERE = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Workers, or the most of them where they are jobs or pods; 0 computes in this process.  [default: one a core "
+    "here, as memory allows; 10 jobs or pods]",
 )
 GROUP = click.option(
     "--group",

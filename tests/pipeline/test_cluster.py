@@ -3,8 +3,11 @@
 import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -15,8 +18,10 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from pipeline.cluster import ALLOCATOR, POOLS, InProcess, OnDask, connect, local_workers
+from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError, CallError
+from pipeline.local import local_workers
+from pipeline.place import ENVIRONMENT
 from pipeline.worker import one_thread
 
 
@@ -43,9 +48,9 @@ def test_no_worker_is_this_process() -> None:
 
 def test_every_thread_pool_of_a_worker_has_one_thread() -> None:
     with connect("local", 1, 1 << 28) as runner:
-        (found,) = runner.run(environment, [(*POOLS, *ALLOCATOR)])
+        (found,) = runner.run(environment, [tuple(ENVIRONMENT)])
         (sizes,) = runner.run(pool_sizes, [None])
-    assert found == {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
+    assert found == ENVIRONMENT
     assert len(sizes) >= 3
     assert set(sizes.values()) == {1}
 
@@ -96,6 +101,49 @@ def test_a_spec_whose_shard_fits_no_worker_is_refused() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("cluster", "options", "sentence"),
+    [
+        ("local", {"walltime": 60}, "--walltime is for jobs of slurm, pbs, sge, lsf; --cluster local has none"),
+        ("kubernetes", {"walltime": 60}, "--cluster kubernetes has none"),
+        ("tcp://127.0.0.1:1", {"memory": 1}, "--memory is for jobs and pods; --cluster tcp://127.0.0.1:1 has none"),
+        ("local", {"memory": 1}, "--cluster local has none"),
+    ],
+)
+def test_options_that_a_place_does_not_have_are_refused(cluster: str, options: dict[str, int], sentence: str) -> None:
+    with pytest.raises(CallError, match=sentence), connect(cluster, 0, 1, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cluster", "module", "extra"),
+    [("slurm", "dask_jobqueue", "cluster"), ("kubernetes", "dask_kubernetes.operator", "kubernetes")],
+)
+def test_a_missing_library_is_a_sentence(
+    cluster: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    sentence = rf"--cluster {cluster} needs {module}: pip install 'melzarr\[{extra}\]'"
+    with pytest.raises(CallError, match=sentence), connect(cluster, None, 1 << 28):
+        pass
+
+
+def test_what_is_not_asked_for_is_not_imported() -> None:
+    program = "import pipeline.cluster, sys; print([m for m in sys.modules if m.startswith(('dask_', 'kr8s'))])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def lacks(_: object) -> None:
+    raise ModuleNotFoundError("No module named 'moon'", name="moon")
+
+
+def test_a_worker_that_lacks_something_is_a_sentence() -> None:
+    with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match="a worker lacks moon; install there"):
+        list(runner.run(lacks, [1]))
+
+
 def slowly(_: object) -> None:
     time.sleep(10)
 
@@ -121,7 +169,7 @@ def test_a_clock_that_is_set_back_while_nothing_is_heard_is_a_sentence(monkeypat
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.cluster.PATIENCE", 1)
+    monkeypatch.setattr("pipeline.address.PATIENCE", 1)
     with socket.socket() as held:  # bound but not listening: connections are refused
         held.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{held.getsockname()[1]}"
