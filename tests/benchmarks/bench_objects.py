@@ -93,9 +93,10 @@ def main(music: Path, rounds: int, out: Path | None) -> None:
         os.environ.update(near)
         from pipeline.bucket import BucketTree
 
+        BucketTree.at("s3://zarr").write(".keep")  # the bucket is made with it
         bucket = BucketTree.at("s3://audio/music")
         n_tracks = 0
-        for path in sorted(music.rglob("*.*")):
+        for path in sorted(music.rglob("*.wav")):
             bucket.write(path.relative_to(music).as_posix(), path.read_bytes())
             n_tracks += 1
         places = {

@@ -126,7 +126,7 @@ class Features:
 
     def begun(self, shards: int) -> None:
         """Wait until some shards are made."""
-        receipts = Workspace(self.target).root / "receipts"
+        receipts = Workspace.at(self.target).root.path / "receipts"
         wait_for(lambda: self.process.poll() is not None or len(list(receipts.glob("*.json"))) >= shards)
         assert self.process.poll() is None, self.said()
 

@@ -61,7 +61,7 @@ PHASES = {
     "mel": r"mel_windows|compiled_kernel|_judge",
     "decode": r"read_audio|source_sha256|featurise",
     "plan": r"read_catalog|make_plan",
-    "start": r"_find_and_load|connect \(.*cluster|_local \(|_existing",
+    "start": r"_find_and_load|connect \(.*cluster|local \(|existing \(",
 }
 
 
