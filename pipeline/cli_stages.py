@@ -78,7 +78,7 @@ def part_stage(
 
     \b
       melzarr features part 3/16 music.zarr
-      melzarr features part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT music.zarr
+      melzarr features part $SLURM_ARRAY_TASK_ID/16 music.zarr
     """
     from pipeline.cluster import connect
     from pipeline.screen import part_lines

@@ -38,6 +38,8 @@ class Guarded(click.Command):
             return super().invoke(ctx)
         except MelzarrError as error:
             sentence, code = str(error), error.exit_code
+        except BrokenPipeError:  # who reads has had enough, as head does; click ends quietly
+            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             remedy = REMEDIES.get(error.errno or 0, "mend that")

@@ -249,3 +249,36 @@ def test_who_waits_is_told_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fails({"jobqueue.slurm.job-extra-directives": ["--begin=now+1hour"]}, say) == "enough"
     assert said[-1] == "waiting for Slurm: 1 jobs without a worker yet (PENDING BeginTime)"
     wait_for(lambda: not jobs())
+
+
+ARRAY = """#!/bin/bash
+#SBATCH --job-name=melzarr-part
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=1G
+#SBATCH --time=00:10:00
+#SBATCH --output={folder}/part-%a.log
+exec {melzarr} features part $SLURM_ARRAY_TASK_ID/2 {store} --workers 1
+"""
+
+
+def test_a_job_array_of_parts_gives_the_same_bytes_though_one_of_them_was_cancelled(
+    many: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    melzarr, store = Path(sys.executable).with_name("melzarr"), tmp_path / "made.zarr"
+    script = tmp_path / "parts.sh"
+    script.write_text(ARRAY.format(folder=tmp_path, melzarr=melzarr, store=store))
+    run(str(melzarr), "features", "init", many, store, "--tracks-per-shard", "1")
+    number = run("sbatch", "--parsable", "--array=1-2", script).stdout.strip()
+    first = Workspace.at(store).root.path / "receipts/0000000.json"
+    wait_for(first.exists)
+    run("scancel", f"{number}_1")
+    wait_for(lambda: not jobs())
+    refused = run(str(melzarr), "features", "finish", store, check=False)
+    assert refused.returncode == 1
+    assert "of 120 shards are missing" in refused.stdout
+    assert not store.exists()
+    run("sbatch", "--array=1", script)
+    wait_for(lambda: not jobs())
+    assert "were there from an earlier run, checked and kept" in (tmp_path / "part-1.log").read_text()
+    run(str(melzarr), "features", "finish", store)
+    assert digests(store) == undisturbed
