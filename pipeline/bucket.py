@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import itertools
+import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -131,8 +134,9 @@ class BucketTree:
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file, to read here and there in it."""
-        with told(f"{self.url}/{name}"):
-            return cast("IO[bytes]", obstore.open_reader(self._client(), name, buffer_size=HEAD))
+        if (size := self.size(name)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
+        return io.BufferedReader(_Ranges(self, name, size), HEAD)
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -260,3 +264,30 @@ class BucketTree:
         from zarr.storage import ObjectStore  # noqa: PLC0415  (slow to import)
 
         return ObjectStore(self._client(), read_only=True)
+
+
+class _Ranges(io.RawIOBase):
+    """A file of which a request brings what is read; obstore's own holds the interpreter while it waits."""
+
+    def __init__(self, tree: BucketTree, name: str, size: int) -> None:
+        self.tree, self.file_name, self.size, self.place = tree, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def readinto(self, room: Any) -> int:
+        n_bytes = max(0, min(len(room), self.size - self.place))
+        if n_bytes:
+            room[:n_bytes] = self.tree.read_range(self.file_name, self.place, n_bytes)
+            self.place += n_bytes
+        return n_bytes

@@ -144,7 +144,9 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
 
 @main.command()
 @SOURCE
-@WORKERS
+@click.option(
+    "--workers", type=click.IntRange(1), help="Workers to count on.  [default: one a core here, as memory allows]"
+)
 @AS_JSON
 @source_options
 def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
@@ -155,7 +157,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     from pipeline.screen import scan_lines
 
     catalog, plan = prepare(source, options)
-    n_workers = local_workers(workers, plan.worker_bytes)
+    n_workers = workers or local_workers(None, plan.worker_bytes)
     with progress_bar(len(catalog.tracks), "scan") as bar:
         found = scan_catalog(catalog, plan, n_workers, bar.update)
     if as_json:

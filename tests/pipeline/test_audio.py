@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import tracemalloc
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,7 @@ def au(data: bytes, *, annotation: bytes = b"", promised: int | None = None) -> 
 
 
 def by_librosa(path: Path, rate: int) -> npt.NDArray[np.float32]:
-    with warnings.catch_warnings():  # librosa 0.11 looks for readers that Python 3.13 no longer has
-        warnings.filterwarnings("ignore", "'(aifc|audioop|sunau)' is deprecated", DeprecationWarning)
-        return librosa.load(path, sr=rate, mono=True)[0]
+    return librosa.load(path, sr=rate, mono=True)[0]
 
 
 # Codecs ---------------------------------------------------------------------------------------------------------------
