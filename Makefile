@@ -30,9 +30,9 @@ help: ## list what can be made
 	@echo
 	@echo "  Settings, as in: make features SOURCE=path/to/music STORE=music.zarr"
 	@echo "    DATASET=demo|gtzan       which dataset (a folder of datasets/); FROM=path takes it from a copy of yours"
-	@echo "    SOURCE=path              a folder of label/file, or a manifest, in place of a dataset"
-	@echo "    STORE=path               the store; by default SOURCE's name with .zarr"
-	@echo "    CLUSTER=local|tcp://…    where to compute;  WORKERS=n  how many, 0 for this process"
+	@echo "    SOURCE=path              a folder of label/file, or a manifest, in place of a dataset; also s3://…"
+	@echo "    STORE=path               the store; by default SOURCE's name with .zarr; also s3://…"
+	@echo "    CLUSTER=local|slurm|…    where to compute, also pbs, sge, lsf, kubernetes, tcp://…;  WORKERS=n  how many"
 	@echo "    TRACKS_PER_STYLE=10      a smaller demo, for a quick look"
 	@echo "    FORCE=1                  replace a finished store or run;  ARGS='…'  any other option of the command"
 	@echo "    RECIPE=default|article   how to train, or a file;  PROTOCOL=track|window|NAME  what is tested on"
