@@ -112,10 +112,11 @@ class StandIn:
             seconds={"decode": 0.1, "mel": 0.2, "write": 0.3},
         )
         workspace = Workspace.at(job.target)
-        for path, data in (
-            (workspace.written(receipt), SHARD),
+        for name, data in (
+            (workspace.written(receipt.index, receipt.sha256), SHARD),
             (workspace.receipt(receipt.index), receipt.to_json()),
         ):
+            path = workspace.root.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)  # as `write_whole`, but for the disk's own time
             path.write_bytes(data)
         self.seconds += time.perf_counter() - start

@@ -36,6 +36,7 @@ from pipeline.mel import filterbank, mel_windows, plain_windows
 from pipeline.plan import TRACKS_PER_SHARD, Shard
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
+from pipeline.tree import open_tree
 from pipeline.versions import versions
 from pipeline.worker import ShardJob, make_shard, one_thread
 from pipeline.workspace import Workspace
@@ -98,7 +99,8 @@ def whole_shard(path: Path) -> Callable[[], object]:
     """Make a shard of one file many times over, as a worker does: digests, statistics, receipt and disk included."""
     tracks = tuple(Track(f"{n:02d}", "label", path.name, f"{n:02d}", "train") for n in range(TRACKS_PER_SHARD))
     job = ShardJob(
-        spec=SPEC, versions=versions(), root=path.parent, target=path, tracks_per_shard=TRACKS_PER_SHARD,
+        spec=SPEC, versions=versions(), root=open_tree(path.parent), target=open_tree(path),
+        tracks_per_shard=TRACKS_PER_SHARD,
         shard=Shard(0, 0, tracks), key="",
     )  # fmt: skip
 
@@ -107,7 +109,7 @@ def whole_shard(path: Path) -> Callable[[], object]:
     def make() -> None:
         target = path.with_name(f"{path.name}.{next(numbers)}.zarr")
         Workspace.at(target).root.path.mkdir()
-        make_shard(replace(job, target=target))
+        make_shard(replace(job, target=open_tree(target)))
 
     return make
 
