@@ -23,6 +23,7 @@ from pipeline.tracks import TEXT
 from pipeline.tree import Tree
 from pipeline.worker import ShardJob, make_shard, make_shard_apart
 from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 MAX_FAILED = 0.05  # share of tracks that may fail
 ALWAYS_ALLOWED = 10  # failed tracks that are no sign of anything, where no share was asked for
@@ -103,7 +104,7 @@ def build(
         What was finished is kept.
     """
     start = time.perf_counter()
-    workspace = Workspace.at(target)
+    workspace = open_workspace(target)
     target = workspace.target
     with workspace.locked():
         if workspace.occupied() and not replace:

@@ -208,10 +208,10 @@ def features(
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
-    from pipeline.workspace import Workspace
+    from pipeline.workspaces import open_workspace
 
     catalog, plan = prepare(source, options)
-    workspace = Workspace.at(store)
+    workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
         workspace.tidy()
         click.echo(f"{store} is finished and up to date: same files, spec and versions")

@@ -49,10 +49,10 @@ def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
     """
     from pipeline.catalog import missing_parts
     from pipeline.stages import write_plan
-    from pipeline.workspace import Workspace
+    from pipeline.workspaces import open_workspace
 
     catalog, plan = prepare(source, options)
-    workspace = Workspace.at(store)
+    workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         return
@@ -113,9 +113,9 @@ def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
     from pipeline.screen import summary_lines
     from pipeline.stages import finish, read_plan
     from pipeline.store import open_store
-    from pipeline.workspace import Workspace
+    from pipeline.workspaces import open_workspace
 
-    workspace = Workspace.at(store)
+    workspace = open_workspace(store)
     workspace.tidy()
     if workspace.occupied() and not workspace.root.exists():
         click.echo(f"{store} is finished", err=as_json)

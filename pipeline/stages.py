@@ -23,7 +23,7 @@ from pipeline.publish import attributes, publish
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import FIELDS, Track, Tracks
 from pipeline.tree import Tree, open_tree
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 PLAN, TRACKS = "plan.json", "tracks.csv"
 BLOCK = 1 << 14  # tracks that are text at a time
@@ -78,7 +78,7 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
     BuildError
         Where a build holds the store.
     """
-    workspace = Workspace.at(target)
+    workspace = open_workspace(target)
     facts = {
         "spec": plan.spec.to_dict(),
         "versions": plan.versions,
@@ -109,7 +109,7 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
     BuildError
         Where no plan was written, or it is damaged.
     """
-    workspace = Workspace.at(target)
+    workspace = open_workspace(target)
     try:
         facts = json.loads(workspace.root.read(PLAN))
         if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
@@ -164,7 +164,7 @@ def make_part(
         What was done; of the tracks of this part.
     """
     start = time.perf_counter()
-    plan, workspace = written.plan, Workspace.at(target)
+    plan, workspace = written.plan, open_workspace(target)
     n_tracks = sum(len(shard.tracks) for shard in written.part(number, n_parts))
     jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
     with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
@@ -197,7 +197,7 @@ def finish(
         nothing is published then.
     """
     start = time.perf_counter()
-    plan, workspace = written.plan, Workspace.at(target)
+    plan, workspace = written.plan, open_workspace(target)
     with workspace.locked():
         if workspace.occupied() and not written.replace:
             raise BuildError(f"{workspace.target} has appeared meanwhile; look at it, and begin anew with --force")

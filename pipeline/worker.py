@@ -28,7 +28,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.tree import Tree
 from pipeline.tree import source_sha256 as digest_below
 from pipeline.versions import versions
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they stay in a core's cache
 
@@ -125,7 +125,7 @@ def make_shard_apart(job: ShardJob) -> Receipt:
 def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
-        workspace = Workspace.at(job.target)
+        workspace = open_workspace(job.target)
         earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
             return _compute(job, featurise)
@@ -173,7 +173,7 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
     """Say why the shard of an earlier run cannot be kept; nothing where all that it depends on was found unchanged."""
     if earlier.key != job.key:
         return "the spec, the versions or the tracks have changed"
-    if not Workspace.at(job.target).holds(earlier):
+    if not open_workspace(job.target).holds(earlier):
         return "its bytes are not those that were written"
     for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
         if digest_below(job.root, track.source) != entry.source_sha256:
@@ -208,7 +208,7 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sums=_add(sums, spec.n_mels),
     )
     with watch.step("write"):
-        Workspace.at(job.target).write(parts, receipt)
+        open_workspace(job.target).write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.chunk import SHARDS, shard_name
 from pipeline.errors import BuildError
 from pipeline.receipt import Receipt
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
 
 
 class Workspace(ABC):
@@ -41,20 +41,6 @@ class Workspace(ABC):
         self.target = target
         self.root = target.beside(f"{target.name}.building")
         self.store = self._store()
-
-    @staticmethod
-    def at(where: str | Path | Tree) -> Workspace:
-        """Give the workspace of a store on a disk, or in an object store."""
-        target = open_tree(where)
-        if target.folder:
-            if target.folder.is_symlink():
-                target = open_tree(target.folder.resolve())
-            from pipeline.on_disk import DiskWorkspace  # noqa: PLC0415  (it extends this class)
-
-            return DiskWorkspace(target)
-        from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (likewise)
-
-        return BucketWorkspace(target)
 
     # What workers do.
 

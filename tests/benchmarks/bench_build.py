@@ -31,7 +31,7 @@ from pipeline.fetch import fetch
 from pipeline.plan import TRACKS_PER_SHARD
 from pipeline.recipe import find_recipe
 from pipeline.store import open_store
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 LABELS = 10
@@ -156,7 +156,7 @@ def main(n_tracks: int, rounds: int, folder: Path | None, out: Path | None) -> N
         }
         if importlib.util.find_spec("lhotse"):
             ways[LHOTSE] = (cuts, [sys.executable, here / "by_lhotse.py", audio, cuts, BY_LHOTSE_EACH])
-        workspace = Workspace.at(store)
+        workspace = open_workspace(store)
         found: dict[str, list[Timing]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, (made, command) in ways.items():

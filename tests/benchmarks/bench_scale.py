@@ -85,7 +85,7 @@ class StandIn:
     def __call__(self, job: Any) -> Any:
         """Make one shard, but for its content."""
         from pipeline.receipt import BandSums, Receipt, TrackReceipt
-        from pipeline.workspace import Workspace
+        from pipeline.workspaces import open_workspace
 
         start, cpu = time.perf_counter(), time.process_time()
         entries, first = [], job.shard.start
@@ -111,7 +111,7 @@ class StandIn:
             sums=BandSums(count=2995, level=tuple(level), square=tuple(value**2 for value in level)),
             seconds={"decode": 0.1, "mel": 0.2, "write": 0.3},
         )
-        workspace = Workspace.at(job.target)
+        workspace = open_workspace(job.target)
         for name, data in (
             (workspace.written(receipt.index, receipt.sha256), SHARD),
             (workspace.receipt(receipt.index), receipt.to_json()),
@@ -172,7 +172,7 @@ def planned(folder: Path) -> tuple[dict[str, float], Any, Any]:
 def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
     """Build in this process: interrupted once, run again, then once more to replace it."""
     from pipeline import build as room
-    from pipeline.workspace import Workspace
+    from pipeline.workspaces import open_workspace
 
     facts, catalog, plan = planned(folder)
     target, work, publish, publish_s = folder / "s.zarr", StandIn(), room.publish, []
@@ -186,7 +186,7 @@ def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
     except KeyboardInterrupt:  # after its last shard, and before it publishes
         before = work.seconds, work.cpu
     start, cpu, runner = time.perf_counter(), time.process_time(), Stopped()
-    Workspace.at(target).n_receipts()
+    open_workspace(target).n_receipts()
     room.build(plan, catalog, target, runner)
     run_s = time.perf_counter() - start - (work.seconds - before[0]) - publish_s[0]
     run_cpu = time.process_time() - cpu - (work.cpu - before[1])

@@ -39,7 +39,7 @@ from pipeline.tracks import Track
 from pipeline.tree import open_tree
 from pipeline.versions import versions
 from pipeline.worker import ShardJob, make_shard, one_thread
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 SPEC = FeatureSpec()
 RATE = 44100
@@ -108,7 +108,7 @@ def whole_shard(path: Path) -> Callable[[], object]:
 
     def make() -> None:
         target = path.with_name(f"{path.name}.{next(numbers)}.zarr")
-        Workspace.at(target).root.path.mkdir()
+        open_workspace(target).root.path.mkdir()
         make_shard(replace(job, target=open_tree(target)))
 
     return make

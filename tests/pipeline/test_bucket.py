@@ -30,7 +30,7 @@ from pipeline.store import Store, open_store
 from pipeline.tree import open_tree
 from pipeline.verify import verify
 from pipeline.versions import versions
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 SPEC = FeatureSpec(n_windows=60)  # of `finished`
 
@@ -117,7 +117,7 @@ def test_on_the_web_it_is_read_and_verified_where_nothing_can_be_listed(
     catalog = read_catalog(f"{remote_music}/tracks.csv".replace("s3:/", s3.web))
     assert len(catalog.tracks) == 12
     with pytest.raises(CallError, match=r"can be read, not written; build the store in a folder, or at s3://"):
-        Workspace.at(web)
+        open_workspace(web)
     with pytest.raises(StorageError, match="cannot be listed over the web; give a manifest"):
         list(web.files())
 
@@ -156,9 +156,11 @@ def test_what_is_kept_was_checked(what: str, remote_music: BucketTree, bucket: B
     with pytest.raises(KeyboardInterrupt):
         run(remote_music, target, StopsAfter(2))
     if what == "shard":
-        (name,) = (f"shards/{name}" for name, _ in Workspace.at(target).root.below("shards").files() if "0001." in name)
-        data = Workspace.at(target).root.read(name)
-        Workspace.at(target).root.write(name, data[:-1], b"!")
+        (name,) = (
+            f"shards/{name}" for name, _ in open_workspace(target).root.below("shards").files() if "0001." in name
+        )
+        data = open_workspace(target).root.read(name)
+        open_workspace(target).root.write(name, data[:-1], b"!")
     else:
         remote_music.write("bells/bells.00005.wav", remote_music.read("bells/bells.00003.wav"))
     summary = run(remote_music, target)
@@ -197,7 +199,7 @@ def test_a_store_opens_whole_or_not_at_all_wherever_publishing_is_cut_off(
     monkeypatch.setattr(BucketTree, "write", original)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(target)
-    assert not Workspace.at(target).occupied()
+    assert not open_workspace(target).occupied()
     assert run(remote_music, target, replace=replaced).n_reused == 12
     assert remote_digests(target) == digests(finished.tree.path)
 
@@ -236,7 +238,7 @@ def test_of_two_that_publish_at_once_one_is_refused(
 
 def test_what_lies_there_already_and_is_no_store_is_left_alone(remote_music: BucketTree, bucket: BucketTree) -> None:
     bucket.write("mine/thesis.txt", b"years of work")
-    assert Workspace.at(bucket.below("mine")).occupied()
+    assert open_workspace(bucket.below("mine")).occupied()
     with pytest.raises(BuildError, match="has appeared meanwhile"):
         run(remote_music, bucket.below("mine"))
     assert bucket.read("mine/thesis.txt") == b"years of work"

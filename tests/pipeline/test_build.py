@@ -27,7 +27,7 @@ from pipeline.plan import make_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
 from pipeline.worker import ShardJob, make_shard
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 
 def same_bytes(first: Path, second: Path) -> bool:
@@ -51,7 +51,7 @@ def test_a_build_says_what_became_of_each_track(music: Path, tmp_path: Path, pla
         "drums/drums.00004.wav",
     }
     assert summary.seconds.keys() >= {"wall", "decode", "mel", "write"}
-    assert not Workspace.at(tmp_path / "s.zarr").root.path.exists()
+    assert not open_workspace(tmp_path / "s.zarr").root.path.exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -113,7 +113,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
 
     target = tmp_path / "killed.zarr"
     process = subprocess.Popen(command(target), start_new_session=True, stderr=subprocess.PIPE, text=True)
-    receipts = Workspace.at(target).root.path / "receipts"
+    receipts = open_workspace(target).root.path / "receipts"
     deadline = time.monotonic() + 120
     while len(list(receipts.glob("*.json"))) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -133,7 +133,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     assert f"{kept} tracks were there from an earlier run" in again.stdout
     subprocess.run(command(tmp_path / "whole.zarr"), capture_output=True, timeout=300, check=True)
     assert same_bytes(target, tmp_path / "whole.zarr")
-    assert not Workspace.at(target).root.path.exists()
+    assert not open_workspace(target).root.path.exists()
 
 
 class Haunted(InProcess):
@@ -155,7 +155,7 @@ def test_a_late_worker_of_an_earlier_build_harms_nothing(own_music: Path, tmp_pa
 
     def late(job: ShardJob) -> None:
         soundfile.write(path, before, 22050)  # what the earlier build had read, before the file was changed
-        workspace = Workspace.at(target)
+        workspace = open_workspace(target)
         receipt = workspace.read_receipt(job.shard.index)
         workspace.root.remove([workspace.receipt(job.shard.index)])  # it looked before there was one
         written.extend([make_shard(job).sha256, receipt.sha256])
@@ -177,7 +177,7 @@ def test_a_worker_that_comes_after_the_end_leaves_nothing(own_music: Path, tmp_p
 
 def shard_file(target: Path, index: int) -> Path:
     """File of a shard in work."""
-    (path,) = (Workspace.at(target).root.path / "shards").glob(f"{index:07d}.*")
+    (path,) = (open_workspace(target).root.path / "shards").glob(f"{index:07d}.*")
     return path
 
 
@@ -266,7 +266,7 @@ def test_a_second_build_on_the_same_store_is_refused_while_the_first_lives(
     music: Path, tmp_path: Path, plan_of
 ) -> None:
     target = tmp_path / "s.zarr"
-    with Workspace.at(target).locked(), pytest.raises(BuildError, match=f"being built by process {os.getpid()}"):
+    with open_workspace(target).locked(), pytest.raises(BuildError, match=f"being built by process {os.getpid()}"):
         run(music, target, plan_of)
     run(music, target, plan_of)
 
@@ -336,20 +336,20 @@ def test_what_a_kill_after_the_last_step_leaves_does_no_harm(music: Path, tmp_pa
     target = tmp_path / "s.zarr"
     run(music, target, plan_of, n_mels=64)
     killed_before_the_rest_was_removed(music, target, plan_of)
-    assert Workspace.at(target).root.path.exists()
+    assert open_workspace(target).root.path.exists()
     assert run(music, target, plan_of, replace=True).n_reused == 12
-    assert not Workspace.at(target).root.path.exists()
+    assert not open_workspace(target).root.path.exists()
     killed_before_the_rest_was_removed(music, target, plan_of)
-    Workspace.at(target).tidy()
-    assert not Workspace.at(target).root.path.exists()
+    open_workspace(target).tidy()
+    assert not open_workspace(target).root.path.exists()
 
 
 def test_the_work_of_a_build_that_can_go_on_is_not_tidied_away(music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     killed_before_the_rest_was_removed(music, target, plan_of)
     interrupted(music, target, plan_of, replace=True)
-    Workspace.at(target).tidy()
-    assert Workspace.at(target).n_receipts() == 3  # of the finished store, offered to the build
+    open_workspace(target).tidy()
+    assert open_workspace(target).n_receipts() == 3  # of the finished store, offered to the build
     assert run(music, target, plan_of, replace=True).n_reused == 12
 
 
@@ -387,7 +387,7 @@ class Looks(InProcess):
 def test_a_finished_stores_shards_are_offered_as_their_jobs_go_out(music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     run(music, target, plan_of)
-    runner = Looks(Workspace.at(target).n_receipts)
+    runner = Looks(open_workspace(target).n_receipts)
     assert run(music, target, plan_of, runner, replace=True).n_reused == 12
     assert runner.seen == [1, 2, 3]
 
@@ -432,7 +432,7 @@ def test_of_a_damaged_store_nothing_is_kept_and_it_is_replaced(own_music: Path, 
 
 
 def test_a_sweep_leaves_the_shards_of_the_plan_and_nothing_else(tmp_path: Path) -> None:
-    workspace = Workspace.at(tmp_path / "s.zarr")
+    workspace = open_workspace(tmp_path / "s.zarr")
     store = workspace.store.path
     others = ["zarr.json", "mel/c/0/0/0/.0.abc.part", "mel/c/1/0/0/1", "mel/c/7/0/0/0", "label/c/0"]
     for name in (*map(shard_name, range(3)), *others):
@@ -517,7 +517,7 @@ def test_a_client_holds_a_bounded_number_of_jobs() -> None:
 def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
     shard = plan.shard(0)
-    workspace = Workspace.at(tmp_path / "s.zarr")
+    workspace = open_workspace(tmp_path / "s.zarr")
     workspace.root.path.mkdir()
     receipt = make_shard(
         ShardJob(

@@ -24,7 +24,7 @@ from pipeline.cluster import InProcess
 from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ class Hosts:
         address = f"tcp://{SCHEDULER}:{PORT}"
         arguments = (music, target, "--cluster", address, "--tracks-per-shard", 1)
         client = self.start(host, "melzarr", "features", *arguments, log="client")
-        receipts = Workspace.at(target).root.path / "receipts"
+        receipts = open_workspace(target).root.path / "receipts"
         wait_for(lambda: len(list(receipts.glob("*.json"))) >= 3 or client.poll() is not None)
         assert client.poll() is None, self.said()
         return client

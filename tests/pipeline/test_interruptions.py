@@ -22,7 +22,7 @@ from pipeline.cluster import InProcess
 from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def features(music: Path, target: Path, **environment: str) -> subprocess.Popen[
 
 def as_shards_come(process: subprocess.Popen[str], target: Path, numbers: Iterator[int]) -> Iterator[int]:
     """Yield each number once that many shards are there, until the build ends."""
-    deadline, receipts = time.monotonic() + PATIENCE, Workspace.at(target).n_receipts
+    deadline, receipts = time.monotonic() + PATIENCE, open_workspace(target).n_receipts
     for number in numbers:
         while receipts() < number and process.poll() is None:
             assert time.monotonic() < deadline

@@ -19,7 +19,7 @@ from pipeline.bucket import BucketTree
 from pipeline.service import open_service
 from pipeline.store import open_store
 from pipeline.verify import verify
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def started(source: BucketTree, target: BucketTree) -> subprocess.Popen[str]:
         command("features", source, target, *SMALL),
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: Workspace.at(target).n_receipts() > 8, process)
+    until(lambda: open_workspace(target).n_receipts() > 8, process)
     return process
 
 
@@ -93,7 +93,7 @@ def test_a_build_that_is_killed_goes_on_from_another_process(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert target.size("zarr.json") is None
-    kept = Workspace.at(target).n_receipts()
+    kept = open_workspace(target).n_receipts()
     assert 8 < kept < 130
     done = melzarr("features", source, target, *SMALL)
     assert done.returncode == 0, done.stderr

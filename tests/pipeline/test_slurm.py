@@ -32,7 +32,7 @@ from pipeline.place import ENVIRONMENT
 from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -126,7 +126,7 @@ class Features:
 
     def begun(self, shards: int) -> None:
         """Wait until some shards are made."""
-        receipts = Workspace.at(self.target).root.path / "receipts"
+        receipts = open_workspace(self.target).root.path / "receipts"
         wait_for(lambda: self.process.poll() is not None or len(list(receipts.glob("*.json"))) >= shards)
         assert self.process.poll() is None, self.said()
 
@@ -269,7 +269,7 @@ def test_a_job_array_of_parts_gives_the_same_bytes_though_one_of_them_was_cancel
     script.write_text(ARRAY.format(folder=tmp_path, melzarr=melzarr, store=store))
     run(str(melzarr), "features", "init", many, store, "--tracks-per-shard", "1")
     number = run("sbatch", "--parsable", "--array=1-2", script).stdout.strip()
-    first = Workspace.at(store).root.path / "receipts/0000000.json"
+    first = open_workspace(store).root.path / "receipts/0000000.json"
     wait_for(first.exists)
     run("scancel", f"{number}_1")
     wait_for(lambda: not jobs())

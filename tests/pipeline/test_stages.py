@@ -24,7 +24,7 @@ from pipeline.errors import BuildError
 from pipeline.stages import finish, make_part, read_plan, write_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5")
 
@@ -48,7 +48,7 @@ def test_parts_in_any_order_give_the_bytes_of_one_build(
     summary = finish(read_plan(target), target)
     assert summary.statuses == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
     assert digests(target) == digests(finished.tree.path)
-    assert not Workspace.at(target).root.exists()
+    assert not open_workspace(target).root.exists()
 
 
 def test_a_plan_is_read_as_it_was_written(music: Path, tmp_path: Path, plan_of) -> None:
@@ -79,7 +79,7 @@ def test_the_end_names_what_is_missing_and_publishes_nothing(music: Path, tmp_pa
     assert not target.exists()
     part(target, 1, 3)
     part(target, 3, 3)
-    next((Workspace.at(target).root.folder / "shards").glob("0000001.*")).unlink()
+    next((open_workspace(target).root.folder / "shards").glob("0000001.*")).unlink()
     with pytest.raises(BuildError, match=r"1 of 3 shards are missing, with the tracks bells/bells\.00005"):
         finish(read_plan(target), target)
     assert not target.exists()
@@ -156,7 +156,7 @@ def test_a_store_that_is_there_is_replaced_only_where_the_plan_says_so(
 @pytest.mark.parametrize("damage", ["none", "text", "other", "tracks"])
 def test_a_plan_that_is_none_is_a_sentence(damage: str, music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
-    root = Workspace.at(target).root
+    root = open_workspace(target).root
     if damage != "none":
         catalog, plan = plan_of(music)
         write_plan(plan, catalog, target)

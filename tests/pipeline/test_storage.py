@@ -24,7 +24,7 @@ from kills import digests
 from pipeline.build import build
 from pipeline.cluster import InProcess
 from pipeline.store import Store
-from pipeline.workspace import Workspace
+from pipeline.workspaces import open_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard(workers: str, disk: Disk, 
     disk.change(f"size={pages(shards[0]) + 8 * PAGE}")
     done = features(music, target, "--workers", workers)
     assert refused(done, target, "No space left", "make room there and run the same command again")
-    assert not list(Workspace.at(target).root.path.rglob("*.part"))
+    assert not list(open_workspace(target).root.path.rglob("*.part"))
     disk.change("size=64m")
     done = features(music, target)
     assert "were there from an earlier run" in done.stdout
@@ -138,7 +138,7 @@ def test_a_limit_that_is_reached_inside_a_shard(tmp_path: Path, music: Path, fin
     target = tmp_path / "s.zarr"
     largest = max(path.stat().st_size for path in (finished.tree.path / "mel/c").glob("*/0/0/0"))
     assert refused(features(music, target, limit=largest - 1), target, "File too large", "run the same command again")
-    assert not list(Workspace.at(target).root.path.rglob("*.part"))
+    assert not list(open_workspace(target).root.path.rglob("*.part"))
     assert features(music, target).returncode == 0
     assert digests(target) == digests(finished.tree.path)
 

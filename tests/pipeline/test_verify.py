@@ -15,9 +15,10 @@ from pipeline.cluster import InProcess
 from pipeline.errors import MelzarrError
 from pipeline.mel import as_stored
 from pipeline.receipt import STATUSES
+from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
-from pipeline.verify import MAX_DB, MAX_RELATIVE, distances, librosa_windows, status_problem, verify
+from pipeline.verify import status_problem, verify
 
 FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
 

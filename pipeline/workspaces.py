@@ -1,0 +1,25 @@
+"""Where a store is built, by its address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.on_disk import DiskWorkspace
+from pipeline.tree import Tree, open_tree
+from pipeline.workspace import Workspace
+
+
+def open_workspace(where: str | Path | Tree) -> Workspace:
+    """Give the workspace of a store on a disk, or in an object store.
+
+    Parameters
+    ----------
+    where : str, Path or Tree
+        Where the store will be; a link is followed.
+    """
+    target = open_tree(where)
+    if not target.folder:
+        from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
+
+        return BucketWorkspace(target)
+    return DiskWorkspace(open_tree(target.folder.resolve()) if target.folder.is_symlink() else target)
