@@ -7,11 +7,12 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,7 +31,10 @@ AHEAD = 4  # files that are fetched while one is worked on: a request waits long
 BLOCK = 1 << 20  # bytes of a file that are read at a time, where not all of it is wanted
 HEAD = 1 << 16  # the same, where only the start of it is
 ONE_PUT = 64 << 20  # bytes up to which a file is written in one request, of which a kill leaves nothing behind
+LONGEST_NAME = 200  # bytes of a name on this machine, of which file systems take 255
 DELETED = 1000  # names of one request, which is as many as S3 takes
+
+Version = tuple[tuple[str, str], ...]  # of an object: its digest, or a number, by what the service calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,10 @@ class BucketTree:
         CallError
             Where it names no bucket, or brings a password or a signature, which would end up in logs.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise CallError(f"{url} is no address ({error}); give one such as s3://BUCKET/NAME") from error
         if not parts.netloc:
             raise CallError(f"{url} names no bucket; give {parts.scheme}://BUCKET/NAME")
         if "@" in parts.netloc or parts.query or parts.fragment:
@@ -72,6 +79,9 @@ class BucketTree:
                 f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: give the address without password, "
                 f"query or fragment; credentials are found in the environment"
             )
+        names = parts.path.strip("/").split("/") if parts.path.strip("/") else []
+        if re.search("%[0-9A-Fa-f]{2}", parts.path) or {"", ".", ".."} & set(names):
+            raise CallError(f"{url}: give the names in it as they are, without %20 and the like, //, . and ..")
         return cls(url.rstrip("/"))
 
     def __str__(self) -> str:
@@ -123,12 +133,19 @@ class BucketTree:
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
         """Read the last bytes of a file, and say how many it has in all."""
-        with told(f"{self.url}/{name}"):
-            found = obstore.get(self._client(), name, options={"range": {"suffix": n_bytes}})
-            return found.bytes().to_bytes(), found.meta["size"]
+        try:
+            with told(f"{self.url}/{name}"):
+                found = obstore.get(self._client(), name, options={"range": {"suffix": n_bytes}})
+                return found.bytes().to_bytes(), found.meta["size"]
+        except StorageError:
+            if self.size(name) != 0:  # of nothing there is no end, and the server says so
+                raise
+            return b"", 0
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
         """Read some bytes of a file."""
+        if not n_bytes:
+            return b""
         with told(f"{self.url}/{name}"):
             return obstore.get_range(self._client(), name, start=start, length=n_bytes).to_bytes()
 
@@ -187,7 +204,8 @@ class BucketTree:
 
     def _fetch(self, name: str, folder: Path) -> Path:
         """Bring a file into a folder, under its own name, which errors tell."""
-        path = folder / name.rpartition("/")[2]
+        base = re.sub(r"[\x00-\x1f]", "_", name.rpartition("/")[2])
+        path = folder / os.fsencode(base)[-LONGEST_NAME:].decode(errors="ignore")
         try:
             with told(f"{self.url}/{name}"), path.open("wb") as file:
                 file.writelines(obstore.get(self._client(), name).stream(min_chunk_size=BLOCK))
@@ -201,7 +219,7 @@ class BucketTree:
             big = sum(map(len, parts)) > ONE_PUT
             obstore.put(self._client(), name, iter(parts), use_multipart=big, chunk_size=ONE_PUT // 4)
 
-    def exchange(self, name: str, data: bytes, version: str | None) -> str | None:
+    def exchange(self, name: str, data: bytes, version: Version | None) -> Version | None:
         """Write a file only where it is still as it was last seen.
 
         Parameters
@@ -210,12 +228,12 @@ class BucketTree:
             The file.
         data : bytes
             What it holds, of some kB at most.
-        version : str or None
+        version : Version or None
             As this gave it, or `version_of`; None where there must be none yet.
 
         Returns
         -------
-        str or None
+        Version or None
             Its version now; None where the service knows of no conditions, and it was simply written.
 
         Raises
@@ -223,21 +241,21 @@ class BucketTree:
         FileExistsError
             Where it is not as it was.
         """
-        mode: Any = "create" if version is None else {"e_tag": version}
+        mode: Any = "create" if version is None else dict(version)
         with told(f"{self.url}/{name}"):
             try:
-                return obstore.put(self._client(), name, data, mode=mode, use_multipart=False)["e_tag"]
+                return _version(obstore.put(self._client(), name, data, mode=mode, use_multipart=False))
             except FileNotFoundError as error:  # it was to be as last seen, and is gone
                 raise exceptions.PreconditionError from error
             except exceptions.NotSupportedError:
                 obstore.put(self._client(), name, data, use_multipart=False)
                 return None
 
-    def version_of(self, name: str) -> tuple[bytes, str | None]:
+    def version_of(self, name: str) -> tuple[bytes, Version]:
         """Read a file, and its version as `exchange` takes it."""
         with told(f"{self.url}/{name}"):
             found = obstore.get(self._client(), name)
-            return found.bytes().to_bytes(), found.meta["e_tag"]
+            return found.bytes().to_bytes(), _version(found.meta)
 
     def move(self, name: str, new_name: str, to: BucketTree | None = None) -> None:
         """Have the service copy a file, then remove it."""
@@ -251,9 +269,14 @@ class BucketTree:
     def remove(self, names: Iterable[str]) -> None:
         """Remove files."""
         waiting = iter(names)
-        with told(self.url):
-            while some := list(itertools.islice(waiting, DELETED)):
-                obstore.delete(self._client(), some)
+        while some := list(itertools.islice(waiting, DELETED)):
+            try:
+                with told(self.url):
+                    obstore.delete(self._client(), some)
+            except FileNotFoundError:  # some services say so, and may have left the others
+                for name in some:
+                    with suppress(FileNotFoundError), told(f"{self.url}/{name}"):
+                        obstore.delete(self._client(), name)
 
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have what the service refuses in a block be a sentence."""
@@ -264,6 +287,11 @@ class BucketTree:
         from zarr.storage import ObjectStore  # noqa: PLC0415  (slow to import)
 
         return ObjectStore(self._client(), read_only=True)
+
+
+def _version(facts: Mapping[str, Any]) -> Version:
+    """Take from what a service says of an object what it wants to hear of its version again."""
+    return tuple((name, facts[name]) for name in ("e_tag", "version") if facts.get(name))
 
 
 class _Ranges(io.RawIOBase):

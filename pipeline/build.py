@@ -107,14 +107,13 @@ def build(
     workspace = open_workspace(target)
     target = workspace.target
     with workspace.locked():
-        if workspace.occupied() and not replace:
-            raise BuildError(f"{target} has appeared meanwhile; look at it, and replace it with --force if you like")
+        workspace.refuse_occupied(replace)
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
-            jobs = _seeded(jobs, workspace)
+            jobs = seeded(jobs, workspace)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
-            publish(plan, attributes(plan, catalog), workspace, ledger)
+            publish(plan, attributes(plan, catalog), workspace, ledger, replace=replace)
             return summarise(plan, target, ledger, time.perf_counter() - start)
 
 
@@ -124,7 +123,6 @@ def compute(
     runner: Runner,
     ledger: Ledger,
     *,
-    n_tracks: int | None = None,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
@@ -140,8 +138,6 @@ def compute(
         Where they are computed.
     ledger : Ledger
         Takes what becomes of them.
-    n_tracks : int, optional
-        How many tracks they have; by default they are all of the plan.
     max_failed, progress
         As for `build`.
 
@@ -150,25 +146,24 @@ def compute(
     BuildError
         Where too many tracks fail, or the workers are lost.
     """
-    n_tracks = len(plan.tracks) if n_tracks is None else n_tracks
     for receipt in runner.run(make_shard, jobs, make_shard_apart):
         progress(receipt)
         ledger.add(receipt)
-        require_few_failed(plan, ledger, n_tracks, max_failed)
+        require_few_failed(plan, ledger, max_failed)
 
 
-def require_few_failed(plan: Plan, ledger: Ledger, n_tracks: int, max_failed: float | None) -> None:
-    """Raise BuildError where more of some tracks have failed than may."""
-    allowed = _failures_allowed(n_tracks, max_failed)
+def require_few_failed(plan: Plan, ledger: Ledger, max_failed: float | None) -> None:
+    """Raise BuildError where more of a plan's tracks have failed than may."""
+    allowed = _failures_allowed(len(plan.tracks), max_failed)
     if ledger.n_failed > allowed:
         raise BuildError(_too_many_failed(plan, ledger, allowed))
 
 
-def _seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
+def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
     """Before each job goes out, offer it the shard of the finished store; a worker checks before it keeps one."""
     receipts = _readable(workspace.target)
-    for job in jobs:
-        if receipt := next(receipts, None):
+    for job in jobs:  # which are in order, as receipts are
+        if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
             workspace.offer(receipt)
         yield job
 

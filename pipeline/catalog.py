@@ -136,8 +136,10 @@ def _visible_files(root: Path) -> Iterator[str]:
 
 
 def _visible_objects(root: Tree) -> Iterator[str]:
-    """Names of the files below a prefix that are not hidden, nor in a folder that is."""
-    return (name for name, _ in root.files() if not any(part.startswith(".") for part in name.split("/")))
+    """Names of the files below a prefix that are not hidden, nor in a folder that is, nor stand for a folder."""
+    for name, size in root.files():
+        if (size or _without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
+            yield name
 
 
 def _linked_folders(root: Path) -> Iterator[str]:

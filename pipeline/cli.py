@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import tqdm
 
-from pipeline.errors import BuildError, StoreError
+from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
@@ -208,12 +208,13 @@ def features(
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
+    from pipeline.store import open_store
     from pipeline.workspaces import open_workspace
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
-        workspace.tidy()
+        workspace.tidy(next(open_store(store).receipts()))
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
@@ -225,7 +226,6 @@ def features(
     with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=_beside_bar) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
-        from pipeline.store import open_store
 
         click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
         with build_progress(len(plan.tracks)) as progress:
@@ -254,6 +254,8 @@ def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> boo
     try:
         with progress_bar(len(catalog.tracks), "compare") as bar:
             found = changes(open_store(store), plan, catalog, bar.update)
+    except StorageError:
+        raise
     except StoreError as error:
         found = [str(error)]
     if force:

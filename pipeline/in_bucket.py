@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.bucket import BucketTree
 from pipeline.chunk import shard_name
@@ -15,7 +16,7 @@ from pipeline.files import files_below
 from pipeline.lease import Lease
 from pipeline.receipt import Receipt
 from pipeline.tree import Tree
-from pipeline.workspace import Workspace
+from pipeline.workspace import PUBLISHED, Workspace
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
 BEGUN = "publishing"
@@ -29,6 +30,8 @@ class BucketWorkspace(Workspace):
             raise CallError(
                 f"{target} can be read, not written; build the store in a folder, or at s3://, gs:// or az://"
             )
+        if not urlsplit(str(target)).path:
+            raise CallError(f"{target} is a whole bucket; name a store in it, such as {target}/music.zarr")
         super().__init__(target)
         self._lease = Lease(_bucket(self.root), "lock", str(target))
 
@@ -41,8 +44,7 @@ class BucketWorkspace(Workspace):
 
     def offer(self, receipt: Receipt) -> None:
         """Write the receipt down: a worker finds the shard where it is."""
-        earlier = self.read_receipt(receipt.index)
-        if not (earlier and self.has(earlier)) and self.has(receipt):
+        if self.read_receipt(receipt.index) is None:
             self.keep(receipt)
 
     @contextmanager
@@ -55,25 +57,37 @@ class BucketWorkspace(Workspace):
 
     def _clear(self) -> None:
         """Forget a build that has been published, so that none of it is taken for the work of the next one."""
-        self.root.remove(name for name, _ in list(self.root.files()) if name != "lock")
+        self.root.remove(name for name, _ in list(self.root.files()) if name not in {"lock", PUBLISHED})
+        self.root.remove([PUBLISHED])  # last, since it says that the rest may go
 
     @contextmanager
-    def _appearing(self, digests: Sequence[str]) -> Iterator[Path]:
+    def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="melzarr-") as name:
             folder = Path(name)
             yield folder  # before anything is changed, for it can fail
             self._lease.require()
+            self.refuse_occupied(replace)
             self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
-            self.target.remove([METADATA])  # of the store that is replaced
-            self.settle(digests)
+            if replace:
+                self.target.remove([METADATA])
+            self.settle(digests, sizes)
+            self._lease.require()
             expected = set(map(shard_name, range(len(digests))))
             self.target.remove([name for name, _ in self.target.files() if name not in expected])
             names = [name for name, _ in files_below(folder) if name != METADATA]
             with ThreadPoolExecutor(self.target.readers) as pool:
-                for _ in pool.map(lambda name: self.target.write(name, (folder / name).read_bytes()), names):
+                for _ in pool.map(lambda name: self._upload(folder, name), names):
                     pass
             self._lease.require()
             self._appear((folder / METADATA).read_bytes())
+
+    def _upload(self, folder: Path, name: str) -> None:
+        self._require_hold()
+        self.target.write(name, (folder / name).read_bytes())
+
+    def _require_hold(self) -> None:
+        """See that nobody has taken over since this process was last heard of."""
+        self._lease.require_lately()
 
     def _appear(self, metadata: bytes) -> None:
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pipeline.bucket import BucketTree
+from pipeline.bucket import BucketTree, Version
 from pipeline.errors import BuildError, StorageError
 
 BEAT = 5.0  # seconds from one writing to the next
@@ -42,8 +42,10 @@ class Lease:
 
     def __init__(self, tree: BucketTree, name: str, what: str) -> None:
         self.tree, self.name, self.what = tree, name, what
-        self._token, self._beats, self._version = secrets.token_hex(8), 0, ""
+        self._token, self._beats = secrets.token_hex(8), 0
+        self._version: Version | None = None
         self._over, self._writing, self._lost = threading.Event(), threading.Lock(), ""
+        self._heard = (0.0, 0.0)  # when it was last written, by two clocks: one stands still while a machine sleeps
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -54,6 +56,7 @@ class Lease:
         BuildError
             Where somebody else holds it.
         """
+        self._over, self._lost = threading.Event(), ""
         self._take()
         beating = threading.Thread(target=self._beat, name="melzarr-lease", daemon=True)
         beating.start()
@@ -62,8 +65,9 @@ class Lease:
         finally:
             self._over.set()
             beating.join()
-            if not self._lost:
-                with suppress(StorageError):  # it then goes by itself, for it is not written any more
+            with suppress(StorageError):  # it then goes by itself, for it is not written any more
+                self._write()  # or who was asleep would remove the lock of who has taken over
+                if not self._lost:
                     self.tree.remove([self.name])
 
     def require(self) -> None:
@@ -78,11 +82,22 @@ class Lease:
         if self._lost:
             raise BuildError(self._lost)
 
+    def require_lately(self) -> None:
+        """See the same, but ask the server only where it was not written for two beats."""
+        now = time.monotonic(), time.time()
+        if self._lost or max(after - before for after, before in zip(now, self._heard, strict=True)) > 2 * BEAT:
+            self.require()
+
     def _take(self) -> None:
         try:
-            self._version = self.tree.exchange(self.name, self._content(), None) or ""
+            self._exchange(None)
         except FileExistsError:
             self._take_over()
+
+    def _exchange(self, version: Version | None) -> None:
+        """Write the file where it is as it was, and remember when."""
+        self._version = self.tree.exchange(self.name, self._content(), version)
+        self._heard = time.monotonic(), time.time()
 
     def _take_over(self) -> None:
         """Wait whether the holder lives, and take its place where it does not."""
@@ -94,11 +109,11 @@ class Lease:
             if self._look()[1] != version:
                 raise BuildError(f"{self.what} is being built by {_who(data)}; wait for it, or end it and run again")
         try:
-            self._version = self.tree.exchange(self.name, self._content(), version) or ""
+            self._exchange(version)
         except FileExistsError as error:
             raise BuildError(f"{self.what} is being built by somebody else since just now; wait for it") from error
 
-    def _look(self) -> tuple[bytes, str | None]:
+    def _look(self) -> tuple[bytes, Version | None]:
         try:
             return self.tree.version_of(self.name)
         except FileNotFoundError:
@@ -119,7 +134,7 @@ class Lease:
             if self._lost or not self._version:
                 return
             try:
-                self._version = self.tree.exchange(self.name, self._content(), self._version) or ""
+                self._exchange(self._version)
             except FileExistsError:
                 self._adopt()
 
@@ -127,7 +142,7 @@ class Lease:
         """Go on where the file is of this lease's own last writing, whose answer was lost; else the lock is."""
         data, version = self._look()
         if _fields(data).get("token") == self._token:
-            self._version = version or ""
+            self._version = version
         else:
             self._lost = f"{self.what} was taken over by {_who(data)}, since this process was not heard of for long"
 

@@ -82,6 +82,9 @@ class DiskWorkspace(Workspace):
         finally:
             lock.release()
 
+    def _require_hold(self) -> None:
+        """Do nothing: a file system takes a lock from nobody who lives."""
+
     def _clear_spent(self) -> None:
         """Forget a build that has been published, so that none of it is taken for the work of the next one."""
         if self.is_spent:
@@ -90,11 +93,12 @@ class DiskWorkspace(Workspace):
             self.root.remove(["published"])
 
     @contextmanager
-    def _appearing(self, digests: Sequence[str]) -> Iterator[Path]:
-        self.settle(digests)
+    def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:
+        self.settle(digests, sizes)
         store, target = _folder(self.store), _folder(self.target)
         _sweep(str(store), "", frozenset(map(shard_name, range(len(digests)))))
         yield store
+        self.refuse_occupied(replace)
         if target.exists():
             _exchange(store, target)
         else:

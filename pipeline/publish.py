@@ -23,7 +23,9 @@ from pipeline.tracks import Tracks
 from pipeline.workspace import Workspace
 
 
-def publish(plan: Plan, about: Mapping[str, Any], workspace: Workspace, ledger: Ledger) -> None:
+def publish(
+    plan: Plan, about: Mapping[str, Any], workspace: Workspace, ledger: Ledger, *, replace: bool = False
+) -> None:
     """Describe the shards that were made and let the store appear under its name.
 
     Parameters
@@ -36,21 +38,23 @@ def publish(plan: Plan, about: Mapping[str, Any], workspace: Workspace, ledger: 
         Where the shards lie.
     ledger : Ledger
         What the receipts say.
+    replace : bool
+        Whether a store that is there is replaced.
 
     Raises
     ------
     BuildError
         Where a shard is missing; nothing is published then.
     """
-    digests = ledger.shards["sha256"].tolist()
-    missing = workspace.missing(digests, ledger.shards["n_bytes"].tolist())
+    digests, sizes = (ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))
+    missing = workspace.missing(digests, sizes)
     if missing:
         tracks = [track.id for index in missing[:6] for track in plan.shard(index).tracks]
         raise BuildError(
             f"{len(missing)} of {plan.n_shards} shards are missing, with the tracks {', '.join(tracks[:5])}"
             f"{' …' if len(tracks) > 5 else ''}; run the same command again to make them"
         )
-    with workspace.publishing(digests) as folder:
+    with workspace.publishing(digests, sizes, replace=replace) as folder:
         write_description(
             folder,
             spec=plan.spec,

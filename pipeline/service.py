@@ -19,6 +19,7 @@ from pipeline.errors import StorageError
 
 # How long a server that does not answer is asked again: a worker's shard is worth more than a person's first try.
 PATIENCE = {"at once": (10, 5), "soon": (40, 20), "patient": (300, 120)}  # retries, half a second apart, and seconds
+UNHEARD = re.compile("error sending request|timed? ?out|connect", re.IGNORECASE)  # how obstore says that nobody answers
 
 
 @functools.lru_cache(maxsize=64)
@@ -33,10 +34,13 @@ def open_service(url: str, patience: str) -> Any:
         },
     }
     if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ and importlib.util.find_spec("boto3"):
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415  (slow to import)
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415  (slow to import)
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415  (likewise)
 
         try:
             settings["credential_provider"] = Boto3CredentialProvider()
+        except BotoCoreError as error:
+            raise StorageError(f"{url}: no profile of AWS can be read ({error}); see ~/.aws and AWS_PROFILE") from error
         except ValueError:  # it knows of none; a role of the machine may still do
             settings.pop("credential_provider", None)
     with told(url):
@@ -62,6 +66,14 @@ def told(where: str) -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
         raise FileExistsError(errno.EEXIST, "it is not as it was last seen", where) from error
+    except ValueError as error:  # it takes no such name, so nothing can be there
+        raise FileNotFoundError(errno.ENOENT, f"no object can have this name ({error})", where) from error
+    except exceptions.InvalidPathError as error:
+        said = str(error).partition("\n")[0]
+        raise StorageError(f"{where}: a name there cannot be used ({said}); rename or remove that object") from error
+    except exceptions.NotSupportedError as error:
+        said = str(error).partition("\n")[0]
+        raise StorageError(f"{where}: this server lacks what is needed ({said}); use another") from error
     except exceptions.BaseError as error:
         raise StorageError(f"{where}: {_sentence(str(error), where)}") from error
 
@@ -82,6 +94,8 @@ def _sentence(said: str, where: str) -> str:
     if status:
         return f"the server refused ({reason}); mend that and run the same command again"
     first = said.partition("\n")[0].rpartition(" - ")[2]
+    if not UNHEARD.search(said):
+        return f"the request failed ({first}); mend that and run the same command again"
     address = " (AWS_ENDPOINT_URL)" if where.startswith("s3://") else ""
     return (
         f"the server does not answer ({first}); see that it runs, and that its address is right{address}, then run the "

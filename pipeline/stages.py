@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import Progress, Summary, compute, require_few_failed, shard_jobs, summarise
+from pipeline.build import Progress, Summary, compute, require_few_failed, seeded, shard_jobs, summarise
 from pipeline.catalog import Catalog
 from pipeline.cluster import Runner
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Shard, make_plan
 from pipeline.publish import attributes, publish
 from pipeline.spec import FeatureSpec
+from pipeline.store import open_store
 from pipeline.tracks import FIELDS, Track, Tracks
 from pipeline.tree import Tree, open_tree
+from pipeline.workspace import Workspace
 from pipeline.workspaces import open_workspace
 
 PLAN, TRACKS = "plan.json", "tracks.csv"
@@ -165,10 +167,11 @@ def make_part(
     """
     start = time.perf_counter()
     plan, workspace = written.plan, open_workspace(target)
-    n_tracks = sum(len(shard.tracks) for shard in written.part(number, n_parts))
     jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
+    if written.replace:
+        jobs = seeded(jobs, workspace)
     with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
-        compute(plan, jobs, runner, ledger, n_tracks=n_tracks, max_failed=max_failed, progress=progress)
+        compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
         return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
 
 
@@ -199,23 +202,37 @@ def finish(
     start = time.perf_counter()
     plan, workspace = written.plan, open_workspace(target)
     with workspace.locked():
-        if workspace.occupied() and not written.replace:
-            raise BuildError(f"{workspace.target} has appeared meanwhile; look at it, and begin anew with --force")
         folder = workspace.root.folder
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
-            missing = []
             with ThreadPoolExecutor(workspace.root.readers) as pool:
                 for index, receipt in enumerate(pool.map(workspace.read_receipt, range(plan.n_shards))):
                     if receipt and receipt.key == plan.key(plan.shard(index)):
                         ledger.add(receipt)
                         progress(receipt)
-                    else:
-                        missing.append(index)
-            if missing:
-                raise BuildError(_lacking(plan, missing))
-            require_few_failed(plan, ledger, len(plan.tracks), max_failed)
-            publish(plan, written.about, workspace, ledger)
+            if _is_published(workspace, ledger):  # by one that was killed before it could say so
+                workspace.discard()
+            else:
+                workspace.refuse_occupied(written.replace)
+                if missing := workspace.missing(*(ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))):
+                    raise BuildError(_lacking(plan, missing))
+                require_few_failed(plan, ledger, max_failed)
+                publish(plan, written.about, workspace, ledger, replace=written.replace)
             return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+
+
+def _is_published(workspace: Workspace, ledger: Ledger) -> bool:
+    """Whether the store that is there is the one of these receipts."""
+    if not workspace.occupied():
+        return False
+    try:
+        store = open_store(workspace.target)
+        return all(
+            store.values(f"receipts/{name}").tolist() == ledger.shards[name].tolist() for name in ("key", "sha256")
+        )
+    except StorageError:
+        raise
+    except StoreError:
+        return False
 
 
 def _lacking(plan: Plan, missing: list[int]) -> str:

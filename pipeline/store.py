@@ -180,7 +180,7 @@ _SUM_FIELDS = ("count", "level", "square")
 
 def is_store(tree: Tree) -> bool:
     """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
-    return any(tree.below(name).exists() or tree.size(f"{name}/zarr.json") is not None for name in ("mel", "receipts"))
+    return tree.below("mel").exists() and tree.below("receipts").exists()
 
 
 def open_store(where: str | Path | Tree) -> Store:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, Self
@@ -218,7 +218,9 @@ class DiskTree:
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
         """Names and sizes of all files but those in one folder."""
-        return ((name, entry.stat().st_size) for name, entry in files_below(self.path, without=without))
+        for name, entry in files_below(self.path, without=without):
+            with suppress(FileNotFoundError):  # gone since it was listed, as what is being written is
+                yield name, entry.stat().st_size
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal; a named pipe, which would block for ever, is none."""

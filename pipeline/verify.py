@@ -17,7 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipeline.chunk import shard_name
-from pipeline.errors import StoreError
+from pipeline.errors import StorageError, StoreError
 from pipeline.mel import stored_levels
 from pipeline.receipt import STATUSES
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
@@ -84,6 +84,8 @@ def verify(
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
         _check_statistics(store, levels, verdict)
+    except StorageError:  # the server's fault, and not the store's
+        raise
     except (OSError, ValueError, KeyError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
@@ -261,6 +263,8 @@ def _check_sample(
             here = np.asarray(store.mel[number], np.float64)[:n_valid]
             with root.local(facts["source"][number]) as path:
                 there = librosa_windows(path, spec, n_valid)
+        except StorageError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever librosa or a codec makes of it, it is this track's problem)
             verdict.problems.append(f"{name}: it cannot be computed again ({type(error).__name__}: {error})")
             continue

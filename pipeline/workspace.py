@@ -13,6 +13,8 @@ from pipeline.errors import BuildError
 from pipeline.receipt import Receipt
 from pipeline.tree import Tree
 
+PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
+
 
 class Workspace(ABC):
     """The tree of files in which a store is built.
@@ -109,25 +111,40 @@ class Workspace(ABC):
         settled = {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
         return [index for index in lacking if settled.get(shard_name(index), -2) != sizes[index]]
 
-    def settle(self, digests: Sequence[str]) -> None:
-        """Move all shards to their places in the store; those that are there already stay."""
+    def settle(self, digests: Sequence[str], sizes: Sequence[int]) -> None:
+        """Move all shards to their places in the store, and see that they are there; those that were there stay."""
 
         def move(index: int) -> None:
+            self._require_hold()
             with suppress(FileNotFoundError):
                 self.root.move(self.written(index, digests[index]), shard_name(index), self.store)
 
         with ThreadPoolExecutor(self.root.readers) as pool:
             for _ in pool.map(move, range(len(digests))):
                 pass
+        found = {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
+        if lost := [index for index, size in enumerate(sizes) if found.get(shard_name(index)) != size]:
+            raise BuildError(
+                f"{len(lost)} of {len(sizes)} shards did not come to {self.store}, the first is {shard_name(lost[0])}; "
+                f"run the same command again"
+            )
+
+    @abstractmethod
+    def _require_hold(self) -> None:
+        """Raise a BuildError where the lock was lost."""
 
     @contextmanager
-    def publishing(self, digests: Sequence[str]) -> Iterator[Path]:
+    def publishing(self, digests: Sequence[str], sizes: Sequence[int], *, replace: bool = False) -> Iterator[Path]:
         """Let a store appear.
 
         Parameters
         ----------
         digests : sequence of str
-            SHA-256 of all shards, in order; they are moved into the store first, and whatever else is there removed.
+            SHA-256 of all shards, in order; they are moved into the store, and whatever else is there removed.
+        sizes : sequence of int
+            Bytes of their files.
+        replace : bool
+            Whether a store that is there is replaced.
 
         Yields
         ------
@@ -135,27 +152,43 @@ class Workspace(ABC):
             A folder for all of the store but its shards. At the end of the block the store is there, and the rest of
             the workspace is removed.
         """
-        with self._appearing(digests) as folder:
+        with self._appearing(digests, sizes, replace) as folder:
             yield folder
-        self.root.write("published")
+        self.root.write(PUBLISHED)
         self.discard()
 
-    def tidy(self) -> None:
-        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone."""
-        if self.is_spent:
+    def refuse_occupied(self, replace: bool) -> None:
+        """Raise a BuildError where something is in the store's place that is not to be replaced."""
+        if self.occupied() and not replace:
+            raise BuildError(
+                f"{self.target} has appeared meanwhile; look at it, and replace it with --force if you like"
+            )
+
+    def tidy(self, first: Receipt | None = None) -> None:
+        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone.
+
+        Parameters
+        ----------
+        first : Receipt, optional
+            Of the finished store's first shard: a workspace that has the same is what is left of that store.
+        """
+        earlier = self.read_receipt(0)
+        if self.is_spent or (first and earlier and (first.key, first.sha256) == (earlier.key, earlier.sha256)):
             with self.locked():
                 self.discard()
 
     @property
     def is_spent(self) -> bool:
         """Whether the store was published, and a kill fell before the rest was removed."""
-        return self.root.size("published") is not None
+        return self.root.size(PUBLISHED) is not None
 
     @abstractmethod
     def _store(self) -> Tree: ...
 
     @abstractmethod
-    def _appearing(self, digests: Sequence[str]) -> AbstractContextManager[Path]: ...
+    def _appearing(
+        self, digests: Sequence[str], sizes: Sequence[int], replace: bool
+    ) -> AbstractContextManager[Path]: ...
 
     @abstractmethod
     def occupied(self) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 from kills import digests
 from seaweed import Seaweed
 
+from model.cli import main
+from pipeline import lease
 from pipeline.bucket import BucketTree
 from pipeline.build import Summary, build
 from pipeline.catalog import read_catalog
@@ -220,20 +223,73 @@ def test_a_store_that_is_there_stays_until_the_new_one_is_computed(
     assert verify(open_store(target), own_music).problems == []
 
 
-def test_of_two_that_publish_at_once_one_is_refused(
+class Meanwhile(InProcess):
+    """A runner after whose last job something happens."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self.happens = happens
+
+    def run(self, function, jobs, rescue=None) -> Iterator[Receipt]:
+        yield from map(function, jobs)
+        self.happens()
+
+
+def test_what_has_come_while_a_build_ran_is_left_alone(remote_music: BucketTree, bucket: BucketTree) -> None:
+    target = bucket.below("s.zarr")
+    with pytest.raises(BuildError, match="has appeared meanwhile"):
+        run(remote_music, target, Meanwhile(lambda: target.write("thesis.txt", b"years of work")))
+    assert [name for name, _ in target.files()] == ["thesis.txt"]
+    target.remove(["thesis.txt"])
+    assert run(remote_music, target).n_reused == 12
+
+
+def test_a_store_that_appears_in_the_last_moment_is_not_written_over(
     remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = bucket.below("s.zarr")
-    original = BucketWorkspace.settle
+    original = BucketWorkspace._upload
 
-    def overtaken(self: BucketWorkspace, digests: list[str]) -> None:
-        original(self, digests)
+    def overtaken(self: BucketWorkspace, folder: Path, name: str) -> None:
+        original(self, folder, name)
         target.write("zarr.json", b"{}")
 
-    monkeypatch.setattr(BucketWorkspace, "settle", overtaken)
-    monkeypatch.setattr(BucketTree, "remove", lambda *_: None)
+    monkeypatch.setattr(BucketWorkspace, "_upload", overtaken)
     with pytest.raises(BuildError, match="has appeared meanwhile"):
         run(remote_music, target)
+    assert target.read("zarr.json") == b"{}"
+
+
+def test_who_has_lost_the_lock_while_publishing_harms_nothing(
+    remote_music: BucketTree, bucket: BucketTree, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that sleeps in the middle of it, while another build of the same store takes over."""
+    target, original = bucket.below("s.zarr"), BucketTree.move
+    monkeypatch.setattr(lease, "BEAT", 3600)
+    monkeypatch.setattr(lease, "SILENCE", 1)
+
+    def asleep(self: BucketTree, name: str, new_name: str, to: BucketTree | None = None) -> None:
+        monkeypatch.setattr(BucketTree, "move", original)
+        run(remote_music, target)
+        original(self, name, new_name, to)
+
+    monkeypatch.setattr(BucketTree, "move", asleep)
+    with pytest.raises((BuildError, FileNotFoundError)):
+        run(remote_music, target)
+    assert remote_digests(target) == digests(finished.tree.path)
+    assert verify(open_store(target)).problems == []
+
+
+def test_a_shard_that_did_not_come_into_the_store_keeps_it_from_appearing(
+    remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketTree, "move", gone)
+        with pytest.raises(BuildError, match="3 of 3 shards did not come to"):
+            run(remote_music, bucket.below("s.zarr"))
+    assert run(remote_music, bucket.below("s.zarr")).n_reused == 12
 
 
 def test_what_lies_there_already_and_is_no_store_is_left_alone(remote_music: BucketTree, bucket: BucketTree) -> None:
@@ -247,7 +303,8 @@ def test_what_lies_there_already_and_is_no_store_is_left_alone(remote_music: Buc
 def test_a_tree_and_a_manifest_give_the_tracks_that_they_give_on_a_disk(music: Path, remote_music: BucketTree) -> None:
     remote_music.write("bells/.hidden.wav", b"")
     remote_music.write(".trash/old.wav", b"")
-    remote_music.write("bells/notes.txt", b"")
+    remote_music.write("bells/notes.txt", b"a note")
+    remote_music.write("folder", b"")  # as some programs mark a folder
     assert read_catalog(remote_music).tracks == read_catalog(music).tracks
     assert read_catalog(remote_music).left_out == ("bells/notes.txt",)
     absolute = f"path,label\nbells/bells.00000.wav,a\n{remote_music}/drums/drums.00000.wav,b\n"
@@ -281,6 +338,56 @@ def test_a_file_that_is_not_there_is_a_failed_track(remote_music: BucketTree, bu
     ((source, status, sentence),) = summary.troubled
     assert (source, status) == ("bells/gone.wav", "failed")
     assert "cannot be read: No such file" in sentence
+
+
+def test_a_name_that_no_object_can_have_or_no_disk_is_one_failed_track(
+    remote_music: BucketTree, bucket: BucketTree
+) -> None:
+    long = f"bells/{'a' * 230}.flac.wav"
+    remote_music.write(long, remote_music.read("bells/bells.00000.wav"))
+    rows = f'path,label\n"bells/a\tb.wav",bells\n{long},bells\nbells/bells.00002.wav,bells\n'
+    remote_music.write("tracks.csv", rows.encode())
+    assert run(remote_music.below("tracks.csv"), bucket.below("s.zarr")).statuses == {"ok": 2, "failed": 1}
+
+
+@pytest.mark.parametrize("name", ["a b.zarr", "50%.zarr", "ünï.zarr", "a+b&c=d.zarr"])
+def test_a_store_has_the_name_that_it_was_given(name: str, remote_music: BucketTree, bucket: BucketTree) -> None:
+    run(remote_music, f"{bucket}/{name}/")
+    assert verify(open_store(f"{bucket}/{name}")).problems == []
+    assert bucket.size(f"{name}/zarr.json")
+
+
+def test_a_whole_bucket_is_no_place_for_a_store(remote_music: BucketTree) -> None:
+    with pytest.raises(
+        CallError, match=r"s3://zarr is a whole bucket; name a store in it, such as s3://zarr/music.zarr"
+    ):
+        run(remote_music, "s3://zarr")
+
+
+def test_of_nothing_nothing_is_read(bucket: BucketTree) -> None:
+    bucket.write("empty", b"")
+    assert (bucket.read_range("empty", 0, 0), bucket.read_end("empty", 10)) == (b"", (b"", 0))
+
+
+@pytest.mark.parametrize("what", ["verify", "sample", "features"])
+def test_where_the_server_is_at_fault_nothing_else_is_blamed(
+    what: str, remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(remote_music, bucket.below("s.zarr"))
+    store = open_store(bucket.below("s.zarr"))
+
+    def away(*_: object) -> None:
+        raise StorageError("the server does not answer")
+
+    monkeypatch.setattr(BucketTree, "local" if what == "sample" else "sha256", away)
+    if what == "features":
+        done = CliRunner().invoke(main, ["features", str(remote_music), str(store.tree), "--n-windows", "60"])
+        assert done.exit_code == 1
+        assert "the server does not answer" in done.stderr
+        assert "--force" not in done.stderr
+    else:
+        with pytest.raises(StorageError):
+            verify(store, remote_music, n_samples=2)
 
 
 def test_files_are_brought_in_their_order_and_go_again(bucket: BucketTree) -> None:
@@ -323,6 +430,10 @@ def test_an_address_is_all_that_is_pickled(bucket: BucketTree, s3: Seaweed) -> N
     [
         ("ftp://host/a", "addresses begin with s3://, gs://"),
         ("s3://", "names no bucket; give s3://BUCKET/NAME"),
+        ("s3://[x/y", "is no address"),
+        ("s3://bucket/a%20b.zarr", "give the names in it as they are"),
+        ("s3://bucket/a//b.zarr", "give the names in it as they are"),
+        ("s3://bucket/a/../b.zarr", "give the names in it as they are"),
         ("s3://key:secret@bucket/a", "s3://bucket/a: give the address without password"),
         ("https://host/a?X-Amz-Signature=abc", "https://host/a: give the address without password, query"),
     ],

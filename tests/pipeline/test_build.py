@@ -22,6 +22,7 @@ from pipeline.changes import changes
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError
+from pipeline.files import write_whole
 from pipeline.on_disk import DiskWorkspace
 from pipeline.plan import make_plan
 from pipeline.store import Store, open_store
@@ -353,6 +354,31 @@ def test_the_work_of_a_build_that_can_go_on_is_not_tidied_away(music: Path, tmp_
     assert run(music, target, plan_of, replace=True).n_reused == 12
 
 
+def test_what_a_kill_before_it_could_say_so_leaves_goes_with_the_next_run(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+
+    def killed(path: Path, *parts: bytes) -> None:
+        if path.name == "published":
+            raise KeyboardInterrupt
+        write_whole(path, *parts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.tree.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(music, target, plan_of)
+    assert open_workspace(target).n_receipts() == 3
+    open_workspace(target).tidy(next(open_store(target).receipts()))
+    assert not open_workspace(target).root.exists()
+
+
+def test_what_appears_while_a_build_runs_is_not_replaced(music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    with pytest.raises(BuildError, match="has appeared meanwhile"):
+        run(music, target, plan_of, Haunted(lambda _: target.mkdir()))
+    target.rmdir()
+    assert run(music, target, plan_of).n_reused == 12
+
+
 def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(
     music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,7 +469,7 @@ def test_a_sweep_leaves_the_shards_of_the_plan_and_nothing_else(tmp_path: Path) 
     digests = ["0" * 64] * 4
     assert workspace.missing(digests, [3, 4, 3, -1]) == [1, 3]
     assert workspace.missing(digests[:2], [3, 3]) == []
-    with pytest.raises(KeyboardInterrupt), workspace.publishing(digests[:2]):
+    with pytest.raises(KeyboardInterrupt), workspace.publishing(digests[:2], [3, 3]):
         raise KeyboardInterrupt
     left = {path.relative_to(store).as_posix() for path in store.rglob("*")}
     assert left == {

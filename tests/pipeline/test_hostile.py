@@ -224,3 +224,20 @@ def test_a_file_that_changes_while_it_is_read_is_a_failed_track(
     assert len(windows) == 0
     assert receipt.error == "the file changed while it was read; run again when nothing writes to it"
     assert not receipt.source_sha256  # so that the next run makes it again
+
+
+def test_a_named_pipe_in_the_place_of_a_chunk_is_no_chunk(own_store: Store) -> None:
+    path = own_store.tree.path / "label/c/0"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=r"label/c/0.* is missing"):
+        open_store(own_store.tree).values("label")
+
+
+def test_a_folder_that_has_something_of_a_store_is_not_replaced_as_one(music: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs/mel").mkdir(parents=True)
+    (tmp_path / "docs/thesis.txt").write_text("years of work")
+    done = CliRunner().invoke(main, ["features", str(music), str(tmp_path / "docs"), "--force"])
+    assert done.exit_code == 1
+    assert "exists and is no store of melzarr's" in done.stderr
+    assert (tmp_path / "docs/thesis.txt").read_text() == "years of work"

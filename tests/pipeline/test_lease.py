@@ -87,3 +87,23 @@ def test_a_writing_whose_answer_was_lost_loses_nothing(bucket: BucketTree, monke
         own.require()
         own.require()
     assert bucket.size("lock") is None
+
+
+def test_who_slept_through_the_loss_of_the_lock_leaves_it_to_the_other(
+    bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT", 60)
+    asleep, other = Lease(bucket, "lock", "s.zarr"), Lease(bucket, "lock", "s.zarr")
+    with asleep.held():
+        other._take()
+    assert bucket.size("lock") is not None
+    other.require()
+
+
+def test_a_lock_can_be_held_again(bucket: BucketTree) -> None:
+    own = Lease(bucket, "lock", "s.zarr")
+    for _ in range(2):
+        with own.held():
+            before = bucket.version_of("lock")
+            time.sleep(1)
+            assert bucket.version_of("lock") != before

@@ -21,6 +21,7 @@ from pipeline.bucket import BucketTree
 from pipeline.build import build
 from pipeline.cluster import InProcess
 from pipeline.errors import BuildError
+from pipeline.files import write_whole
 from pipeline.stages import finish, make_part, read_plan, write_plan
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -80,7 +81,7 @@ def test_the_end_names_what_is_missing_and_publishes_nothing(music: Path, tmp_pa
     part(target, 1, 3)
     part(target, 3, 3)
     next((open_workspace(target).root.folder / "shards").glob("0000001.*")).unlink()
-    with pytest.raises(BuildError, match=r"1 of 3 shards are missing, with the tracks bells/bells\.00005"):
+    with pytest.raises(BuildError, match=r"1 of 3 shards are missing, the first with the track bells/bells\.00005: 1"):
         finish(read_plan(target), target)
     assert not target.exists()
 
@@ -151,6 +152,40 @@ def test_a_store_that_is_there_is_replaced_only_where_the_plan_says_so(
             assert open_store(target).spec.n_mels == 64
     finish(read_plan(target), target)
     assert open_store(target).spec.n_mels == 128
+
+
+def test_what_still_fits_of_a_store_that_is_replaced_is_kept(own_music: Path, tmp_path: Path, plan_of) -> None:
+    target = tmp_path / "s.zarr"
+    catalog, plan = plan_of(own_music)
+    build(plan, catalog, target, InProcess())
+    soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
+    write_plan(plan, catalog, target, replace=True)
+    assert [part(target, number, 2) for number in (1, 2)] == [5, 5]
+    assert finish(read_plan(target), target).statuses["failed"] == 0
+
+
+def test_an_end_that_was_killed_after_the_store_had_appeared_is_an_end(
+    music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, plan = plan_of(music)
+    target = tmp_path / "s.zarr"
+    write_plan(plan, catalog, target)
+    part(target, 1, 1)
+
+    def killed(path: Path, *parts: bytes) -> None:
+        if path.name == "published":
+            raise KeyboardInterrupt
+        write_whole(path, *parts)
+
+    written = read_plan(target)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tree.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(written, target)
+    assert digests(target) == digests(finished.tree.path)
+    finish(read_plan(target), target)
+    assert digests(target) == digests(finished.tree.path)
+    assert not open_workspace(target).root.exists()
 
 
 @pytest.mark.parametrize("damage", ["none", "text", "other", "tracks"])
