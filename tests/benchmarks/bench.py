@@ -38,9 +38,10 @@ def main(music: str | None, group: str | None, tracks: int, scale: str, only: tu
             "scale": [*scale.split(","), "--dask-up-to", 10_000, "--folder", folder],
             "store": [real],
             "loader": [demo, "--rounds", 3],
+            "objects": [here / "datasets/demo/audio"],
         }
         chosen = {name: arguments for name, arguments in benchmarks.items() if not only or name in only}
-        if chosen.keys() & {"store", "loader"}:
+        if chosen.keys() & {"store", "loader", "objects"}:
             stores(here, demo, real, music, group)
         found = [run(name, arguments, here / f"{name}.json") for name, arguments in chosen.items()]
     write(found)

@@ -142,7 +142,7 @@ def test_a_process_that_is_killed_in_an_epoch_goes_on_to_the_same_weights(
     tiny: Store, trained: Run, quick: TrainRecipe, quick_file: Path, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
-    words = ["train", str(tiny.path), "--recipe", str(quick_file), "--run", str(run.path), "--seed", str(SEED)]
+    words = ["train", str(tiny.tree), "--recipe", str(quick_file), "--run", str(run.path), "--seed", str(SEED)]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, *words], check=False, capture_output=True, text=True, timeout=300
     )
