@@ -54,13 +54,13 @@ inspect: $(VENV)/.features-$(PYVER) ## say what the store holds
 	$(BIN)/melzarr inspect "$(STORE)"
 
 picture: $(VENV)/.features-$(PYVER) ## draw one track of each label as a PNG beside the store
-	$(BIN)/melzarr inspect "$(STORE)" --picture "$(basename $(STORE)).png"
+	$(BIN)/melzarr inspect "$(STORE)" --picture "$(basename $(if $(findstring ://,$(STORE)),$(notdir $(STORE)),$(STORE))).png"
 
 verify: $(VENV)/.features-$(PYVER) ## check the store: checksums, statuses, a sample computed again by librosa
 	$(BIN)/melzarr verify "$(STORE)" --source "$(SOURCE)" --sample 20
 
 train: $(VENV)/.train-$(PYVER) ## train the network on the store, which is made first if it is not there
-	@test -d "$(STORE)" || $(MAKE) features ARGS=
+	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
 	$(BIN)/melzarr train "$(STORE)" $(TRAINING) --run "$(RUN)" $(if $(FORCE),--force) $(ARGS)
 
 evaluate: $(VENV)/.train-$(PYVER) ## say how good the network is on tracks that it has not heard
@@ -73,7 +73,7 @@ predict: $(VENV)/.train-$(PYVER) ## name the genre of SONG
 	$(BIN)/melzarr predict "$(RUN)" "$(SONG)" $(ARGS)
 
 reproduce: $(VENV)/.train-$(PYVER) ## repeat the article's experiment on the store, and report; hours for a thousand tracks
-	@test -d "$(STORE)" || $(MAKE) features ARGS=
+	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
 	$(BIN)/melzarr reproduce "$(STORE)" $(ARGS)
 
 test: $(VENV)/.dev-$(PYVER) ## run the tests
