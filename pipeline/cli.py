@@ -208,13 +208,12 @@ def features(
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
-    from pipeline.store import open_store
     from pipeline.workspaces import open_workspace
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
-        workspace.tidy(next(open_store(store).receipts()))
+        workspace.tidy(_first_receipt(store))
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
@@ -226,6 +225,7 @@ def features(
     with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=_beside_bar) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
+        from pipeline.store import open_store
 
         click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
         with build_progress(len(plan.tracks)) as progress:
@@ -242,6 +242,13 @@ def _beside_bar(line: str) -> None:
 def count(n: int, what: str) -> str:
     """Say how many there are, such as "2 shards"."""
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _first_receipt(store: Tree) -> Receipt:
+    """Receipt of a finished store's first shard."""
+    from pipeline.store import open_store
+
+    return next(open_store(store).receipts())
 
 
 def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:

@@ -42,7 +42,7 @@ def open_service(url: str, patience: str) -> Any:
         except BotoCoreError as error:
             raise StorageError(f"{url}: no profile of AWS can be read ({error}); see ~/.aws and AWS_PROFILE") from error
         except ValueError:  # it knows of none; a role of the machine may still do
-            settings.pop("credential_provider", None)
+            pass
     with told(url):
         return store.from_url(url, **settings)
 

@@ -108,7 +108,7 @@ class Workspace(ABC):
         ]
         if not lacking:
             return []
-        settled = {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
+        settled = self._settled()
         return [index for index in lacking if settled.get(shard_name(index), -2) != sizes[index]]
 
     def settle(self, digests: Sequence[str], sizes: Sequence[int]) -> None:
@@ -122,12 +122,16 @@ class Workspace(ABC):
         with ThreadPoolExecutor(self.root.readers) as pool:
             for _ in pool.map(move, range(len(digests))):
                 pass
-        found = {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
+        found = self._settled()
         if lost := [index for index, size in enumerate(sizes) if found.get(shard_name(index)) != size]:
             raise BuildError(
                 f"{len(lost)} of {len(sizes)} shards did not come to {self.store}, the first is {shard_name(lost[0])}; "
                 f"run the same command again"
             )
+
+    def _settled(self) -> dict[str, int]:
+        """Sizes of the shards that are in the store, by their names there."""
+        return {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
 
     @abstractmethod
     def _require_hold(self) -> None:
