@@ -26,6 +26,7 @@ RATES = (1_000, 768_000)  # what real audio has; beyond it a header is wrong, an
 LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this length or a larger one in a header
 # A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
 SILENCE_PEAK = 10 ** (-70 / 20)
+FULL_SCALE = 0.999  # the largest value of 16 bits, and what a codec makes of it, is a little less than 1
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded whatever the number of channels
 
 # How files begin that libsndfile cannot decode (offset, bytes), and what they are.
@@ -90,10 +91,16 @@ class Audio:
         Mono samples at the rate that was asked for.
     header : Header
         What the file says of itself.
+    peak : float
+        Largest magnitude of what was decoded, before it was resampled; 1 is full scale.
+    clipped : float
+        Share of it that is at full scale or beyond.
     """
 
     samples: npt.NDArray[np.float32]
     header: Header
+    peak: float
+    clipped: float
 
 
 def read_header(path: Path) -> Header:
@@ -158,11 +165,20 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
         mono = _decode(file, wanted)
     if mono.size < min(wanted, round(header.duration * rate)):  # the header was wrong, as in an MP3 that was cut off
         header = replace(header, duration=mono.size / rate)
+    loudness = _peak_and_clipped(mono)
     if rate == sample_rate:
-        return Audio(mono, header)
+        return Audio(mono, header, *loudness)
     # Only samples that the file covers wholly: the resampler may round its length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
-    return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header)
+    return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header, *loudness)
+
+
+def _peak_and_clipped(mono: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Largest magnitude, and share of samples at full scale."""
+    if not mono.size:
+        return 0.0, 0.0
+    peak = float(max(np.max(mono), -np.min(mono)))
+    return peak, float(np.mean(np.abs(mono) >= FULL_SCALE)) if peak >= FULL_SCALE else 0.0
 
 
 def stream_audio(path: Path, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:

@@ -23,7 +23,7 @@ from pipeline.files import files_below, sha256_of, sync
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import TEXT
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEL_DIMS = ("track", "window", "frame", "band")
 CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
@@ -130,6 +130,8 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "source_rate": (("track",), {"long_name": "sample rate of the file", "units": "Hz"}),
     "source_channels": (("track",), {"long_name": "channels of the file"}),
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
+    "peak": (("track",), {"long_name": "largest magnitude of its samples, 1 is full scale"}),
+    "clipped": (("track",), {"long_name": "share of its samples at full scale"}),
     "mean_db": (("band",), {"long_name": "mean level over the train split's valid windows", "units": "dB"}),
     "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
 }

@@ -32,6 +32,10 @@ class TrackReceipt:
         Channels of its file; NaN where unknown.
     duration : float, in s
         Length of its file; NaN where unknown.
+    peak : float
+        Largest magnitude of the samples that were taken, 1 is full scale; NaN where unknown.
+    clipped : float
+        Share of them at full scale or beyond; NaN where unknown.
     """
 
     status: str
@@ -41,6 +45,8 @@ class TrackReceipt:
     source_rate: float = float("nan")
     source_channels: float = float("nan")
     duration: float = float("nan")
+    peak: float = float("nan")
+    clipped: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

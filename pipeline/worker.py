@@ -249,6 +249,8 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
         source_rate=float(audio.header.sample_rate),
         source_channels=float(audio.header.channels),
         duration=audio.header.duration,
+        peak=audio.peak,
+        clipped=audio.clipped,
     )
     with watch.step("mel"):
         windows = mel_windows(audio.samples, spec)

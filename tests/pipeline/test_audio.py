@@ -184,6 +184,18 @@ def test_real_music_is_that_of_librosa(shared: Path, name: str) -> None:
     np.testing.assert_allclose(ours, theirs, **SAME)
 
 
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_it_says_how_loud_the_file_is_and_how_much_of_it_is_clipped(tmp_path: Path, rate: int) -> None:
+    sine = np.sin(2 * np.pi * 100 * np.arange(rate) / rate)
+    quiet = read_audio(write(tmp_path / "quiet.wav", 0.5 * sine, rate), RATE, 2 * RATE)
+    assert quiet.peak == pytest.approx(0.5, abs=2**-15)
+    assert quiet.clipped == 0
+    hot = read_audio(write(tmp_path / "hot.wav", np.clip(2 * sine, -1, 1), rate), RATE, 2 * RATE)
+    assert hot.peak == pytest.approx(1, abs=2**-15)
+    # |2 sin| exceeds 1 beyond 30°, on 120° of each 180°; full scale begins a little below.
+    assert hot.clipped == pytest.approx(2 / 3, abs=0.01)
+
+
 @pytest.mark.parametrize(("rate", "frames"), [(44100, 44101), (44100, 1), (48000, 1000), (8000, 333), (22050, 1)])
 def test_a_file_that_ends_before_gives_only_samples_that_it_covers(tmp_path: Path, rate: int, frames: int) -> None:
     path = write(tmp_path / "a.wav", music(2, rate)[:frames], rate)

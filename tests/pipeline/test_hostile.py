@@ -72,7 +72,7 @@ def of_label(change: Edit) -> Callable[[Path], None]:
 
 
 TRACK_ARRAYS = ("mel", "track", "label", "split", "group", "status", "error", "n_windows", "source", "source_sha256",
-                "source_rate", "source_channels", "duration")  # fmt: skip
+                "source_rate", "source_channels", "duration", "peak", "clipped")  # fmt: skip
 CLAIMS = {
     "tracks": (shaped(10**12, *TRACK_ARRAYS), "has not the files for them"),
     "windows of all": (shaped(10**12, "mel"), "has not the files for them"),

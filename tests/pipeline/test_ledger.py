@@ -18,7 +18,7 @@ from pipeline.layout import statistics
 from pipeline.ledger import Ledger, Spilled
 from pipeline.receipt import STATUSES, BandSums, Receipt, TrackReceipt
 
-FACTS = ("n_windows", "source_rate", "source_channels", "duration")
+FACTS = ("n_windows", "source_rate", "source_channels", "duration", "peak", "clipped")
 N_MELS = 3
 NUMBERS = st.floats(-1e9, 1e9) | st.just(float("nan"))
 ENTRIES = st.builds(
@@ -30,6 +30,8 @@ ENTRIES = st.builds(
     source_rate=NUMBERS,
     source_channels=NUMBERS,
     duration=NUMBERS,
+    peak=NUMBERS,
+    clipped=NUMBERS,
 )
 SUMS = st.lists(st.floats(-1e12, 1e12), min_size=N_MELS, max_size=N_MELS).map(tuple)
 
@@ -68,7 +70,7 @@ def test_it_says_what_the_receipts_say_in_their_order(
             assert ledger.tracks[name][:].astype(str).tolist() == [getattr(entry, name) for entry in entries]
         assert ledger.error.tolist() == [entry.error for entry in entries]
         for name in FACTS:
-            np.testing.assert_array_equal(ledger.tracks[name], [getattr(entry, name) for entry in entries])
+            np.testing.assert_array_equal(ledger.tracks[name][:], [getattr(entry, name) for entry in entries])
         for name in ("key", "sha256", "n_bytes"):
             assert ledger.shards[name].tolist() == [getattr(receipt, name) for receipt in receipts]
         assert ledger.shards["count"].tolist() == [receipt.sums.count for receipt in receipts]

@@ -38,6 +38,8 @@ TRACKS = st.builds(
     source_rate=NUMBERS,
     source_channels=NUMBERS,
     duration=NUMBERS,
+    peak=NUMBERS,
+    clipped=NUMBERS,
 )
 RECEIPTS = st.builds(
     Receipt,

@@ -10,6 +10,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
+import soundfile
 import xarray as xr
 import zarr
 
@@ -48,13 +49,15 @@ def test_text_is_text_to_plain_zarr_and_to_xarray(finished: Store) -> None:
     assert dataset.mel.sel(track="bells/bells.00000").shape == (60, 5, 128)
 
 
-def test_coordinates_are_in_the_units_that_they_say(finished: Store) -> None:
+def test_coordinates_are_in_the_units_that_they_say(finished: Store, music: Path) -> None:
     dataset = xr.open_zarr(finished.tree.path)
     np.testing.assert_allclose(dataset.window, np.arange(60) * 0.04)
     np.testing.assert_allclose(dataset.frame, np.arange(5) * 512 / 22050)
     np.testing.assert_allclose(dataset.band, librosa.mel_frequencies(n_mels=130, fmin=0, fmax=11025)[1:-1])
     np.testing.assert_allclose(dataset.duration[0], 3.0)
     assert dataset.source_rate[0] == 22050
+    np.testing.assert_allclose(dataset.peak[0], np.abs(soundfile.read(music / "bells/bells.00000.wav")[0]).max())
+    assert dataset.clipped[0] == 0
 
 
 def test_each_chunk_is_one_track_checksummed_and_each_shard_some_tracks(finished: Store) -> None:
@@ -75,7 +78,7 @@ def test_what_is_not_there_is_nan_with_a_status_and_a_sentence(finished: Store) 
     assert set(status.values()) == {"ok"}
     failed, short = dataset.sel(track="drums/drums.00004"), dataset.sel(track="bells/bells.00001")
     assert np.isnan(failed.mel).all()
-    assert np.isnan([failed.duration, failed.source_rate, failed.source_channels]).all()
+    assert np.isnan([failed[name] for name in ("duration", "source_rate", "source_channels", "peak", "clipped")]).all()
     assert failed.n_windows == 0
     # 1 s holds the windows that begin up to 0.9 s: 0.00, 0.04 … 0.88
     assert short.n_windows == 23
@@ -96,7 +99,7 @@ def test_statistics_are_those_of_the_train_splits_valid_windows(finished: Store)
 def test_attributes_say_what_it_is_and_name_no_path_of_this_machine(finished: Store, music: Path) -> None:
     attributes = finished.attributes
     assert FeatureSpec.from_dict(attributes["spec"]) == finished.spec
-    assert attributes["schema_version"] == 1
+    assert attributes["schema_version"] == 2
     assert {"melzarr", "librosa", "libsndfile", "numpy", "soxr", "zarr"} <= attributes["versions"].keys()
     assert attributes.keys() >= {"title", "licence", "split", "recipe", "uuid"}
     for path in finished.tree.path.rglob("*.json"):
