@@ -95,15 +95,20 @@ class DiskWorkspace(Workspace):
     @contextmanager
     def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:
         self.settle(digests, sizes)
-        store, target = _folder(self.store), _folder(self.target)
+        store = _folder(self.store)
         _sweep(str(store), "", frozenset(map(shard_name, range(len(digests)))))
         yield store
         self.refuse_occupied(replace)
+        self._put(store)
+        sync(self.folder.parent)  # before the receipts go, from which it could be done again
+
+    def _put(self, store: Path) -> None:
+        """Have the finished store be where it belongs, in one step."""
+        target = _folder(self.target)
         if target.exists():
             _exchange(store, target)
         else:
             store.rename(target)
-        sync(target.parent)  # before the receipts go, from which it could be done again
 
     def discard(self) -> None:
         """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""

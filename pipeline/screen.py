@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.build import Summary
+from pipeline.companions import CHECKSUMS
 from pipeline.plan import Estimate
 from pipeline.scan import Scan
 from pipeline.verify import Verdict
@@ -169,6 +170,8 @@ def _span(values: Sequence[float]) -> str:
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Say what a verification found."""
     lines = [f"{verdict.n_tracks} tracks read back: checksums, statuses and statistics compared"]
+    if verdict.n_files:
+        lines.append(f"{verdict.n_files} files compared with {CHECKSUMS}")
     if verdict.n_sources:
         lines.append(f"{verdict.n_sources} source files compared with their digests")
     if verdict.n_sampled:

@@ -15,6 +15,7 @@ import zarr
 
 from pipeline.chunk import SHARDS, decode_chunk, index_bytes, read_index, shard_name
 from pipeline.claims import checked_spec
+from pipeline.companions import is_companion
 from pipeline.errors import SpecError, StoreError
 from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
@@ -83,7 +84,7 @@ class Store:
         """
         known = known or {}
         found = (name for name, _ in self.tree.files()) if self.tree.can_list else self._described()
-        names = sorted(set(found) - known.keys() - {"zarr.json"})
+        names = sorted({name for name in found if not is_companion(name)} - known.keys() - {"zarr.json"})
         with ThreadPoolExecutor(self.tree.readers) as pool:
             digests = dict(zip(names, pool.map(self.tree.sha256, names), strict=True))
         return content_uuid({**known, **digests}, self.tree.read("zarr.json"))

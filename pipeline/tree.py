@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
+ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
 
 
 class Tree(Protocol):
@@ -47,7 +48,7 @@ class Tree(Protocol):
         """Give the tree below one of its folders."""
         ...
 
-    def beside(self, name: str) -> Self:
+    def beside(self, name: str) -> Tree:
         """Give a tree of another name in the same folder; that folder, where the name is empty."""
         ...
 
@@ -122,7 +123,7 @@ def open_tree(where: str | Path | Tree) -> Tree:
     Parameters
     ----------
     where : str, Path or Tree
-        A path, or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
+        A path, of a folder or of a ``.zarr.zip``; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def open_tree(where: str | Path | Tree) -> Tree:
         return where
     scheme, found, _ = str(where).partition("://")
     if isinstance(where, Path) or not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return DiskTree(Path(where))
+        return _on_disk(Path(where))
     if scheme not in SCHEMES:
         raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
     try:
@@ -142,6 +143,15 @@ def open_tree(where: str | Path | Tree) -> Tree:
         raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
 
     return BucketTree.at(where)
+
+
+def _on_disk(path: Path) -> Tree:
+    """Give a folder, or a zip archive by its name, where no folder has that name."""
+    if not path.name.endswith(ZIP_SUFFIX) or path.is_dir():
+        return DiskTree(path)
+    from pipeline.archive import ZipTree  # noqa: PLC0415  (it builds on this room)
+
+    return ZipTree(path)
 
 
 @dataclass(frozen=True, slots=True)

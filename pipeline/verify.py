@@ -17,6 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipeline.chunk import shard_name
+from pipeline.companions import differences
 from pipeline.errors import StorageError, StoreError
 from pipeline.mel import stored_levels
 from pipeline.receipt import STATUSES
@@ -38,6 +39,8 @@ class Verdict:
         What is wrong, with the name of the track or file; empty for a sound store.
     n_tracks, n_sampled, n_sources : int
         Tracks read back, computed again by librosa, and compared with the digests of their files.
+    n_files : int
+        Files compared with the list of checksums that a shared store has.
     max_relative : float
         Largest difference of power to librosa's, relative to the window's largest value; NaN where nothing was
         computed.
@@ -49,6 +52,7 @@ class Verdict:
     n_tracks: int = 0
     n_sampled: int = 0
     n_sources: int = 0
+    n_files: int = 0
     max_relative: float = float("nan")
     max_db: float = float("nan")
 
@@ -83,10 +87,12 @@ def verify(
         levels, digests = _check_shards(store, facts, verdict, progress)
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
+        differing, verdict.n_files = differences(store.tree, digests)
+        verdict.problems += differing
         _check_statistics(store, levels, verdict)
     except StorageError:  # the server's fault, and not the store's
         raise
-    except (OSError, ValueError, KeyError, StoreError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
     if root is not None:

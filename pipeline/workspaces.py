@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.archive import ZipTree
+from pipeline.in_zip import ZipWorkspace
 from pipeline.on_disk import DiskWorkspace
 from pipeline.tree import Tree, open_tree
 from pipeline.workspace import Workspace
 
 
 def open_workspace(where: str | Path | Tree) -> Workspace:
-    """Give the workspace of a store on a disk, or in an object store.
+    """Give the workspace of a store on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
@@ -18,6 +20,8 @@ def open_workspace(where: str | Path | Tree) -> Workspace:
         Where the store will be; a link is followed.
     """
     target = open_tree(where)
+    if isinstance(target, ZipTree):
+        return ZipWorkspace(target)
     if not target.folder:
         from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
 
