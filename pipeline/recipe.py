@@ -79,7 +79,7 @@ class Recipe:
     splits : mapping of str to mapping of str to str
         Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
     data : mapping of str to value
-        The recipe as it was read, for a store to keep.
+        The recipe as it was read, for a store to keep; also what is known to be wrong with the dataset, ``faults``.
     """
 
     folder: Path
@@ -146,6 +146,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         json.dumps(data)  # a store keeps it in its attributes
         labels = data["labels"]
+        _refuse_no_sentences(data.get("faults", []))
         return Recipe(
             folder=path.parent,
             name=data["name"],
@@ -176,6 +177,11 @@ def _labels(names: Any) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"labels={names!r} names one twice")
     return tuple(sorted(names))
+
+
+def _refuse_no_sentences(faults: Any) -> None:
+    if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
+        raise ValueError(f"faults={faults!r:.80} is no list of sentences")
 
 
 def _positive(value: Any) -> int:

@@ -82,6 +82,8 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
         ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '3-x'", "invalid literal"),
         ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '0-999999999999'", "goes beyond the 100000"),
         ("tracks_per_label = 2", "tracks_per_label = 1000000000", "from 1 to 100000"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = 'many'", "faults='many' is no list of sentences"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = [1]", r"faults=\[1\] is no list of sentences"),
         ("seconds = 0.5", "seconds = 1e12", "make at most an hour"),
         ("seconds = 0.5", "seconds = nan", "make at most an hour"),
     ],
