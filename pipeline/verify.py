@@ -86,7 +86,7 @@ def verify(
         _check_statistics(store, levels, verdict)
     except StorageError:  # the server's fault, and not the store's
         raise
-    except (OSError, ValueError, KeyError, StoreError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
     if root is not None:
