@@ -263,7 +263,7 @@ def _split(
         given = known[named_split]
         parts, how = [given.get(name, UNUSED) for (name,) in tracks.rows("id")], {"method": named_split}
     elif (tracks.column("split") != "").any():
-        _refuse_separated_groups(tracks)
+        refuse_separated_groups(tracks)
         parts, how = [part or UNUSED for (part,) in tracks.rows("split")], {"method": "manifest"}
     else:
         parts = [rule.part(group) for (group,) in tracks.rows("group")]
@@ -285,8 +285,19 @@ def missing_parts(catalog: Catalog) -> list[str]:
     ]
 
 
-def _refuse_separated_groups(tracks: Tracks) -> None:
-    """Refuse a manifest that puts tracks of one group into two parts; unused ones are in none."""
+def refuse_separated_groups(tracks: Tracks) -> None:
+    """Refuse tracks of one group in two parts; unused ones are in none.
+
+    Parameters
+    ----------
+    tracks : Tracks
+        Tracks with their parts, in any order.
+
+    Raises
+    ------
+    CatalogError
+        Where a group is separated; two of its tracks are named.
+    """
     group, split = tracks.column("group"), tracks.column("split")
     used = np.flatnonzero((split != "") & (split != UNUSED))
     order = used[np.argsort(group[used], kind="stable")]  # a group's tracks are neighbours, in the order of their ids

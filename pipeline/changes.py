@@ -36,6 +36,8 @@ def changes(
         found.append("the recipe has changed")
     if store.tracks_per_shard != plan.tracks_per_shard:
         found.append(f"tracks per shard was {store.tracks_per_shard}, is {plan.tracks_per_shard}")
+    elif store.is_sharded != plan.sharded:
+        found.append("each track was a file of its own" if plan.sharded else "tracks were in shards")
     return found + _track_changes(store, plan, catalog, progress)
 
 

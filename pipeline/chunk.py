@@ -111,12 +111,30 @@ def decode_chunk(data: bytes, out: npt.NDArray[Any]) -> None:
     ValueError, RuntimeError
         Where the chunk is damaged, or not there.
     """
+    _blosc.decode(compressed(data, out.nbytes), out)
+
+
+def compressed(data: bytes, n_bytes: int) -> bytes:
+    """Give a chunk without its checksum, once that has been held against its bytes.
+
+    Parameters
+    ----------
+    data : bytes
+        The chunk.
+    n_bytes : int
+        Bytes of a track, to which it has to decompress.
+
+    Raises
+    ------
+    ValueError
+        Where the chunk is damaged, or not there.
+    """
     if not data:
         raise ValueError("it is not there")
-    compressed = _checked(data)
-    if int.from_bytes(compressed[4:8], "little") != out.nbytes:  # where Blosc says what it will make
+    content = _checked(data)
+    if int.from_bytes(content[4:8], "little") != n_bytes:  # where Blosc says what it will make
         raise ValueError("it has another size than a track")
-    _blosc.decode(compressed, out)
+    return content
 
 
 def _summed(data: bytes) -> bytes:

@@ -14,8 +14,9 @@ from pipeline.chunk import shard_name
 from pipeline.errors import BuildError, CallError
 from pipeline.files import files_below
 from pipeline.lease import Lease
+from pipeline.preview import Preview
 from pipeline.receipt import Receipt
-from pipeline.tree import Tree
+from pipeline.tree import DiskTree, Tree
 from pipeline.workspace import PUBLISHED, Workspace
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
@@ -46,6 +47,16 @@ class BucketWorkspace(Workspace):
         """Write the receipt down: a worker finds the shard where it is."""
         if self.read_receipt(receipt.index) is None:
             self.keep(receipt)
+
+    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:
+        """Give what is in the folder, with the shards where they lie: as they were written, or settled before."""
+        written = {f"shards/{name}" for name, _ in self.root.below("shards").files()}
+
+        def place(index: int) -> tuple[Tree, str]:
+            name = self.written(index, digests[index])
+            return (self.root, name) if name in written else (self.target, shard_name(index))
+
+        return Preview(self.target, DiskTree(folder), len(digests), place)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -74,7 +74,7 @@ class Variable:
 
 
 def create_mel(
-    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int
+    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, *, sharded: bool = True
 ) -> zarr.Array[Any]:
     """Create the array `mel`: one chunk a track, a whole number of tracks a shard, compressed and checksummed.
 
@@ -86,13 +86,15 @@ def create_mel(
         Gives shape and dtype of a track.
     n_tracks, tracks_per_shard : int
         Tracks in all, and in one shard.
+    sharded : bool
+        Whether there are shards; else each chunk is a file of its own.
     """
     return zarr.create_array(
         store,
         name="mel",
         shape=(n_tracks, *spec.shape),
         chunks=(1, *spec.shape),
-        shards=(tracks_per_shard, *spec.shape),
+        shards=(tracks_per_shard, *spec.shape) if sharded else None,
         dtype=spec.dtype,
         compressors=[BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="shuffle"), Crc32cCodec()],
         fill_value=float("nan"),
@@ -110,7 +112,8 @@ def create_mel(
 def is_packed(mel: zarr.Array[Any], spec: FeatureSpec) -> bool:
     """Whether an array's shards are what `chunk` packs and reads, and not of somebody else's layout."""
     tracks_per_shard = mel.shards[0] if mel.shards else 1
-    own = create_mel(zarr.storage.MemoryStore(), spec, mel.shape[0], tracks_per_shard)
+    sharded = mel.shards is not None
+    own = create_mel(zarr.storage.MemoryStore(), spec, mel.shape[0], tracks_per_shard, sharded=sharded)
     return all(mel.metadata.to_dict()[name] == own.metadata.to_dict()[name] for name in LAYOUT)
 
 
@@ -189,6 +192,7 @@ def write_description(
     *,
     spec: FeatureSpec,
     tracks_per_shard: int,
+    sharded: bool = True,
     coordinates: Sequence[Variable],
     receipts: Sequence[Variable],
     digests: Iterable[str],
@@ -200,7 +204,7 @@ def write_description(
     ----------
     path : Path
         Folder of the store, in which the shards lie already and nothing else.
-    spec, tracks_per_shard
+    spec, tracks_per_shard, sharded
         As for `create_mel`.
     coordinates : sequence of Variable
         All of `COORDINATES`.
@@ -213,7 +217,7 @@ def write_description(
     """
     n_tracks = next(variable.data.shape[0] for variable in coordinates if variable.name == "track")
     group = zarr.create_group(path, attributes={**attributes, "uuid": UUID_BLANK})
-    create_mel(path, spec, n_tracks, tracks_per_shard)
+    create_mel(path, spec, n_tracks, tracks_per_shard, sharded=sharded)
     for variable in coordinates:
         _write(group, variable)
     subgroup = group.create_group("receipts", attributes={"long_name": "what each shard must be"})

@@ -17,10 +17,10 @@ import filelock
 
 from pipeline.chunk import shard_name
 from pipeline.errors import BuildError
-from pipeline.files import naming, sync
+from pipeline.files import naming, sha256_of, sync
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
-from pipeline.workspace import Workspace
+from pipeline.workspace import NOT_WRITTEN, Workspace
 
 
 class DiskWorkspace(Workspace):
@@ -45,13 +45,24 @@ class DiskWorkspace(Workspace):
         earlier = self.read_receipt(receipt.index)
         if not published.exists() or (earlier and self.has(earlier)):
             return
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        shard.unlink(missing_ok=True)
-        try:
-            os.link(published, shard)
-        except OSError:  # a file system without links
+        if not _linked(published, shard):
             shutil.copyfile(published, shard)
         self.keep(receipt)
+
+    def take(self, receipt: Receipt, tree: Tree, name: str) -> None:
+        """Link the shard, or copy it where that cannot be, as from another disk."""
+        shard = self.folder / self.written(receipt.index, receipt.sha256)
+        if not (tree.folder and _linked(tree.folder / name, shard)):
+            super().take(receipt, tree, name)
+        elif sha256_of(shard) == receipt.sha256:
+            self.keep(receipt)
+        else:
+            shard.unlink()
+            raise ValueError(NOT_WRITTEN)
+
+    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:  # noqa: ARG002  (they are in their places)
+        """Give the folder, in which the shards lie already."""
+        return DiskTree(folder)
 
     def drop(self, receipt: Receipt) -> None:
         """Remove a shard that cannot be kept, also where it was moved into the store to be."""
@@ -118,6 +129,20 @@ class DiskWorkspace(Workspace):
 def _folder(tree: Tree) -> Path:
     assert isinstance(tree, DiskTree)  # noqa: S101  (by whom it was made)
     return tree.path
+
+
+def _linked(path: Path, name: Path) -> bool:
+    """Give a file a second name where that can be; a link to it is not followed, for it may be a tool's own file."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.unlink(missing_ok=True)
+    try:
+        if not path.is_symlink():
+            os.link(path, name)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another disk, a file system without links, a file of another user's
+        return False
+    return name.exists()
 
 
 def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:

@@ -57,17 +57,21 @@ class Plan:
         What will compute them.
     tracks_per_shard : int > 0
         Tracks of every shard but the last, which may have fewer.
+    sharded : bool
+        False where each track is a file of its own, and a "shard" but another word for it.
     """
 
     spec: FeatureSpec
     tracks: Sequence[Track]
     versions: dict[str, str]
     tracks_per_shard: int
+    sharded: bool = True
     _basis: str = field(init=False, repr=False, compare=False)  # what all keys have in common, as JSON
 
     def __post_init__(self) -> None:
         """Write out once what every key begins with."""
-        object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, self.tracks_per_shard]))
+        layout = self.tracks_per_shard if self.sharded else "unsharded"
+        object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, layout]))
 
     @property
     def n_shards(self) -> int:
@@ -101,7 +105,12 @@ class Plan:
 
 
 def make_plan(
-    spec: FeatureSpec, tracks: Sequence[Track], versions: dict[str, str], tracks_per_shard: int | None = None
+    spec: FeatureSpec,
+    tracks: Sequence[Track],
+    versions: dict[str, str],
+    tracks_per_shard: int | None = None,
+    *,
+    sharded: bool = True,
 ) -> Plan:
     """Divide tracks into shards.
 
@@ -115,6 +124,8 @@ def make_plan(
         What will compute them.
     tracks_per_shard : int > 0, optional
         By default 16, or fewer where that would be over 256 MiB.
+    sharded : bool
+        False for each track in a file of its own, whatever `tracks_per_shard` says.
 
     Raises
     ------
@@ -126,7 +137,7 @@ def make_plan(
             f"{tracks_per_shard} tracks a shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
         )
     fitting = max(1, min(TRACKS_PER_SHARD, SHARD_BYTES // spec.track_bytes))
-    return Plan(spec, tracks, versions, tracks_per_shard or fitting)
+    return Plan(spec, tracks, versions, (tracks_per_shard or fitting) if sharded else 1, sharded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.catalog import Catalog
+from pipeline.chunk import SHARDS
 from pipeline.errors import BuildError
+from pipeline.files import files_below, sync
 from pipeline.layout import (
     SCHEMA_VERSION,
     Column,
@@ -19,12 +22,21 @@ from pipeline.layout import (
 from pipeline.ledger import Ledger
 from pipeline.mel import band_centres
 from pipeline.plan import Plan
+from pipeline.store import Store, open_store
 from pipeline.tracks import Tracks
 from pipeline.workspace import Workspace
 
+Explain = Callable[[Store, Path], None]
+
 
 def publish(
-    plan: Plan, about: Mapping[str, Any], workspace: Workspace, ledger: Ledger, *, replace: bool = False
+    plan: Plan,
+    about: Mapping[str, Any],
+    workspace: Workspace,
+    ledger: Ledger,
+    *,
+    replace: bool = False,
+    explain: Explain | None = None,
 ) -> None:
     """Describe the shards that were made and let the store appear under its name.
 
@@ -40,6 +52,9 @@ def publish(
         What the receipts say.
     replace : bool
         Whether a store that is there is replaced.
+    explain : callable, optional
+        Called with the whole store before it appears, and with the folder of all of it but its shards, into which it
+        may write further files: they appear with the store.
 
     Raises
     ------
@@ -59,11 +74,22 @@ def publish(
             folder,
             spec=plan.spec,
             tracks_per_shard=plan.tracks_per_shard,
+            sharded=plan.sharded,
             coordinates=coordinates(plan, ledger),
             receipts=receipt_variables({**ledger.shards, **ledger.sums}),
             digests=digests,
             attributes=about,
         )
+        if explain:
+            explain(open_store(workspace.preview(folder, digests)), folder)
+            _sync_described(folder)
+
+
+def _sync_described(folder: Path) -> None:
+    """Make sure of what was written beside the store's own files, which are on the disk already."""
+    for name, _ in files_below(folder, without=SHARDS):
+        for place in (folder / name, (folder / name).parent):
+            sync(place)
 
 
 def coordinates(plan: Plan, ledger: Ledger) -> list[Variable]:

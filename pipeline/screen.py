@@ -144,10 +144,11 @@ def store_lines(facts: Mapping[str, Any]) -> list[str]:
     spec, mean = facts["spec"], facts["mean_db"]
     dims = ", ".join(f"{name} {n}" for name, n in facts["dims"].items())
     ratio = facts["bytes_uncompressed"] / max(facts["bytes"], 1)
+    files = f"{facts['shards'][0]} tracks a shard" if facts["sharded"] else "each in a file of its own"
     return [
         f"{facts['path']}  {facts['title']}",
         f"  mel       {facts['dtype']} ({dims}), {facts['valid_windows']} valid windows",
-        f"  chunks    one track {tuple(facts['chunks'])}; {facts['shards'][0]} tracks a shard",
+        f"  chunks    one track {tuple(facts['chunks'])}; {files}",
         f"  on disk   {size(facts['bytes'])}, {ratio:.2f} times smaller than its {size(facts['bytes_uncompressed'])}",
         f"  spec      {', '.join(f'{name}={value}' for name, value in spec.items())}",
         f"  split     {', '.join(f'{name}={value}' for name, value in facts['split'].items())}",

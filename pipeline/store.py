@@ -24,6 +24,7 @@ from pipeline.strict import Strict
 from pipeline.tree import Tree, open_tree
 
 Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
+Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,14 @@ class Store:
 
     @property
     def tracks_per_shard(self) -> int:
-        """Tracks of every shard but the last."""
-        shards = self.mel.shards
-        return shards[0] if shards else 1
+        """Tracks of every shard but the last; of every chunk, where there are no shards."""
+        mel = self.mel
+        return (mel.shards or mel.chunks)[0]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether there are shards; else each track is a file of its own."""
+        return self.mel.shards is not None
 
     @property
     def n_bytes(self) -> int:
@@ -127,30 +133,60 @@ class Store:
 
         It raises OSError, ValueError or RuntimeError where the track is damaged.
         """
-        mel, tracks_per_shard, dtype = self.mel, self.tracks_per_shard, np.dtype(self.spec.dtype)
-        if not is_packed(mel, self.spec):
+        mel, chunks, dtype = self.mel, self.chunks(), np.dtype(self.spec.dtype)
+        if chunks is None:
             return lambda number, out: np.copyto(out, mel[number])  # somebody else's layout, read as zarr does
-        shard_bytes = self.values("receipts/n_bytes").tolist()
-        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
 
         def read(number: int, out: npt.NDArray[Any]) -> None:
-            shard, place = divmod(number, tracks_per_shard)
-            if (index := indices.get(shard)) is None:
-                end, size = self.tree.read_end(shard_name(shard), index_bytes(tracks_per_shard))
-                index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
-            start, n_bytes = map(int, index[place])
             stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
-            decode_chunk(self.tree.read_range(shard_name(shard), start, n_bytes), stored)
+            decode_chunk(chunks(number), stored)
             if stored is not out:
                 out[...] = stored
 
         return read
 
-    def receipts(self) -> Iterator[Receipt]:
-        """Receipts of all shards in order, as their workers gave them, but for the times; some chunks at a time."""
+    def chunks(self) -> Chunks | None:
+        """Give what reads the chunk of a track as it lies there, for several threads at a time.
+
+        It raises OSError or ValueError where the shard is damaged; whether the chunk is, `chunk.compressed` says.
+        There is none for somebody else's layout.
+        """
+        tracks_per_shard = self.tracks_per_shard
+        if not is_packed(self.mel, self.spec):
+            return None
+        shard_bytes = self.values("receipts/n_bytes").tolist()
+        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
+
+        def read_whole(number: int) -> bytes:
+            data = self.tree.read(shard_name(number))
+            if len(data) != shard_bytes[number]:  # a file in another one's place passes every checksum
+                raise ValueError("its file is not of the size that was written")
+            return data
+
+        def read(number: int) -> bytes:
+            shard, place = divmod(number, tracks_per_shard)
+            if (index := indices.get(shard)) is None:
+                end, size = self.tree.read_end(shard_name(shard), index_bytes(tracks_per_shard))
+                index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
+            start, n_bytes = map(int, index[place])
+            return self.tree.read_range(shard_name(shard), start, n_bytes)
+
+        return read if self.is_sharded else read_whole
+
+    def receipts(self, wanted: npt.NDArray[np.intp] | None = None) -> Iterator[Receipt]:
+        """Receipts of shards in order, as their workers gave them, but for the times; some chunks at a time.
+
+        Parameters
+        ----------
+        wanted : np.ndarray [shape=(n,)], optional
+            Numbers of the shards, ascending; by default all.
+        """
         n_shards, step = -(-self.n_tracks // self.tracks_per_shard), max(1, CHUNK_VALUES // self.tracks_per_shard)
+        wanted = np.arange(n_shards) if wanted is None else wanted
         for start in range(0, n_shards, step):
-            yield from self._receipts(slice(start, min(start + step, n_shards)))
+            if (some := wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + step)]).size:
+                found, members = self._receipts(slice(int(some[0]), int(some[-1]) + 1)), set(some.tolist())
+                yield from (receipt for receipt in found if receipt.index in members)
 
     def _receipts(self, which: slice) -> Iterator[Receipt]:
         """Receipts of some shards."""

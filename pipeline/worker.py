@@ -192,7 +192,7 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         entries.append(entry)
         if track.split == "train":
             with watch.step("mel"):
-                sums.append(_sum_levels(windows, spec))
+                sums.append(sum_levels(windows, spec))
         with watch.step("write"):
             chunks.append(encode_chunk(padded(windows, spec)))
     parts, digest = pack(chunks, job.tracks_per_shard), hashlib.sha256()
@@ -205,7 +205,7 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sha256=digest.hexdigest(),
         n_bytes=sum(map(len, parts)),
         tracks=tuple(entries),
-        sums=_add(sums, spec.n_mels),
+        sums=add_sums(sums, spec.n_mels),
     )
     with watch.step("write"):
         open_workspace(job.target).write(parts, receipt)
@@ -304,8 +304,16 @@ def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
     return track
 
 
-def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
-    """Sum what the store holds of one track, as levels in dB, some windows at a time."""
+def sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
+    """Sum what a store holds of one track, as levels in dB, some windows at a time.
+
+    Parameters
+    ----------
+    stored : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
+        Its valid windows, in the spec's scale.
+    spec : FeatureSpec
+        Gives the scale.
+    """
     level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for start in range(0, len(stored), BLOCK_WINDOWS):
         block = stored[start : start + BLOCK_WINDOWS]
@@ -315,7 +323,8 @@ def _sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
     return BandSums(count=len(stored) * spec.n_frames, level=tuple(level.tolist()), square=tuple(square.tolist()))
 
 
-def _add(sums: list[BandSums], n_mels: int) -> BandSums:
+def add_sums(sums: list[BandSums], n_mels: int) -> BandSums:
+    """Add up the sums of a shard's train tracks, in their order, so that the rounding is always the same."""
     zero = np.zeros(n_mels)
     return BandSums(
         count=sum(part.count for part in sums),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pipeline.receipt import Receipt
 from pipeline.tree import Tree
 
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
+NOT_WRITTEN = "its bytes are not those that were written"
 
 
 class Workspace(ABC):
@@ -78,6 +80,33 @@ class Workspace(ABC):
         """Whether the bytes of a shard are those of its receipt."""
         return any(tree.size(name) == receipt.n_bytes and tree.sha256(name) == receipt.sha256
                    for tree, name in self._places(receipt))  # fmt: skip
+
+    def take(self, receipt: Receipt, tree: Tree, name: str) -> None:
+        """Keep a shard of another store as it is, and its receipt.
+
+        Parameters
+        ----------
+        receipt : Receipt
+            The shard's; its number is the one that it will have here.
+        tree : Tree
+            The other store.
+        name : str
+            The shard's file in it.
+
+        Raises
+        ------
+        ValueError
+            Where the bytes are not those of the receipt.
+        """
+        data = tree.read(name)
+        if hashlib.sha256(data).hexdigest() != receipt.sha256:
+            raise ValueError(NOT_WRITTEN)
+        self.write([data], receipt)
+
+    def forget(self) -> None:
+        """Remove the shards and receipts of an earlier run that was to make another store."""
+        for folder in map(self.root.below, ("receipts", "shards")):
+            folder.remove([name for name, _ in folder.files()])
 
     def drop(self, receipt: Receipt) -> None:
         """Remove a shard that cannot be kept."""
@@ -201,6 +230,18 @@ class Workspace(ABC):
     @abstractmethod
     def offer(self, receipt: Receipt) -> None:
         """Put a shard of the finished store where a worker looks for one of an earlier run, and its receipt."""
+
+    @abstractmethod
+    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:
+        """Give the store as it will be, to read, while it is being published.
+
+        Parameters
+        ----------
+        folder : Path
+            The folder that `publishing` gave, once it holds all of the store but its shards.
+        digests : sequence of str
+            SHA-256 of all shards, in order.
+        """
 
     @abstractmethod
     def locked(self) -> AbstractContextManager[None]:

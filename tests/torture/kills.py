@@ -57,7 +57,7 @@ PHASES = {
     "receipt": r"to_json|add \(.*ledger",
     "publish": r"publish|write_description|_sweep|coordinates",
     "write": r"encode_chunk|pack|write_whole|write \(.*workspace|_compute",
-    "statistics": r"_sum_levels",
+    "statistics": r"sum_levels",
     "mel": r"mel_windows|compiled_kernel|_judge",
     "decode": r"read_audio|source_sha256|featurise",
     "plan": r"read_catalog|make_plan",
