@@ -41,6 +41,8 @@ class Answers:
         Windows that were answered rightly, and in all.
     by_mean, by_vote : np.ndarray [shape=(n_tracks,)]
         Class of each track: of the largest mean log-probability, and of most windows.
+    of_answer, of_label : np.ndarray [shape=(n_tracks,)]
+        Probability of the class `by_mean`, and of the true one; see `song_probabilities`.
     """
 
     numbers: Classes
@@ -49,6 +51,8 @@ class Answers:
     n_windows: Classes
     by_mean: Classes
     by_vote: Classes
+    of_answer: Floats
+    of_label: Floats
 
     @property
     def window_accuracy(self) -> float:
@@ -72,14 +76,17 @@ def answer(
     progress : callable
         Called with 1 after each track.
     """
-    rows = []
+    rows, shares = [], []
     for number, windows, label in tracks(store, selection):
         if len(windows):
             found = probabilities(model, windows)
             right = int((found.argmax(axis=1) == label).sum())
-            rows.append((number, label, right, len(windows), *track_classes(found)))
+            by_mean, by_vote = track_classes(found)
+            rows.append((number, label, right, len(windows), by_mean, by_vote))
+            whole = song_probabilities(found)
+            shares.append((whole[by_mean], whole[label]))
         progress(1)
-    return Answers(*np.array(rows, np.intp).T)
+    return Answers(*np.array(rows, np.intp).T, *np.array(shares, np.float64).T)
 
 
 def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:
@@ -112,6 +119,16 @@ def track_classes(probabilities: Probabilities) -> tuple[int, int]:
     """Class of a track by the mean log-probability, and by vote; of equal votes the one with the larger mean."""
     mean, votes = track_scores(probabilities)
     return int(np.argmax(mean)), int(np.lexsort((mean, votes))[-1])
+
+
+def song_probabilities(probabilities: Probabilities) -> Floats:
+    """Probability of each class for a whole track, shape (n_classes,).
+
+    That of the windows' geometric means, made to add up to 1: the largest is that of the largest mean log-probability.
+    """
+    mean, _ = track_scores(probabilities)
+    weights = np.exp(mean - np.max(mean))
+    return np.asarray(weights / weights.sum())
 
 
 def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from model.evaluate import probabilities, track_classes, track_scores
+from model.evaluate import probabilities, song_probabilities, track_classes, track_scores
 from pipeline.audio import SILENCE_PEAK, read_header, stream_audio
 from pipeline.errors import AudioError
 from pipeline.mel import as_stored, mel_windows
@@ -59,14 +59,8 @@ class Prediction:
 
     @property
     def song_probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability of each class for the whole song, shape (n_classes,).
-
-        That of the windows' geometric means, made to add up to 1: the largest is that of the largest mean
-        log-probability.
-        """
-        mean, _ = track_scores(self.probabilities)
-        weights = np.exp(mean - np.max(mean))
-        return np.asarray(weights / weights.sum())
+        """Probability of each class for the whole song, shape (n_classes,); see `model.evaluate.song_probabilities`."""
+        return song_probabilities(self.probabilities)
 
     def top(self, n: int) -> list[tuple[str, float]]:
         """Name the most probable classes of the song, with their probabilities."""

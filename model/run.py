@@ -7,7 +7,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.files import write_whole
 from pipeline.spec import FeatureSpec
 
 History = list[dict[str, float]]
+ANSWERS = ("split", "track", "label", "answer", "probability_of_answer", "probability_of_label")
 FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # of each epoch
 
 CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # what is always there
@@ -30,8 +31,8 @@ UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, Runti
 LOCK = ".lock"
 # What a training writes, in the order in which it may be removed.
 OWN_FILES = (
-    "metrics.json", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras", ".*.part.keras",
-    ".*.part", "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
+    "metrics.json", "answers.csv", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras",
+    ".*.part.keras", ".*.part", "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
 )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ class Run:
     path : Path
         The folder. It holds config.json (what is trained, how, on what), history.csv (a row for each epoch that is
         done), model.keras and, while the training is not finished, the state after its last epoch; once it is,
-        metrics.json and pictures.
+        answers.csv, pictures and metrics.json.
     """
 
     path: Path
@@ -68,6 +69,11 @@ class Run:
     def metrics_file(self) -> Path:
         """How good the model is; the last file to be written."""
         return self.path / "metrics.json"
+
+    @property
+    def answers_file(self) -> Path:
+        """What the model answered for each track of the valid and the test part."""
+        return self.path / "answers.csv"
 
     @property
     def tensorboard(self) -> Path:
@@ -248,11 +254,8 @@ class Run:
         _save(model, self.checkpoint(done))
         _save(model, self.model_file)
         self._tell_tensorboard(history[-1])
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=FIGURES, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_whole(self.history_file, text.getvalue().encode())
+        rows = ([figures[name] for name in FIGURES] for figures in history)
+        _write_table(self.history_file, FIGURES, rows)
         self._remove_checkpoints(keep=self.checkpoint(done))
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:
@@ -268,6 +271,10 @@ class Run:
             writer.write(event.SerializeToString())
         part.replace(path)
 
+    def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
+        """Write what the model answered, a row of `ANSWERS` for each track."""
+        _write_table(self.answers_file, ANSWERS, rows)
+
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write how good the model is; the state to go on from is not needed any more."""
         write_whole(self.metrics_file, json.dumps(metrics, indent=2).encode())
@@ -277,6 +284,13 @@ class Run:
         for path in self.path.glob("checkpoint-*.keras"):
             if path != keep:
                 path.unlink()
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file so that it is whole or absent."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    write_whole(path, text.getvalue().encode())
 
 
 def _save(model: keras.Model, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.evaluate import answer, metrics
+from model.evaluate import Answers, answer, metrics
 from model.loader import windows
 from model.network import network
 from model.picture import draw_confusion, draw_history, draw_network
@@ -124,6 +124,7 @@ def train(
             "protocol": {"name": protocol.name, "words": protocol.words},
             **{name: metrics(given, labels) for name, given in answers.items()},
         }
+        run.keep_answers(row for name, given in answers.items() for row in _answered(store, labels, name, given))
         _draw(run, model, found)
         run.finish(found)
     return found
@@ -233,6 +234,14 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
         count = min(self.batch_size, self.left)
         self.left -= count
         self.watch.windows(count)
+
+
+def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
+    """Give what was answered for each track of a part, as `model.run.ANSWERS` has it."""
+    names = store.values("track")
+    shares = np.stack([answers.of_answer, answers.of_label], axis=1)
+    for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):
+        yield part, str(names[number]), labels[label], labels[answer_], *(f"{share:.6f}" for share in of)
 
 
 def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:

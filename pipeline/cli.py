@@ -37,7 +37,7 @@ from pipeline.source import audio_root, prepare
 from pipeline.tree import Tree
 
 if TYPE_CHECKING:
-    from pipeline.build import Progress
+    from pipeline.build import Progress, Summary
     from pipeline.catalog import Catalog
     from pipeline.plan import Plan
     from pipeline.receipt import Receipt
@@ -228,15 +228,26 @@ def features(
         from pipeline.store import open_store
 
         click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
+        n_workers = runner.n_workers
         with build_progress(len(plan.tracks)) as progress:
             summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=progress)
     show(summary_lines(summary, open_store(store).n_bytes))
+    note_how_fast(store, summary, n_workers)
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 
 def _beside_bar(line: str) -> None:
     """Print a line that a progress bar does not run into."""
     tqdm.tqdm.write(line, file=sys.stderr)
+
+
+def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
+    """Write beside a finished store how it was built; where that cannot be, say so, for the store is finished."""
+    from pipeline.built import write_built
+    from pipeline.store import open_store
+
+    if problem := write_built(open_store(store), summary, n_workers):
+        click.echo(problem, err=True)
 
 
 def count(n: int, what: str) -> str:

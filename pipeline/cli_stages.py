@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pipeline.cli import as_text, build_progress, count, features, is_up_to_date, next_step, show
+from pipeline.cli import as_text, build_progress, count, features, is_up_to_date, next_step, note_how_fast, show
 from pipeline.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, source_options
 from pipeline.source import prepare
 from pipeline.tree import Tree
@@ -124,6 +124,7 @@ def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
     with build_progress(len(written.plan.tracks), "finish") as progress:
         summary = finish(written, store, max_failed=max_failed, progress=progress)
     click.echo(as_text(_facts(summary))) if as_json else show(summary_lines(summary, open_store(store).n_bytes))
+    note_how_fast(store, summary, None)
     if not as_json:
         next_step("verify", store)
 

@@ -39,7 +39,8 @@ LABELS = ["blues", "disco", "metal", "pop"]
 
 def answers_of(rows: list[tuple[int, int, int, int, int]]) -> Answers:
     """Answers from (label, right, n_windows, by_mean, by_vote) of each track."""
-    return Answers(np.arange(len(rows)), *np.array(rows, np.intp).T)
+    shares = np.full(len(rows), 0.5)
+    return Answers(np.arange(len(rows)), *np.array(rows, np.intp).T, shares, shares)
 
 
 CLASSES = st.integers(0, len(LABELS) - 1)
@@ -90,7 +91,8 @@ def random_answers(n: int, seed: int = 0) -> Answers:
     true, n_windows = rng.integers(4, size=n), rng.integers(20, 60, size=n)
     right = rng.binomial(n_windows, rng.uniform(0.2, 0.9, n))
     by_mean = np.where(rng.random(n) < 0.6, true, rng.integers(4, size=n))
-    return Answers(np.arange(n), true, right, n_windows, by_mean, by_mean)
+    shares = rng.random(n)
+    return Answers(np.arange(n), true, right, n_windows, by_mean, by_mean, shares, shares)
 
 
 def test_an_interval_is_that_of_scipys_percentile_bootstrap_over_tracks() -> None:
