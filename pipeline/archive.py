@@ -13,14 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Never
+from typing import IO, Never
 
 from pipeline.errors import CallError
 from pipeline.files import files_below, naming
 from pipeline.tree import DiskTree
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store as ZarrStore
 
 LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold, for files that are to have none
@@ -168,13 +165,6 @@ class ZipTree:
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have an error of the disk say where it was."""
         return naming(self.path / name)
-
-    def for_zarr(self) -> ZarrStore:
-        """Give zarr's store of an archive."""
-        from zarr.storage import ZipStore  # noqa: PLC0415  (slow to import)
-
-        self._archive.place(f"{self.prefix}zarr.json")  # what is no archive is refused here, with a sentence
-        return ZipStore(self.path, mode="r")
 
 
 def pack_folder(folder: Path, path: Path) -> None:

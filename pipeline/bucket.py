@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -23,9 +23,6 @@ from obstore import exceptions
 
 from pipeline.errors import CallError, StorageError
 from pipeline.service import head, open_service, told
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store as ZarrStore
 
 AHEAD = 4  # files that are fetched while one is worked on: a request waits longer than a track takes to be computed
 BLOCK = 1 << 20  # bytes of a file that are read at a time, where not all of it is wanted
@@ -281,12 +278,6 @@ class BucketTree:
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have what the service refuses in a block be a sentence."""
         return told(f"{self.url}/{name}")
-
-    def for_zarr(self) -> ZarrStore:
-        """Give a store of zarr's own that reads through the same client."""
-        from zarr.storage import ObjectStore  # noqa: PLC0415  (slow to import)
-
-        return ObjectStore(self._client(), read_only=True)
 
 
 def _version(facts: Mapping[str, Any]) -> Version:

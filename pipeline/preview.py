@@ -6,18 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
-
-from zarr.storage import WrapperStore
+from typing import IO, NoReturn, Self
 
 from pipeline.chunk import SHARDS, shard_name
 from pipeline.errors import CallError
 from pipeline.tree import DiskTree, Tree
-
-if TYPE_CHECKING:
-    from zarr.abc.store import ByteRequest
-    from zarr.abc.store import Store as ZarrStore
-    from zarr.core.buffer import Buffer, BufferPrototype
 
 Place = Callable[[int], tuple[Tree, str]]
 
@@ -153,25 +146,3 @@ class Preview:
 
     def _refuse(self, name: str) -> NoReturn:
         raise CallError(f"{self.target} has not appeared yet and can only be read; {name} cannot be changed in it")
-
-    def for_zarr(self) -> ZarrStore:
-        """Give a store of zarr's, to read."""
-        return _Overlay(self)
-
-
-class _Overlay(WrapperStore[Any]):
-    """The folder as zarr reads it, with the shards from elsewhere."""
-
-    def __init__(self, preview: Preview, store: Any = None) -> None:
-        super().__init__(store or preview.described.for_zarr())
-        self.preview = preview
-
-    def _with_store(self, store: Any) -> _Overlay:
-        return _Overlay(self.preview, store)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read a file, or a part of it."""
-        tree, name = self.preview.located(key)
-        store = self._store if tree is self.preview.described else tree.for_zarr()
-        found: Buffer | None = await store.get(name, prototype, byte_range)
-        return found

@@ -63,6 +63,7 @@ def write_report(
     built: Built | None = None,
     *,
     pictures: str = "",
+    name: str = "",
 ) -> list[Path]:
     """Write a page about a store, and its pictures.
 
@@ -80,6 +81,8 @@ def write_report(
         How the store was built, where that is known.
     pictures : str
         Folder in `folder` for the pictures; by default they lie beside the page, which holds them all itself.
+    name : str
+        What the page calls the store, by default the last part of where it lies.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def write_report(
     training = None if run is None else read_run(run)
     drawn = _Pictures(folder / pictures)
     view = {
-        "name": store.tree.name or "store",
+        "name": name or store.tree.name or "store",
         "found": found,
         "facts": found.facts,
         "faults": found.faults(),

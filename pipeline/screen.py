@@ -168,6 +168,17 @@ def _span(values: Sequence[float]) -> str:
     return f"{min(values):.1f} to {max(values):.1f}"
 
 
+def share_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Say what was shared."""
+    made = f"{facts['tracks']} tracks, {size(facts['bytes'])}, in {duration(facts['seconds'])}"
+    lines = [f"shared {facts['store']} as {facts['share']}: {made}", f"  uuid      {facts['uuid']}"]
+    if facts["sha256"]:
+        lines.append(f"  sha256    {facts['sha256']}, also in {facts['share']}.sha256")
+    if not facts["published"]:
+        lines.append("  no date of publication is stated; say it with --published, for those who cite it")
+    return lines
+
+
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Say what a verification found."""
     lines = [f"{verdict.n_tracks} tracks read back: checksums, statuses and statistics compared"]

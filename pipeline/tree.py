@@ -9,13 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, Protocol, Self
 
 from pipeline.errors import CallError
 from pipeline.files import files_below, naming, sha256_of, write_whole
-
-if TYPE_CHECKING:
-    from zarr.abc.store import Store as ZarrStore
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
@@ -110,10 +107,6 @@ class Tree(Protocol):
 
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have what goes wrong with a file in a block be a sentence."""
-        ...
-
-    def for_zarr(self) -> ZarrStore:
-        """Give a store of zarr's, to read."""
         ...
 
 
@@ -265,12 +258,6 @@ class DiskTree:
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have an error of the disk say where it was."""
         return naming(self.path / name)
-
-    def for_zarr(self) -> ZarrStore:
-        """Give zarr's store of a folder."""
-        from zarr.storage import LocalStore  # noqa: PLC0415  (slow to import)
-
-        return LocalStore(self.path, read_only=True)
 
 
 def source_sha256(root: Tree, name: str) -> str:

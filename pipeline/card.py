@@ -1,0 +1,224 @@
+"""What a person reads first of a shared store: its card, in Markdown; and its tracks as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jinja2
+
+from pipeline.layout import CHUNK_VALUES, COORDINATES
+from pipeline.store import Store
+
+LISTED = 20  # tracks that are not ok and that the card names; tracks.csv has them all
+WHOLE = {"n_windows"}  # columns of whole numbers
+
+# Licences that Hugging Face knows by name, of those that datasets of music have.
+HUB_LICENCES: Final = frozenset(
+    f"{name}-{version}"
+    for name in ("cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd")
+    for version in ("2.0", "2.5", "3.0", "4.0")
+) | {"cc0-1.0", "odc-by", "odbl", "pddl", "mit", "apache-2.0"}
+HUB_SIZES: Final = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", math.inf))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What a card says beyond what the store itself does.
+
+    Parameters
+    ----------
+    name : str
+        Name of the shared file or folder.
+    faults : sequence of str
+        What is known to be wrong with the tracks.
+    derived : sequence of str
+        How the store was made from another one.
+    for_hub : bool
+        Whether the card begins as Hugging Face wants it.
+    has_audio : bool
+        Whether the audio is shared too.
+    picture : str
+        Path of a picture of some tracks, or nothing.
+    published : str
+        Date of publication, or nothing.
+    """
+
+    name: str
+    faults: Sequence[str] = ()
+    derived: Sequence[str] = ()
+    for_hub: bool = False
+    has_audio: bool = False
+    picture: str = ""
+    published: str = ""
+
+
+def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
+    """Write the card of a shared store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    facts : mapping of str to value
+        Its description, of `pipeline.describe`.
+    about : About
+        What else is to be said.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
+    )  # fmt: skip
+    environment.filters |= {"md": escape, "bib": _for_bibtex}
+    along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
+    is_zip = about.name.endswith(".zip")
+    return environment.get_template("card.md").render(
+        title=facts["title"],
+        name=about.name,
+        description=description(facts),
+        citation=citation(facts, about.published),
+        key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts['uuid'][:8]}",
+        picture=about.picture,
+        opening=_opening(store, about.name, is_zip=is_zip),
+        is_zip=is_zip,
+        along_track=", ".join(f"`{name}`" for name in along_track),
+        spec=store.spec,
+        n_frames=store.spec.n_frames,
+        layout=_layout(store),
+        counts="\n".join(markdown_table(*_counts(facts["tracks"]))),
+        split=", ".join(f"{name} {value}" for name, value in facts["split"].items()),
+        versions=", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
+        origin=facts["origin"],
+        derived=about.derived,
+        faults=about.faults,
+        troubled="\n".join(_troubled(facts["troubled"])),
+        licence=facts["licence"],
+        has_audio=about.has_audio,
+        uuid=facts["uuid"],
+        published=about.published,
+        hub=_hub(facts) if about.for_hub else None,
+    )
+
+
+def description(facts: Mapping[str, Any]) -> str:
+    """Say in a sentence what a dataset is."""
+    n_labels, dims = len({row["label"] for row in facts["tracks"]}), facts["dims"]
+    return (
+        f"Mel spectrograms of {dims['track']} tracks of {n_labels} labels: of each track {dims['window']} windows of "
+        f"{dims['frame']} frames and {dims['band']} bands; {facts['valid_windows']} valid windows in all, in Zarr."
+    )
+
+
+def citation(facts: Mapping[str, Any], published: str) -> str:
+    """Say how a dataset is cited."""
+    year = f" ({published[:4]})" if published else ""
+    origin = f" Made from: {facts['origin'].rstrip('.')}." if facts["origin"] else ""
+    return f"{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
+
+
+def _opening(store: Store, name: str, *, is_zip: bool) -> str:
+    track = str(store.values("track", slice(0, 1))[0])
+    where = f'ZipStore("{name}", mode="r")' if is_zip else f'"{name}"'
+    return "\n".join(
+        [
+            "import xarray as xr",
+            *(["from zarr.storage import ZipStore"] if is_zip else []),
+            f"dataset = xr.open_zarr({where}, chunks=None)",
+            'train = dataset.sel(track=dataset.split == "train")',
+            f"windows = dataset.mel.sel(track={track!r}).values  # {store.spec.shape}",
+        ]
+    )
+
+
+def _layout(store: Store) -> str:
+    if store.mel.shards is None:
+        return "one chunk a track, each a file of its own, so that any web server can serve it"
+    return f"one chunk a track, {store.tracks_per_shard} tracks a file (a shard), of which readers fetch what they need"
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Tracks of each label by split and by status, and of all."""
+    orders = {"split": ("train", "valid", "test", "unused"), "status": ("ok", "short", "silent", "failed")}
+    columns = [(kind, value) for kind, order in orders.items() for value in order
+               if any(row[kind] == value for row in rows)]  # fmt: skip
+
+    def count(label: str | None, kind: str, value: str) -> int:
+        return sum(row["tracks"] for row in rows if row[kind] == value and label in {None, row["label"]})
+
+    def line(name: str, label: str | None) -> list[object]:
+        total = sum(row["tracks"] for row in rows if label in {None, row["label"]})
+        return [name, total, *(count(label, kind, value) for kind, value in columns)]
+
+    labels = sorted({row["label"] for row in rows})
+    return ["label", "tracks", *(value for _, value in columns)], [*(line(x, x) for x in labels), line("all", None)]
+
+
+def _troubled(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from markdown_table(["file", "status", "what is wrong"], [list(row.values()) for row in rows[:LISTED]])
+    if len(rows) > LISTED:
+        yield f"\n… and {len(rows) - LISTED} more, in [tracks.csv](tracks.csv)."
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Lay out a table in Markdown: numbers to the right."""
+    numeric = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(head))]
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---:' if number else '---' for number in numeric)}|"
+    for row in rows:
+        yield f"| {' | '.join(escape(str(cell)) for cell in row)} |"
+
+
+def escape(text: str) -> str:
+    """Have text of others be text in Markdown: no markup, no HTML, no line break, nothing that steers a terminal."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _for_bibtex(text: str) -> str:
+    """Have text of others be a value in BibTeX, in a block of code."""
+    return "".join(char if char.isprintable() and char not in "{}`\\" else " " for char in text)
+
+
+def _hub(facts: Mapping[str, Any]) -> dict[str, str]:
+    licence = facts["licence"].lower().strip()
+    n_tracks = facts["dims"]["track"]
+    return {
+        "licence": licence if licence in HUB_LICENCES else "other",
+        "size": next(name for name, bound in HUB_SIZES if n_tracks < bound),
+    }
+
+
+def columns() -> dict[str, tuple[type, str]]:
+    """Columns of tracks.csv: of what type their values are, and what they say."""
+    return {
+        name: (_kind(name, attributes), attributes["long_name"])
+        for name, (dims, attributes) in COORDINATES.items()
+        if dims == ("track",)
+    }
+
+
+def _kind(name: str, attributes: Mapping[str, str]) -> type:
+    if name in WHOLE:
+        return int
+    return float if "units" in attributes or name in {"source_channels", "peak", "clipped"} else str
+
+
+def tracks_csv(store: Store) -> Iterator[bytes]:
+    """Write the coordinates of all tracks as CSV, some tracks at a time; what is unknown is empty."""
+    names = list(columns())
+    yield _csv([names])
+    for start in range(0, store.n_tracks, CHUNK_VALUES):
+        values = [store.values(name, slice(start, start + CHUNK_VALUES)).tolist() for name in names]
+        yield _csv([["" if cell != cell else cell for cell in row] for row in zip(*values, strict=True)])  # noqa: PLR0124  (NaN)
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
