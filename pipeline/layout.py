@@ -18,7 +18,7 @@ import zarr
 import zarr.storage
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.chunk import COMPRESSOR, LEVEL, SHARDS, shard_name
+from pipeline.chunk import COMPRESSORS, SHARDS, shard_name
 from pipeline.files import files_below, sha256_of, sync
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import TEXT
@@ -89,6 +89,7 @@ def create_mel(
     sharded : bool
         Whether there are shards; else each chunk is a file of its own.
     """
+    name, level = COMPRESSORS[spec.dtype]
     return zarr.create_array(
         store,
         name="mel",
@@ -96,7 +97,7 @@ def create_mel(
         chunks=(1, *spec.shape),
         shards=(tracks_per_shard, *spec.shape) if sharded else None,
         dtype=spec.dtype,
-        compressors=[BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="shuffle"), Crc32cCodec()],
+        compressors=[BloscCodec(cname=name, clevel=level, shuffle="shuffle"), Crc32cCodec()],
         fill_value=float("nan"),
         dimension_names=MEL_DIMS,
         attributes={

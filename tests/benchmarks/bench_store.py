@@ -26,13 +26,14 @@ import zarr
 from suite import Result, Table, json_option
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from pipeline.chunk import COMPRESSOR, LEVEL, decode_chunk, encode_chunk, index_bytes, pack, read_index
+from pipeline.chunk import COMPRESSORS, decode_chunk, encode_chunk, index_bytes, pack, read_index
 from pipeline.files import tree_bytes
 from pipeline.mel import level_db
 from pipeline.store import open_store
 
 TRACKS = 64
 DEFAULT_SHARD = 16
+COMPRESSOR, LEVEL = COMPRESSORS["float32"]
 OWN = f"blosc {COMPRESSOR} {LEVEL}, shuffle: melzarr's"
 
 CODECS: dict[str, list[Any]] = {
