@@ -2,18 +2,115 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import as_text, build_progress, main, next_step, show
+from pipeline.cli import as_text, beside_bar, build_progress, count, main, next_step, progress_bar, show
 from pipeline.errors import BuildError, CallError
-from pipeline.options import AS_JSON, FORCE, Address
+from pipeline.options import (
+    AS_JSON,
+    CLUSTER,
+    DATASETS,
+    FORCE,
+    GROUP,
+    MAX_FAILED,
+    MEMORY,
+    SOURCE,
+    STORE,
+    WALLTIME,
+    WORKERS_ANYWHERE,
+    Address,
+)
 from pipeline.tree import Tree
 
 if TYPE_CHECKING:
+    from pipeline.append import Addition
     from pipeline.build import Summary
     from pipeline.store import Store
+
+
+@main.command()
+@STORE
+@SOURCE
+@CLUSTER
+@WORKERS_ANYWHERE
+@MEMORY
+@WALLTIME
+@MAX_FAILED
+@GROUP
+@DATASETS
+@AS_JSON
+def append(
+    store: Tree,
+    source: str,
+    cluster: str,
+    workers: int | None,
+    memory: int | None,
+    walltime: float | None,
+    max_failed: float | None,
+    group_column: str,
+    datasets: Path,
+    as_json: bool,
+) -> None:
+    """Add to STORE the tracks of SOURCE that it lacks.
+
+    They become what the tracks of STORE are, and come after them; each track that was there stays in its split. New
+    ones are split as SOURCE's manifest says, in its column split, or else by STORE's own rule, so that a group is
+    never separated. Tracks that STORE has of the same files are passed over: give a folder that has grown.
+
+    STORE is the old one until the new one is complete. An append that was stopped goes on when it is run again.
+
+    \b
+      melzarr append music.zarr ~/Music/genres
+      melzarr append music.zarr new.csv --group album --cluster slurm --workers 20
+    """
+    from pipeline.append import addition, clean, is_built, open_growing, shares_of
+    from pipeline.append import append as append_tracks
+    from pipeline.changes import count_tracks
+    from pipeline.merge import differing
+    from pipeline.source import read_source
+
+    opened = open_growing(store)
+    catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
+    with progress_bar(len(catalog.tracks), "compare") as bar:
+        added = addition(opened, catalog, bar.update)
+    kept = count_tracks(f"kept as they are, though {source} gives another label, path, group or split", added.differing)
+    n_new = len(added.catalog.tracks)
+    if not n_new:
+        clean(opened)
+        facts = {"store": str(store), "new": 0, "there": added.n_there}
+        click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
+        return
+    different = differing([opened.attributes["versions"], added.plan.versions])
+    if not as_json:
+        show([*kept, *(f"computed by different versions: {line}" for line in different)])
+        click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
+    if not is_built(added):
+        _build_new(added, cluster, workers, memory, walltime, max_failed, as_json)
+    with build_progress(opened.n_tracks + n_new, "append") as progress:
+        summary = append_tracks(added, progress)
+    _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
+
+
+def _build_new(
+    added: Addition, cluster: str, workers: int | None, memory: int | None, walltime: float | None,
+    max_failed: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compute the new tracks."""
+    from pipeline.append import build_new
+    from pipeline.cluster import connect
+    from pipeline.screen import summary_lines
+    from pipeline.store import open_store
+
+    with connect(cluster, workers, added.plan.worker_bytes, memory=memory, walltime=walltime, say=beside_bar) as runner:
+        n_workers, dashboard = count(runner.n_workers, "worker"), runner.dashboard
+        click.echo(f"{n_workers}{dashboard and f'; dashboard at {dashboard}'}", err=as_json)
+        with build_progress(len(added.catalog.tracks)) as progress:
+            summary = build_new(added, runner, max_failed=max_failed, progress=progress)
+    if not as_json:
+        show(summary_lines(summary, open_store(added.beside).n_bytes))
 
 
 @main.command()
