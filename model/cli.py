@@ -15,6 +15,7 @@ import tqdm
 
 from model.backend import load_tensorflow
 from pipeline.cli import as_text, main, next_step, progress_bar, show
+from pipeline.cli_derive import append, merge  # noqa: F401  (they make themselves known)
 from pipeline.cli_report import report  # noqa: F401  (it makes itself known)
 from pipeline.cli_share import share  # noqa: F401  (likewise)
 from pipeline.cli_stages import finish_stage, init_stage, part_stage  # noqa: F401  (they make themselves known)

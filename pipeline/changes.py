@@ -56,20 +56,23 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
     after = {track.id: tuple(getattr(track, field) for field in fields) for track in plan.tracks}
     both = [name for name in after if name in before]
     digests = dict(zip(before, store.values("source_sha256").tolist(), strict=True))
-    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
+    with ThreadPoolExecutor(
+        max(catalog.root.readers, os.cpu_count() or 1)
+    ) as pool:  # hashing releases the interpreter
         now = {}
         for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root, after[n][2]), both), strict=True):
             progress(1)
             now[name] = digest
     return [
-        *_count("new", after.keys() - before.keys()),
-        *_count("gone", before.keys() - after.keys()),
-        *_count("now with another label, path, group or split", {n for n in both if before[n] != after[n]}),
-        *_count("changed in the bytes of their files", {n for n in both if now[n] != digests[n]}),
+        *count_tracks("new", after.keys() - before.keys()),
+        *count_tracks("gone", before.keys() - after.keys()),
+        *count_tracks("now with another label, path, group or split", {n for n in both if before[n] != after[n]}),
+        *count_tracks("changed in the bytes of their files", {n for n in both if now[n] != digests[n]}),
     ]
 
 
-def _count(what: str, names: Iterable[str]) -> list[str]:
+def count_tracks(what: str, names: Iterable[str]) -> list[str]:
+    """Name the first of some tracks and say how many more there are; nothing where there are none."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
     return [f"tracks {what}: {', '.join(ordered[:3])}{more}"] if ordered else []

@@ -222,7 +222,7 @@ def features(
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
         click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
-    with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=_beside_bar) as runner:
+    with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=beside_bar) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
         from pipeline.store import open_store
@@ -236,7 +236,7 @@ def features(
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 
-def _beside_bar(line: str) -> None:
+def beside_bar(line: str) -> None:
     """Print a line that a progress bar does not run into."""
     tqdm.tqdm.write(line, file=sys.stderr)
 

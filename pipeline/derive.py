@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import time
 from collections import deque
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from pipeline.build import Progress, Summary, summarise
 from pipeline.catalog import refuse_separated_groups
 from pipeline.chunk import compressed, decode_chunk, encode_chunk, pack, shard_name
-from pipeline.errors import CallError, CatalogError, SpecError, StorageError, StoreError
+from pipeline.errors import BuildError, CallError, CatalogError, SpecError, StorageError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.mel import level_db
 from pipeline.plan import Plan, Shard, as_json, make_plan
@@ -129,6 +130,7 @@ def derive(
     workspace = open_workspace(target)
     with workspace.locked():
         workspace.refuse_occupied(replace)
+        _refuse_replaced(parts)
         _begin(workspace, plan, parts)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             for receipt in _bounded(lambda job: _make(job, plan, workspace), _jobs(plan, parts), _threads(plan, parts)):
@@ -151,7 +153,7 @@ def _plan(
     first = parts[0].store
     for part in parts:
         _require_spec(first, part.store, spec)
-    tracks = _tracks(parts)
+    tracks = tracks_of(parts)
     _refuse_duplicates(tracks, parts)
     refuse_separated_groups(tracks)
     if tracks_per_shard is None and first.is_sharded:
@@ -173,7 +175,7 @@ def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
         raise SpecError(f"{other.tree} has {named}, of which {asked} cannot be made; compute it from the audio")
 
 
-def _tracks(parts: Sequence[Part]) -> Tracks:
+def tracks_of(parts: Sequence[Part]) -> Tracks:
     """Tracks of all parts, one after the other, in columns."""
     columns = {}
     for field in FIELDS:
@@ -194,6 +196,17 @@ def _refuse_duplicates(tracks: Tracks, parts: Sequence[Part]) -> None:
             f"{str(ids[order[place]])!r} is the id of a track of {first.tree} and of one of {second.tree}; leave one "
             f"of them out"
         )
+
+
+def _refuse_replaced(parts: Sequence[Part]) -> None:
+    """Refuse a store that became another one after it was opened, as by an append that ran at the same time."""
+    for part in parts:
+        try:
+            now = json.loads(part.store.tree.read("zarr.json"))["attributes"]["uuid"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            now = ""
+        if now != part.store.attributes["uuid"]:
+            raise BuildError(f"{part.store.tree} was replaced or removed while it was read; run the same command again")
 
 
 def _begin(workspace: Workspace, plan: Plan, parts: Sequence[Part]) -> None:

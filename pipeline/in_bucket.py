@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from urllib.parse import urlsplit
 from pipeline.bucket import BucketTree
 from pipeline.chunk import shard_name
 from pipeline.errors import BuildError, CallError
-from pipeline.files import files_below
 from pipeline.lease import Lease
 from pipeline.preview import Preview
 from pipeline.receipt import Receipt
@@ -21,6 +21,7 @@ from pipeline.workspace import PUBLISHED, Workspace
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
 BEGUN = "publishing"
+DESCRIBED = "described"  # folder of what describes the store that takes another one's place, and a file beside it
 
 
 class BucketWorkspace(Workspace):
@@ -78,23 +79,60 @@ class BucketWorkspace(Workspace):
             yield folder  # before anything is changed, for it can fail
             self._lease.require()
             self.refuse_occupied(replace)
-            self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
             if replace:
-                self.target.remove([METADATA])
-            self.settle(digests, sizes)
-            self._lease.require()
-            expected = set(map(shard_name, range(len(digests))))
-            self.target.remove([name for name, _ in self.target.files() if name not in expected])
-            names = [name for name, _ in files_below(folder) if name != METADATA]
-            with ThreadPoolExecutor(self.target.readers) as pool:
-                for _ in pool.map(lambda name: self._upload(folder, name), names):
-                    pass
-            self._lease.require()
-            self._appear((folder / METADATA).read_bytes())
+                self._keep_description(DiskTree(folder), digests, sizes)
+            self._put(DiskTree(folder), digests, sizes, replace)
 
-    def _upload(self, folder: Path, name: str) -> None:
-        self._require_hold()
-        self.target.write(name, (folder / name).read_bytes())
+    def _put(self, described: Tree, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> None:
+        """Have the store be where it belongs, and nothing else there."""
+        self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
+        if replace:
+            self.target.remove([METADATA])
+        self.settle(digests, sizes)
+        self._lease.require()
+        expected = set(map(shard_name, range(len(digests))))
+        self.target.remove([name for name, _ in self.target.files() if name not in expected])
+        self._copy(described, self.target, without=METADATA)
+        self._lease.require()
+        self._appear(described.read(METADATA))
+
+    def _copy(self, source: Tree, tree: Tree, without: str = "") -> None:
+        """Copy all files but one, none of which is large."""
+
+        def copy(name: str) -> None:
+            self._require_hold()
+            tree.write(name, source.read(name))
+
+        with ThreadPoolExecutor(tree.readers) as pool:
+            for _ in pool.map(copy, [name for name, _ in source.files() if name != without]):
+                pass
+
+    def _keep_description(self, described: Tree, digests: Sequence[str], sizes: Sequence[int]) -> None:
+        """Keep what a store is described by: between the one that is replaced and the new one there is none to read."""
+        kept = self.root.below(DESCRIBED)
+        self.root.remove([f"{DESCRIBED}.json"])
+        kept.remove([name for name, _ in kept.files()])
+        self._copy(described, kept)
+        facts = {"digests": list(digests), "sizes": list(sizes)}
+        self.root.write(f"{DESCRIBED}.json", json.dumps(facts).encode())
+
+    def recover(self) -> None:
+        """Let the store appear that was taking another one's place, where all of it is there."""
+        if self.target.size(METADATA) is not None or self.root.size(f"{DESCRIBED}.json") is None:
+            return
+        with self.locked():
+            try:
+                facts = json.loads(self.root.read(f"{DESCRIBED}.json"))
+            except FileNotFoundError:  # somebody else has done it since
+                return
+            if not self.missing(facts["digests"], facts["sizes"]):
+                self._put(self.root.below(DESCRIBED), facts["digests"], facts["sizes"], replace=False)
+                self.root.write(PUBLISHED)
+                self.discard()
+
+    def _remove_target(self) -> None:
+        self.target.remove([METADATA])
+        self.target.remove(name for name, _ in list(self.target.files()))
 
     def _require_hold(self) -> None:
         """See that nobody has taken over since this process was last heard of."""

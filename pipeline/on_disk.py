@@ -22,6 +22,8 @@ from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
 from pipeline.workspace import NOT_WRITTEN, Workspace
 
+ASIDE = "replaced"  # folder of a store whose place another one takes
+
 
 class DiskWorkspace(Workspace):
     """A workspace in a folder; ``store/`` in it becomes the store. ``owner.json`` says by whom it was last held."""
@@ -99,7 +101,7 @@ class DiskWorkspace(Workspace):
     def _clear_spent(self) -> None:
         """Forget a build that has been published, so that none of it is taken for the work of the next one."""
         if self.is_spent:
-            for name in ("shards", "store", "receipts", "replaced"):
+            for name in ("shards", "store", "receipts", ASIDE):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             self.root.remove(["published"])
 
@@ -120,6 +122,19 @@ class DiskWorkspace(Workspace):
             _exchange(store, target)
         else:
             store.rename(target)
+
+    def _remove_target(self) -> None:
+        target, aside = _folder(self.target), self.folder / ASIDE
+        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            target.rename(aside)
+
+    def recover(self) -> None:
+        """Put back what was put aside where a system exchanges folders in two steps."""
+        if not self.target.exists() and (self.folder / ASIDE).exists():
+            with self.locked():
+                if not self.target.exists() and (self.folder / ASIDE).exists():
+                    (self.folder / ASIDE).rename(_folder(self.target))
 
     def discard(self) -> None:
         """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
@@ -172,7 +187,7 @@ def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:
 def _exchange(first: Path, second: Path) -> None:
     """Exchange two folders in one step where the system can, else in two."""
     if not _renamed_by_exchange(first, second):
-        aside = first.with_name("replaced")
+        aside = first.with_name(ASIDE)
         shutil.rmtree(aside, ignore_errors=True)  # left where a build was killed between the two steps
         second.rename(aside)
         first.rename(second)

@@ -45,7 +45,14 @@ class Guarded(click.Command):
             remedy = REMEDIES.get(error.errno or 0, "mend that")
             sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
-            goes_on = str(ctx.info_name).partition(" ")[0] in {"fetch", "features", "train", "reproduce"}
+            goes_on = str(ctx.info_name).partition(" ")[0] in {
+                "fetch",
+                "features",
+                "append",
+                "merge",
+                "train",
+                "reproduce",
+            }
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"

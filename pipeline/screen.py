@@ -62,14 +62,26 @@ def summary_lines(summary: Summary, store_bytes: int) -> list[str]:
     return [made, *_work_lines(summary, summary.shape[0])]
 
 
+def derived_lines(summary: Summary, store_bytes: int) -> list[str]:
+    """Say what was made of the tracks of other stores."""
+    made = f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(summary.seconds['wall'])}"
+    packed = summary.shape[0] - summary.n_reused
+    rest = f", {packed} were packed anew from their chunks" if packed else ""
+    return [made, _status_line(summary), f"  {summary.n_reused} tracks lie in shards that were kept as they are{rest}"]
+
+
 def part_lines(summary: Summary, n_tracks: int) -> list[str]:
     """Say what was made of a part of so many tracks."""
     return [f"{n_tracks} tracks made, in {duration(summary.seconds['wall'])}", *_work_lines(summary, n_tracks)]
 
 
-def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
+def _status_line(summary: Summary) -> str:
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items(), key=lambda x: -x[1]))
-    lines, seconds = [f"  tracks: {statuses}"], summary.seconds
+    return f"  tracks: {statuses}"
+
+
+def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
+    lines, seconds = [_status_line(summary)], summary.seconds
     made = n_tracks - summary.n_reused
     fetched = ["fetch"] if seconds.get("fetch", 0) > 0.001 * made else []  # a disk gives files as they lie there
     steps = [*fetched, "decode", "mel", "write"]

@@ -101,6 +101,12 @@ class Tracks(Sequence[Track]):
         """Return these tracks with other values of one field."""
         return Tracks({**self._columns, name: np.asarray(values, TEXT)})
 
+    def take(self, numbers: npt.NDArray[np.intp]) -> Tracks:
+        """Return some of these tracks, by their numbers."""
+        taken = {name: values[numbers] for name, values in self._columns.items() if name != "group"}
+        same = self._columns["group"] is self._columns["id"]
+        return Tracks({"group": taken["id"] if same else self._columns["group"][numbers], **taken})
+
     def rows(self, *names: str) -> Iterator[tuple[str, ...]]:
         """Values of some fields, track by track."""
         for start in range(0, len(self), BLOCK):

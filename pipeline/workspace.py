@@ -15,6 +15,7 @@ from pipeline.receipt import Receipt
 from pipeline.tree import Tree
 
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
+REMOVING = "removing"  # file that says that the store is on its way out
 NOT_WRITTEN = "its bytes are not those that were written"
 
 
@@ -205,10 +206,26 @@ class Workspace(ABC):
         first : Receipt, optional
             Of the finished store's first shard: a workspace that has the same is what is left of that store.
         """
+        if self.root.size(REMOVING) is not None:
+            self.remove_store()
         earlier = self.read_receipt(0)
         if self.is_spent or (first and earlier and (first.key, first.sha256) == (earlier.key, earlier.sha256)):
             with self.locked():
                 self.discard()
+
+    def remove_store(self) -> None:
+        """Remove the finished store; a kill leaves it as it was, or what `tidy` removes."""
+        with self.locked():
+            self.root.write(REMOVING)
+            self._remove_target()
+            self.discard()
+
+    @abstractmethod
+    def _remove_target(self) -> None: ...
+
+    @abstractmethod
+    def recover(self) -> None:
+        """See that a store is there, after a kill in the last step of one that was to take its place."""
 
     @property
     def is_spent(self) -> bool:

@@ -247,13 +247,13 @@ def test_a_store_that_appears_in_the_last_moment_is_not_written_over(
     remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = bucket.below("s.zarr")
-    original = BucketWorkspace._upload
+    original = BucketWorkspace._copy
 
-    def overtaken(self: BucketWorkspace, folder: Path, name: str) -> None:
-        original(self, folder, name)
+    def overtaken(self: BucketWorkspace, *arguments: object, **options: object) -> None:
+        original(self, *arguments, **options)
         target.write("zarr.json", b"{}")
 
-    monkeypatch.setattr(BucketWorkspace, "_upload", overtaken)
+    monkeypatch.setattr(BucketWorkspace, "_copy", overtaken)
     with pytest.raises(BuildError, match="has appeared meanwhile"):
         run(remote_music, target)
     assert target.read("zarr.json") == b"{}"

@@ -1,0 +1,197 @@
+"""The commands that make stores of stores: one that grows, and several that become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import as_text, beside_bar, build_progress, count, main, next_step, progress_bar, show
+from pipeline.errors import BuildError, CallError
+from pipeline.options import (
+    AS_JSON,
+    CLUSTER,
+    DATASETS,
+    FORCE,
+    GROUP,
+    MAX_FAILED,
+    MEMORY,
+    SOURCE,
+    STORE,
+    WALLTIME,
+    WORKERS_ANYWHERE,
+    Address,
+)
+from pipeline.tree import Tree
+
+if TYPE_CHECKING:
+    from pipeline.append import Addition
+    from pipeline.build import Summary
+    from pipeline.store import Store
+
+
+@main.command()
+@STORE
+@SOURCE
+@CLUSTER
+@WORKERS_ANYWHERE
+@MEMORY
+@WALLTIME
+@MAX_FAILED
+@GROUP
+@DATASETS
+@AS_JSON
+def append(
+    store: Tree,
+    source: str,
+    cluster: str,
+    workers: int | None,
+    memory: int | None,
+    walltime: float | None,
+    max_failed: float | None,
+    group_column: str,
+    datasets: Path,
+    as_json: bool,
+) -> None:
+    """Add to STORE the tracks of SOURCE that it lacks.
+
+    They become what the tracks of STORE are, and come after them; each track that was there stays in its split. New
+    ones are split as SOURCE's manifest says, in its column split, or else by STORE's own rule, so that a group is
+    never separated. Tracks that STORE has of the same files are passed over: give a folder that has grown.
+
+    STORE is the old one until the new one is complete. An append that was stopped goes on when it is run again.
+
+    \b
+      melzarr append music.zarr ~/Music/genres
+      melzarr append music.zarr new.csv --group album --cluster slurm --workers 20
+    """
+    from pipeline.append import addition, clean, is_built, open_growing, shares_of
+    from pipeline.append import append as append_tracks
+    from pipeline.changes import count_tracks
+    from pipeline.merge import differing
+    from pipeline.source import read_source
+
+    opened = open_growing(store)
+    catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
+    with progress_bar(len(catalog.tracks), "compare") as bar:
+        added = addition(opened, catalog, bar.update)
+    kept = count_tracks(f"kept as they are, though {source} gives another label, path, group or split", added.differing)
+    n_new = len(added.catalog.tracks)
+    if not n_new:
+        clean(opened)
+        facts = {"store": str(store), "new": 0, "there": added.n_there}
+        click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
+        return
+    different = differing([opened.attributes["versions"], added.plan.versions])
+    if not as_json:
+        show([*kept, *(f"computed by different versions: {line}" for line in different)])
+        click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
+    if not is_built(added):
+        _build_new(added, cluster, workers, memory, walltime, max_failed, as_json)
+    with build_progress(opened.n_tracks + n_new, "append") as progress:
+        summary = append_tracks(added, progress)
+    _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
+
+
+def _build_new(
+    added: Addition, cluster: str, workers: int | None, memory: int | None, walltime: float | None,
+    max_failed: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compute the new tracks."""
+    from pipeline.append import build_new
+    from pipeline.cluster import connect
+    from pipeline.screen import summary_lines
+    from pipeline.store import open_store
+
+    with connect(cluster, workers, added.plan.worker_bytes, memory=memory, walltime=walltime, say=beside_bar) as runner:
+        n_workers, dashboard = count(runner.n_workers, "worker"), runner.dashboard
+        click.echo(f"{n_workers}{dashboard and f'; dashboard at {dashboard}'}", err=as_json)
+        with build_progress(len(added.catalog.tracks)) as progress:
+            summary = build_new(added, runner, max_failed=max_failed, progress=progress)
+    if not as_json:
+        show(summary_lines(summary, open_store(added.beside).n_bytes))
+
+
+@main.command()
+@click.argument("stores", nargs=-1, required=True, type=Address(), metavar="STORE STORE…")
+@click.argument("out", type=Address())
+@FORCE
+@AS_JSON
+def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> None:
+    """Join STOREs of one spec into OUT: their tracks in this order, nothing computed again.
+
+    Shards are kept as they are where the tracks before them fill whole shards, so that OUT takes no room of its own
+    for them on the same disk; the others are packed anew. Each track stays in its split, and the statistics are those
+    of all train tracks. A merge that was stopped goes on when it is run again.
+
+    \b
+      melzarr merge jazz.zarr rock.zarr music.zarr
+      melzarr merge s3://music/a.zarr s3://music/b.zarr s3://music/all.zarr
+    """
+    from pipeline.merge import differing
+    from pipeline.merge import merge as merge_stores
+    from pipeline.store import open_store
+
+    if len(stores) < 2:
+        raise click.UsageError("give two stores or more, and then the one that they become")
+    if any(_same_place(store, out) for store in stores):
+        raise CallError(f"{out} is one of the stores that are to be joined; name another place")
+    opened = [open_store(store) for store in stores]
+    if _is_there(out, opened, force):
+        click.echo(f"{out} is finished and up to date: the same tracks of the same files", err=as_json)
+        return
+    versions = differing([store.attributes["versions"] for store in opened])
+    if not as_json:
+        show(f"computed by different versions: {line}" for line in versions)
+    with build_progress(sum(store.n_tracks for store in opened), "merge") as progress:
+        summary = merge_stores(opened, out, replace=force, progress=progress)
+    _say(summary, as_json, versions=versions)
+
+
+def _same_place(store: Tree, other: Tree) -> bool:
+    if store.folder and other.folder:
+        return store.folder.resolve() == other.folder.resolve()
+    return str(store) == str(other)
+
+
+def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
+    """Whether the merger is there already; refuse to replace what is something else, unless forced."""
+    from pipeline.merge import is_merged
+    from pipeline.store import is_store, open_store
+    from pipeline.workspaces import open_workspace
+
+    workspace = open_workspace(out)
+    if not workspace.occupied():
+        return False
+    if not is_store(out):
+        raise BuildError(f"{out} exists and is no store of melzarr's; name another place, or remove it yourself")
+    if force:
+        return False
+    finished = open_store(out)
+    if not is_merged(finished, opened):
+        raise BuildError(
+            f"{out} is finished, but is not what these stores give; name another place, or replace it with --force: "
+            f"it stays until the new one is complete"
+        )
+    workspace.tidy(next(finished.receipts()))
+    return True
+
+
+def _say(summary: Summary, as_json: bool, *next_options: object, **facts: Any) -> None:
+    """Say what was made, and what comes next."""
+    from pipeline.screen import derived_lines
+    from pipeline.store import open_store
+
+    if as_json:
+        found = {
+            "store": str(summary.target),
+            "tracks": dict(summary.statuses),
+            "kept": summary.n_reused,
+            "packed": summary.shape[0] - summary.n_reused,
+            "seconds": summary.seconds["wall"],
+        }
+        click.echo(as_text({**found, **facts}))
+        return
+    show(derived_lines(summary, open_store(summary.target).n_bytes))
+    next_step("verify", summary.target, *next_options)
