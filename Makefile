@@ -9,6 +9,7 @@ STORE   ?= $(basename $(notdir $(SOURCE))).zarr
 CLUSTER ?= local
 RECIPE  ?= default
 PROTOCOL ?= track
+SHARE   ?= $(basename $(notdir $(STORE)))-share
 RUN     ?= runs/$(basename $(notdir $(STORE)))-$(basename $(notdir $(RECIPE)))-$(PROTOCOL)
 
 BIN    := $(VENV)/bin
@@ -22,7 +23,7 @@ FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-p
 TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
 
-.PHONY: help features fetch scan inspect picture verify train evaluate predict reproduce test lint format bench torture lock clean
+.PHONY: help features fetch scan inspect picture verify report share train evaluate predict reproduce test lint format bench torture lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -37,6 +38,7 @@ help: ## list what can be made
 	@echo "    FORCE=1                  replace a finished store or run;  ARGS='…'  any other option of the command"
 	@echo "    RECIPE=default|article   how to train, or a file;  PROTOCOL=track|window|NAME  what is tested on"
 	@echo "    RUN=path                 the run; by default runs/STORE-RECIPE-PROTOCOL"
+	@echo "    SHARE=path               the dataset for others: a folder, NAME.zarr.zip, or s3://…"
 	@echo "    SONG=path                the song whose genre is asked for"
 	@echo "    MUSIC=path               real music to measure with;  GROUP=column  of its manifest"
 	@echo "    PYTHON=python3.13        which Python"
@@ -58,6 +60,12 @@ picture: $(VENV)/.features-$(PYVER) ## draw one track of each label as a PNG bes
 
 verify: $(VENV)/.features-$(PYVER) ## check the store: checksums, statuses, a sample computed again by librosa
 	$(BIN)/melzarr verify "$(STORE)" --source "$(SOURCE)" --sample 20
+
+report: $(VENV)/.features-$(PYVER) ## write a page of what the store holds, and of its RUN where there is one
+	$(BIN)/melzarr report "$(STORE)" $(if $(wildcard $(RUN)/metrics.json),--run "$(RUN)") $(ARGS)
+
+share: $(VENV)/.features-$(PYVER) ## make the store a dataset that explains itself, at SHARE
+	$(BIN)/melzarr share "$(STORE)" "$(SHARE)" $(if $(FORCE),--force) $(ARGS)
 
 train: $(VENV)/.train-$(PYVER) ## train the network on the store, which is made first if it is not there
 	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
