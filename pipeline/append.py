@@ -15,9 +15,10 @@ from pipeline.build import Progress, Summary, build
 from pipeline.catalog import Catalog, refuse_separated_groups
 from pipeline.changes import changes, count_tracks
 from pipeline.cluster import Runner
-from pipeline.derive import Part, derive, tracks_of
+from pipeline.derive import derive
 from pipeline.errors import BuildError, CatalogError
 from pipeline.merge import merged_splits, merged_versions
+from pipeline.parts import Part, tracks_of
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store, is_store, open_store
 from pipeline.tracks import BLOCK, FIELDS, TEXT, Tracks

@@ -56,9 +56,7 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
     after = {track.id: tuple(getattr(track, field) for field in fields) for track in plan.tracks}
     both = [name for name in after if name in before]
     digests = dict(zip(before, store.values("source_sha256").tolist(), strict=True))
-    with ThreadPoolExecutor(
-        max(catalog.root.readers, os.cpu_count() or 1)
-    ) as pool:  # hashing releases the interpreter
+    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
         now = {}
         for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root, after[n][2]), both), strict=True):
             progress(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.archive import ZipTree, pack_folder
 from pipeline.on_disk import DiskWorkspace
 from pipeline.receipt import Receipt
+from pipeline.tree import DiskTree, Tree
 
 
 class ZipWorkspace(DiskWorkspace):
@@ -14,6 +15,10 @@ class ZipWorkspace(DiskWorkspace):
 
     def offer(self, receipt: Receipt) -> None:
         """Offer nothing: a shard in an archive cannot be linked, and to copy one takes as long as to make it."""
+
+    def may_link(self, tree: Tree) -> bool:
+        """Any file on a disk: it goes into the archive by its bytes."""
+        return isinstance(tree, DiskTree)
 
     def _put(self, store: Path) -> None:
         assert isinstance(self.target, ZipTree)  # noqa: S101  (by whom it was made)

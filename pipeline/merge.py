@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Progress, Summary
-from pipeline.derive import Part, derive
+from pipeline.derive import derive
+from pipeline.parts import Part
 from pipeline.plan import as_json
 from pipeline.store import Store
 from pipeline.tracks import FIELDS

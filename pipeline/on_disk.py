@@ -52,15 +52,23 @@ class DiskWorkspace(Workspace):
         self.keep(receipt)
 
     def take(self, receipt: Receipt, tree: Tree, name: str) -> None:
-        """Link the shard, or copy it where that cannot be, as from another disk."""
+        """Link the shard where the store is replaced that it is of, else copy it.
+
+        Two stores that stay have no file in common: who changes the owner or the rights of one would change the
+        other's too.
+        """
         shard = self.folder / self.written(receipt.index, receipt.sha256)
-        if not (tree.folder and _linked(tree.folder / name, shard)):
+        if not (self.may_link(tree) and _linked(_folder(tree) / name, shard)):
             super().take(receipt, tree, name)
         elif sha256_of(shard) == receipt.sha256:
             self.keep(receipt)
         else:
             shard.unlink()
             raise ValueError(NOT_WRITTEN)
+
+    def may_link(self, tree: Tree) -> bool:
+        """Whether a file of another store may be this one's too."""
+        return tree == self.target
 
     def preview(self, folder: Path, digests: Sequence[str]) -> Tree:  # noqa: ARG002  (they are in their places)
         """Give the folder, in which the shards lie already."""

@@ -18,12 +18,13 @@ from pipeline.card import About, card, citation, columns, description, tracks_cs
 from pipeline.chunk import SHARDS
 from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
 from pipeline.croissant import croissant
-from pipeline.derive import Part, derive
+from pipeline.derive import derive
 from pipeline.describe import describe
 from pipeline.errors import CallError
 from pipeline.files import files_below, sha256_of, write_whole
 from pipeline.findings import find
 from pipeline.mel import stored_levels
+from pipeline.parts import Part
 from pipeline.picture import draw
 from pipeline.report import write_report
 from pipeline.spec import FeatureSpec

@@ -26,10 +26,11 @@ from pipeline.bucket import BucketTree
 from pipeline.build import build
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
-from pipeline.derive import Part, derive
+from pipeline.derive import derive
 from pipeline.files import write_whole
 from pipeline.in_bucket import BucketWorkspace
 from pipeline.on_disk import DiskWorkspace
+from pipeline.parts import Part
 from pipeline.split import HashSplit
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
@@ -390,7 +391,7 @@ def slowly(function):
         time.sleep(0.1)
         return function(*arguments)
     return call
-derive._make, worker._compute = slowly(derive._make), slowly(worker._compute)
+derive.make_repacked, worker._compute = slowly(derive.make_repacked), slowly(worker._compute)
 main(sys.argv[1:])
 """
 
