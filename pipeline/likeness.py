@@ -69,7 +69,8 @@ def fingerprint(levels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     n_mels = levels.shape[1]
     starts = np.linspace(0, n_mels, min(n_mels, GROUPS), endpoint=False).astype(np.intp)
     sizes = np.diff(np.append(starts, n_mels))
-    return (np.add.reduceat(both, starts, axis=1) / sizes).ravel().astype(np.float32)
+    grouped = np.add.reduceat(both, starts, axis=1) / sizes
+    return np.asarray(grouped.ravel(), np.float32)
 
 
 def apart_db(first: Prints, second: Prints) -> npt.NDArray[Any]:

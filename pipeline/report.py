@@ -209,7 +209,7 @@ def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
     best = max(row[3] for row in training.history)
     said = (
         f"Loss of train windows in each of {len(training.history)} epochs: from {first[1]:.3f} to {last[1]:.3f}.",
-        f"Accuracy by epoch: in the last {last[2]:.3f} of train and {last[3]:.3f} of valid windows, at best {best:.3f}.",
+        f"Accuracy by epoch: in the last {last[2]:.3f} of train, {last[3]:.3f} of valid windows, at best {best:.3f}.",
     )
     drawings = zip(*(charts.draw_history(training, scheme) for scheme in SCHEMES), strict=True)
     return [drawn.chart(name, both, words)
@@ -255,8 +255,8 @@ def hertz(value: float) -> str:
 
 
 def number(value: float, digits: int = 0) -> str:
-    """Say a number, its thousands set apart; a dash where it is none."""
-    return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS) if math.isfinite(value) else "\u2013"
+    """Say a number; a dash where it is none."""
+    return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "\u2013"
 
 
 def percent(value: float, digits: int = 1) -> str:
