@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DPI = 200  # two pixels for each of a page's, of which there are a hundred to the inch here
 POINTS = 8.0  # eleven of a page's pixels
 MEL_CMAP = "magma"
-SPECTRUM, LENGTHS, HISTORY = (320, 160), (520, 220), (320, 200)  # width and height, in pixels of the page
+SPECTRUM, LENGTHS, HISTORY = (320, 160), (360, 190), (320, 200)  # width and height, in pixels of the page
 NEAREST_TICKS = 0.17  # of the axis; a frequency takes that much room
 FEW_EPOCHS = 40  # that are marked, each by itself
 COLOURS = 64  # of a chart: a few, and what lies between them at edges
@@ -122,12 +122,17 @@ def band_ticks(bands: Floats) -> list[tuple[int, str]]:
 
 def draw_lengths(found: Lengths, scheme: Scheme) -> bytes:
     """Draw how many tracks are how long."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415  (an extra)
+
     with _style(scheme):
         figure, axes = _chart(LENGTHS)
         widths = np.diff(found.edges)
         axes.bar(found.edges[:-1], found.counts, widths, align="edge", color=scheme.first, edgecolor=scheme.paper)
         if not np.allclose(widths, widths[0]):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="duration, s", ylabel="tracks")
         axes.yaxis.set_major_locator(_whole_numbers())
         return _png(figure)

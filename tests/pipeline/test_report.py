@@ -20,6 +20,7 @@ from PIL import Image
 
 from model.cli import main
 from pipeline import charts
+from pipeline.bucket import BucketTree
 from pipeline.build import Summary
 from pipeline.built import Built, read_built, write_built
 from pipeline.errors import MelzarrError, RunError
@@ -426,6 +427,19 @@ def test_the_command_takes_a_run_and_a_folder(faulty: Store, tmp_path: Path) -> 
     result = melzarr("report", faulty.tree, "--run", run, "--to", tmp_path / "pages/one")
     assert result.exit_code == 0, result.output
     assert "A network trained on it" in Page(tmp_path / "pages/one" / PAGE).said
+
+
+def test_a_store_in_an_object_store_has_its_note_beside_it_and_its_page_here(
+    music: Path, bucket: BucketTree, tmp_path: Path
+) -> None:
+    where = f"{bucket}/s.zarr"
+    assert melzarr("features", music, where, *SMALL).exit_code == 0
+    result = melzarr("report", where, "--to", tmp_path)
+    assert result.exit_code == 0, result.output
+    page = Page(tmp_path / PAGE)
+    assert "<h1>s.zarr</h1>" in page.html
+    assert "by 1 worker" in page.said
+    assert "s3:" not in page.said
 
 
 def test_the_command_stands_after_verify_and_explains_itself() -> None:
