@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from pipeline.run_files import Training
 
 DPI = 200  # two pixels for each of a page's, of which there are a hundred to the inch here
-POINTS = 7.6  # about 11 of a page's pixels
+POINTS = 8.0  # eleven of a page's pixels
 MEL_CMAP = "magma"
+SPECTRUM, LENGTHS, HISTORY = (320, 160), (360, 190), (320, 200)  # width and height, in pixels of the page
+NEAREST_TICKS = 0.17  # of the axis; a frequency takes that much room
+FEW_EPOCHS = 40  # that are marked, each by itself
 COLOURS = 64  # of a chart: a few, and what lies between them at edges
 CELL = 2  # pixels of a band, so that a picture of pixels may be enlarged without growing soft
 FONT = "DejaVu Sans"  # comes with matplotlib, so that the same store gives the same picture everywhere
@@ -94,51 +98,62 @@ def draw_spectrum(
     scheme : Scheme
         Its colours.
     """
-    figure, axes = _chart((340, 170), scheme)
-    places = np.arange(len(bands))
-    axes.plot(places, everything, color=scheme.muted, linewidth=1, linestyle=(0, (4, 2)))
-    axes.plot(places, level, color=scheme.first, linewidth=1.6)
-    axes.set(xlim=(0, max(1, len(bands) - 1)), ylim=limits, ylabel="dB")
-    ticks = band_ticks(bands)
-    axes.set_xticks([place for place, _ in ticks], [said for _, said in ticks])
-    return _png(figure)
+    with _style(scheme):
+        figure, axes = _chart(SPECTRUM)
+        places = np.arange(len(bands))
+        axes.plot(places, everything, color=scheme.muted, linewidth=1, linestyle=(0, (4, 2)))
+        axes.plot(places, level, color=scheme.first, linewidth=1.6)
+        axes.set(xlim=(0, max(1, len(bands) - 1)), ylim=limits, ylabel="dB")
+        ticks = band_ticks(bands)
+        axes.set_xticks([place for place, _ in ticks], [said for _, said in ticks])
+        return _png(figure)
 
 
 def band_ticks(bands: Floats) -> list[tuple[int, str]]:
-    """Places of round frequencies among the bands, and what is written there."""
-    wanted = [hertz for hertz in (100, 300, 1000, 3000, 10000) if len(bands) and bands[0] <= hertz <= bands[-1]]
-    return [(int(np.argmin(np.abs(bands - hertz))), f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz")
-            for hertz in wanted]  # fmt: skip
+    """Places of round frequencies among the bands, and what is written there; none too near to the one before."""
+    ticks: list[tuple[int, str]] = []
+    for hertz in (100, 250, 500, 1000, 2000, 4000, 8000, 16000):
+        place = int(np.argmin(np.abs(bands - hertz)))
+        last = ticks[-1][0] if ticks else -len(bands)
+        if bands[0] <= hertz <= bands[-1] and place - last >= len(bands) * NEAREST_TICKS:
+            ticks.append((place, f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz"))
+    return ticks
 
 
 def draw_lengths(found: Lengths, scheme: Scheme) -> bytes:
     """Draw how many tracks are how long."""
-    figure, axes = _chart((520, 220), scheme)
-    axes.bar(found.edges[:-1], found.counts, np.diff(found.edges), align="edge", color=scheme.first,
-             edgecolor=scheme.paper, linewidth=0.5)  # fmt: skip
-    if found.edges.size > 2 and not np.allclose(np.diff(found.edges), found.edges[1] - found.edges[0]):
-        axes.set_xscale("log")
-    axes.set(xlabel="duration, s", ylabel="tracks")
-    axes.yaxis.set_major_locator(_whole_numbers())
-    return _png(figure)
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415  (an extra)
+
+    with _style(scheme):
+        figure, axes = _chart(LENGTHS)
+        widths = np.diff(found.edges)
+        axes.bar(found.edges[:-1], found.counts, widths, align="edge", color=scheme.first, edgecolor=scheme.paper)
+        if not np.allclose(widths, widths[0]):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="duration, s", ylabel="tracks")
+        axes.yaxis.set_major_locator(_whole_numbers())
+        return _png(figure)
 
 
 def draw_history(training: Training, scheme: Scheme) -> tuple[bytes, bytes]:
     """Draw the loss and the accuracies of each epoch, as two charts."""
     epochs, loss, accuracy, valid = (list(column) for column in zip(*training.history, strict=True))
-    left, axes = _chart((400, 230), scheme)
-    marker = "o" if len(epochs) <= 40 else ""
-    style: dict[str, Any] = {"linewidth": 1.6, "marker": marker, "markersize": 3.5}
-    axes.plot(epochs, loss, color=scheme.first, **style)
-    axes.set(xlabel="epoch", ylabel="loss of train windows", ylim=(0, 1.05 * max(*loss, 1e-3)))
-    axes.xaxis.set_major_locator(_whole_numbers())
-    right, axes = _chart((400, 230), scheme)
-    axes.plot(epochs, accuracy, color=scheme.first, label="train windows", **style)
-    axes.plot(epochs, valid, color=scheme.second, linestyle="--", label="valid windows", **style)
-    axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    axes.xaxis.set_major_locator(_whole_numbers())
-    axes.legend(loc="lower right", frameon=False, labelcolor=scheme.ink)
-    return _png(left), _png(right)
+    lines: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(epochs) <= FEW_EPOCHS else "", "markersize": 3.5}
+    with _style(scheme):
+        left, axes = _chart(HISTORY)
+        axes.plot(epochs, loss, color=scheme.first, **lines)
+        axes.set(xlabel="epoch", ylim=(0, 1.05 * max(*loss, 1e-3)))
+        axes.xaxis.set_major_locator(_whole_numbers())
+        right, axes = _chart(HISTORY)
+        axes.plot(epochs, accuracy, color=scheme.first, label="train windows", **lines)
+        axes.plot(epochs, valid, color=scheme.second, linestyle="--", label="valid windows", **lines)
+        axes.set(xlabel="epoch", ylim=(0, 1))
+        axes.xaxis.set_major_locator(_whole_numbers())
+        right.legend(loc="outside upper left", ncols=2, frameon=False)
+        return _png(left), _png(right)
 
 
 def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
@@ -149,28 +164,29 @@ def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
     return 10.0 * math.floor((min(known) - 1) / 10), 10.0 * math.ceil((max(known) + 1) / 10)
 
 
-def _chart(pixels: tuple[int, int], scheme: Scheme) -> tuple[Figure, Axes]:
-    """Begin a chart of so many of a page's pixels."""
-    from matplotlib import rc_context  # noqa: PLC0415  (an extra)
-    from matplotlib.figure import Figure  # noqa: PLC0415
+def _style(scheme: Scheme) -> AbstractContextManager[None]:
+    """Have all that is drawn in a block look alike, whatever a person has set for charts of their own."""
+    import matplotlib as mpl  # noqa: PLC0415  (an extra)
 
-    quiet: dict[Any, Any] = {
-        "font.family": FONT,
-        "font.size": POINTS,
-        "text.color": scheme.ink,
-        "axes.labelcolor": scheme.muted,
-    }
-    with rc_context(quiet):
-        figure = Figure(figsize=(pixels[0] / 100, pixels[1] / 100), layout="constrained", facecolor=scheme.paper)
-        axes = figure.subplots()
-    axes.set_facecolor(scheme.paper)
-    axes.set_axisbelow(True)
-    axes.grid(visible=True, color=scheme.grid, linewidth=0.8)
-    axes.tick_params(colors=scheme.muted, length=0, labelsize=POINTS)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(scheme.grid)
-    return figure, axes
+    own: dict[Any, Any] = {
+        "figure.facecolor": scheme.paper, "axes.facecolor": scheme.paper, "savefig.facecolor": scheme.paper,
+        "font.family": FONT, "font.size": POINTS, "legend.fontsize": POINTS,
+        "xtick.labelsize": POINTS, "ytick.labelsize": POINTS,
+        "text.color": scheme.ink, "axes.labelcolor": scheme.muted, "xtick.color": scheme.muted,
+        "ytick.color": scheme.muted, "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": scheme.grid, "axes.edgecolor": scheme.grid,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 0.8,
+        "patch.linewidth": 0.5,
+    }  # fmt: skip
+    return mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **own})
+
+
+def _chart(pixels: tuple[int, int]) -> tuple[Figure, Axes]:
+    """Begin a chart of so many of a page's pixels."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+
+    figure = Figure(figsize=(pixels[0] / 100, pixels[1] / 100), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _whole_numbers() -> Locator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import describe
+from pipeline.layout import CHUNK_VALUES
 from pipeline.likeness import near_pairs
 from pipeline.listen import Example, examples, listen
 from pipeline.receipt import STATUSES
@@ -219,7 +221,6 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     place = {name: number for number, name in enumerate(labels)}
     classes = np.fromiter((place.get(name, -1) for name in label), np.intp, len(label))
     heard = (status == "ok") | (status == "short")
-    names = _Names(store)
     sound = listen(store, heard, classes, len(labels), progress)
     parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
     parts = np.where(heard, parts, -1)
@@ -230,6 +231,9 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     loud = np.flatnonzero(heard & (clipped > CLIPPED_SHARE))
     troubled = np.flatnonzero(status != "ok")
     quiet, loud = quiet[np.argsort(peak_db[quiet], kind="stable")], loud[np.argsort(-clipped[loud], kind="stable")]
+    ends = [n for pair in near[:LISTED] for n in (pair.first, pair.second)]
+    listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
+    names = _Names(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
     return Findings(
         facts=facts,
         labels=tuple(labels),
@@ -254,18 +258,21 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
 
 
 class _Names:
-    """Names tracks by their numbers; of a million it reads only the chunks that are asked for."""
+    """Names some tracks by their numbers; each chunk of a column in which there is one is read once."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, numbers: set[int]) -> None:
+        self.facts: dict[int, dict[str, str]] = {number: {} for number in numbers}
+        for start, some in itertools.groupby(sorted(numbers), lambda n: n // CHUNK_VALUES * CHUNK_VALUES):
+            wanted = list(some)
+            for name in ("track", "label", "split", "status", "source", "error"):
+                column = store.column(name, slice(start, start + CHUNK_VALUES))
+                for number in wanted:
+                    self.facts[number][name] = str(column[number - start])
 
     def noted(self, number: int, value: float = float("nan"), error: str | None = None) -> Noted:
         """Name one track."""
-        facts = {
-            name: str(self.store.column(name, slice(number, number + 1))[0])
-            for name in ("track", "label", "split", "status", "source", "error")
-        }
-        return Noted(**{**facts, **({} if error is None else {"error": error})}, value=value)
+        facts = self.facts[number]
+        return Noted(**{**facts, "error": facts["error"] if error is None else error}, value=value)
 
     def listing(self, numbers: npt.NDArray[np.intp], values: Floats | None = None) -> Listing[Noted]:
         """Name the first of some tracks."""

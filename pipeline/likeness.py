@@ -69,7 +69,8 @@ def fingerprint(levels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     n_mels = levels.shape[1]
     starts = np.linspace(0, n_mels, min(n_mels, GROUPS), endpoint=False).astype(np.intp)
     sizes = np.diff(np.append(starts, n_mels))
-    return (np.add.reduceat(both, starts, axis=1) / sizes).ravel().astype(np.float32)
+    grouped = np.add.reduceat(both, starts, axis=1) / sizes
+    return np.asarray(grouped.ravel(), np.float32)
 
 
 def apart_db(first: Prints, second: Prints) -> npt.NDArray[Any]:
@@ -100,7 +101,8 @@ def near_pairs(prints: Prints, parts: npt.NDArray[np.integer], within: float = S
     Neighbours are sought by the slowest waves of the spectra, a dozen numbers of an orthonormal transform, whose
     distance is never larger than the whole one; so only what is near by them is compared in full.
     """
-    usable = (parts >= 0) & np.isfinite(prints).all(axis=1)
+    known = [np.isfinite(prints[start : start + BLOCK]).all(axis=1) for start in range(0, len(prints), BLOCK)]
+    usable = (parts >= 0) & np.concatenate([*known, np.zeros(0, bool)])
     found: list[Near] = []
     for part in np.unique(parts[usable]).tolist()[1:]:
         here, earlier = np.flatnonzero(usable & (parts == part)), np.flatnonzero(usable & (parts < part))
@@ -113,7 +115,7 @@ def _nearest(prints: Prints, here: npt.NDArray[np.intp], there: npt.NDArray[np.i
     from scipy.spatial import cKDTree  # noqa: PLC0415  (slow to import)
 
     there = _without_repeats(prints, there)
-    tree = cKDTree(_waves(prints[there]))
+    tree = cKDTree(_waves(prints, there))
     best = np.full(len(here), np.inf, np.float32)
     found = np.zeros(len(here), np.intp)
     places, n_candidates = np.arange(len(here)), 4
@@ -122,7 +124,7 @@ def _nearest(prints: Prints, here: npt.NDArray[np.intp], there: npt.NDArray[np.i
         for start in range(0, places.size, step):
             some = places[start : start + step]
             # A hair more than asked for: the waves are rounded, and a lower bound must stay one.
-            waves = _waves(prints[here[some]])
+            waves = _waves(prints, here[some])
             bounds, candidates = tree.query(waves, k=n_candidates, distance_upper_bound=1.01 * within + 1e-3)
             there_is = candidates < len(there)
             numbers = there[np.where(there_is, candidates, 0)]
@@ -139,19 +141,21 @@ def _nearest(prints: Prints, here: npt.NDArray[np.intp], there: npt.NDArray[np.i
     ]  # fmt: skip
 
 
-def _waves(prints: Prints) -> npt.NDArray[np.float32]:
+def _waves(prints: Prints, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
     """Slowest waves of the means and of the deviations over the bands; their distance bounds that in dB from below."""
     from scipy.fft import dct  # noqa: PLC0415  (slow to import)
 
-    halves = prints.astype(np.float32).reshape(len(prints), 2, -1)
-    slow = dct(halves, norm="ortho", axis=-1)[..., :WAVES].reshape(len(prints), -1)
-    waves: npt.NDArray[np.float32] = slow / np.float32(np.sqrt(prints.shape[1]))
-    return waves
+    blocks = [np.zeros((0, 2 * min(WAVES, prints.shape[1] // 2)), np.float32)]
+    for start in range(0, len(numbers), BLOCK):
+        halves = prints[numbers[start : start + BLOCK]].astype(np.float32).reshape(-1, 2, prints.shape[1] // 2)
+        slow = dct(halves, norm="ortho", axis=-1)[..., :WAVES].reshape(len(halves), -1)
+        blocks.append(slow / np.float32(np.sqrt(prints.shape[1])))
+    return np.concatenate(blocks)
 
 
 def _without_repeats(prints: Prints, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """Leave out tracks that are the very same as one before: a tree would search them all each time."""
-    order = numbers[np.lexsort((numbers, *_waves(prints[numbers]).T))]
+    order = numbers[np.lexsort((numbers, *_waves(prints, numbers).T))]
     repeated = np.zeros(len(order), bool)
     for start in range(1, len(order), BLOCK):
         rows = order[start - 1 : start + BLOCK]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 MINUS = "\u2212"
 TEXT = 200  # characters of any text that somebody else wrote
+NAME = 80  # of the name of a label or a track
 MAX_CELLS = 20  # classes up to which a confusion is a table of all of them
 CONFUSIONS = 30  # that are listed where there are more
 
@@ -184,7 +185,7 @@ def _spectra(found: Findings, drawn: _Pictures) -> list[tuple[str, Floats, Chart
         peak, apart = int(np.argmax(level)), level - found.all_db
         most = int(np.argmax(np.abs(apart)))
         said = (
-            f"Mean level of {clean(label)} by frequency: highest at {hertz(found.bands[peak])} with {db(level[peak])}; "
+            f"Mean level of {brief(label)} by frequency: highest at {hertz(found.bands[peak])} with {db(level[peak])}; "
             f"furthest from the mean of all labels at {hertz(found.bands[most])}, by {apart[most]:+.0f} dB."
         )
         spectra.append((label, level, drawn.chart(file_name("spectrum", number, label), both, said)))
@@ -212,7 +213,7 @@ def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
     best = max(row[3] for row in training.history)
     said = (
         f"Loss of train windows in each of {len(training.history)} epochs: from {first[1]:.3f} to {last[1]:.3f}.",
-        f"Accuracy by epoch: in the last {last[2]:.3f} of train and {last[3]:.3f} of valid windows, at best {best:.3f}.",
+        f"Accuracy by epoch: in the last {last[2]:.3f} of train, {last[3]:.3f} of valid windows, at best {best:.3f}.",
     )
     drawings = zip(*(charts.draw_history(training, scheme) for scheme in SCHEMES), strict=True)
     return [drawn.chart(name, both, words)
@@ -240,11 +241,21 @@ def _confusion(training: Training | None) -> dict[str, Any] | None:
 # What the page says, as its template asks for it.
 
 
-def clean(value: object) -> str:
+def clean(value: object, most: int = TEXT) -> str:
     """Write text of others so that it steers nothing and does not flood the page."""
     text = str(value)
-    text = text if len(text) <= TEXT else f"{text[:TEXT]}…"
+    text = text if len(text) <= most else f"{text[:most]}…"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def brief(name: str) -> str:
+    """Write the name of a label or a track."""
+    return clean(name, NAME)
+
+
+def hours(value: float) -> str:
+    """Say a length in h."""
+    return duration(3600 * value) if math.isfinite(value) else number(value)
 
 
 def db(value: float) -> str:
@@ -258,8 +269,8 @@ def hertz(value: float) -> str:
 
 
 def number(value: float, digits: int = 0) -> str:
-    """Say a number, its thousands set apart; a dash where it is none."""
-    return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS) if math.isfinite(value) else "\u2013"
+    """Say a number; a dash where it is none."""
+    return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "\u2013"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -291,6 +302,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "db": db, "hertz": hertz, "number": number, "percent": percent, "size": size, "duration": duration,
+        "brief": brief, "hours": hours,
     }  # fmt: skip
-    environment.globals |= {"items": items, "STEPS": STEPS, "clean": clean}
+    environment.globals |= {"items": items, "STEPS": STEPS}
     return environment

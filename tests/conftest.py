@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from faulty_store import make_faulty
 from hypothesis import settings
 from seaweed import Seaweed, weed
 
@@ -89,6 +90,12 @@ def finished(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def own_store(finished: Store, tmp_path: Path) -> Store:
     """A copy of the store that a test may change."""
     return open_store(Path(shutil.copytree(finished.tree.path, tmp_path / "own.zarr")))
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store in which much is wrong, see `faulty_store`; not to be changed."""
+    return make_faulty(tmp_path_factory.mktemp("faulty"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +51,31 @@ def test_another_recipe_or_seed_is_refused_in_a_runs_folder(tiny: Store, quick: 
 def test_a_finished_run_has_its_files_and_no_other(trained: Run) -> None:
     names = sorted(path.relative_to(trained.path).as_posix() for path in trained.path.rglob("*") if path.is_file())
     assert [name for name in names if not name.startswith((".lock", "tensorboard/"))] == [
-        "config.json", "confusion.png", "history.csv", "history.png", "metrics.json", "model.keras", "network.png",
+        "answers.csv", "config.json", "confusion.png", "history.csv", "history.png", "metrics.json", "model.keras",
+        "network.png",
     ]  # fmt: skip
     for picture in trained.path.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_its_answers_are_those_that_its_figures_count(tiny: Store, trained: Run) -> None:
+    with trained.answers_file.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = dict(zip(tiny.values("track").tolist(), tiny.values("label").tolist(), strict=True))
+    for part in ("valid", "test"):
+        given = [row for row in rows if row["split"] == part]
+        figures = trained.metrics[part]
+        assert len({row["track"] for row in given}) == len(given) == figures["n_tracks"]
+        counted = Counter((row["label"], row["answer"]) for row in given)
+        names = figures["labels"]
+        assert figures["confusion"] == [[counted[true, answer] for answer in names] for true in names]
+        for row in given:
+            assert row["label"] == labels[row["track"]]
+            of_answer, of_label = (float(row[f"probability_of_{name}"]) for name in ("answer", "label"))
+            assert of_label <= of_answer <= 1
+            assert of_answer >= 1 / len(names)
+            assert of_label == of_answer if row["answer"] == row["label"] else of_label + of_answer <= 1.000002
+    assert len(rows) == trained.metrics["valid"]["n_tracks"] + trained.metrics["test"]["n_tracks"]
 
 
 def test_its_configuration_says_what_the_weights_depend_on(tiny: Store, quick: TrainRecipe, trained: Run) -> None:

@@ -22,6 +22,7 @@ from seaweed import Seaweed
 
 from model.cli import main
 from pipeline import derive as engine
+from pipeline import repack
 from pipeline.bucket import BucketTree
 from pipeline.build import Summary, build
 from pipeline.chunk import shard_name
@@ -253,7 +254,7 @@ def test_one_that_was_stopped_goes_on(
     assert not target.exists()
     n_receipts = open_workspace(target).n_receipts()
     assert 2 <= n_receipts <= 4
-    monkeypatch.setattr(engine, "_packed", counting := Counting(engine._packed))
+    monkeypatch.setattr(repack, "_packed", counting := Counting(repack._packed))
     summary = made([finished], target, finished, **options)
     assert counting.calls == (0 if tracks_per_shard == 5 else 6 - n_receipts)
     assert summary.n_reused == 12 - 2 * counting.calls

@@ -1,0 +1,304 @@
+"""What is found in a store: held against plain numpy, and against faults that were planted."""
+
+import csv
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import zarr
+from faulty_store import HOSTILE, RATE, Song, encoded, make_store, song
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.chunk import shard_name
+from pipeline.findings import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, find, lengths
+from pipeline.likeness import SAME_DB, apart_db, fingerprint, near_pairs
+from pipeline.mel import level_db, mel_windows
+from pipeline.spec import FeatureSpec
+from pipeline.store import Store, open_store
+
+
+@pytest.fixture(scope="module")
+def found(faulty: Store):
+    return find(faulty)
+
+
+def levels_of(store: Store, number: int) -> np.ndarray:
+    """Levels of a track's valid windows in dB, shape (n, n_mels), in double precision."""
+    mel = np.asarray(store.mel[number], np.float64)
+    mel = mel[np.isfinite(mel).all(axis=(1, 2))]
+    return 10 * np.log10(np.maximum(mel, 1e-10)).reshape(-1, mel.shape[-1])
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def test_mean_spectra_are_those_of_numpy(faulty: Store, found) -> None:
+    label, status = faulty.values("label"), faulty.values("status")
+    heard = (status == "ok") | (status == "short")
+    for name, mean in zip(found.labels, found.mean_db, strict=True):
+        everything = np.concatenate([levels_of(faulty, n) for n in np.flatnonzero(heard & (label == name))])
+        np.testing.assert_allclose(mean, everything.mean(axis=0), atol=1e-3)
+    everything = np.concatenate([levels_of(faulty, n) for n in np.flatnonzero(heard)])
+    np.testing.assert_allclose(found.all_db, everything.mean(axis=0), atol=1e-3)
+
+
+def test_counts_are_those_of_counting(faulty: Store, found) -> None:
+    columns = (faulty.values(name).tolist() for name in ("label", "split", "status"))
+    counted = Counter(zip(*columns, strict=True))
+    for place, label in enumerate(found.labels):
+        for i, split in enumerate(found.splits):
+            for j, status in enumerate(found.statuses):
+                assert found.counts[place, i, j] == counted[label, split, status]
+    assert found.counts.sum() == found.totals.sum() == faulty.n_tracks
+    assert found.splits == ("train", "valid", "test", "unused")
+    assert set(found.statuses) == {"ok", "short", "silent", "failed"}
+
+
+def test_labels_that_lack_a_split_are_named(found) -> None:
+    assert dict(found.lacking.rows) == {"drums": ("test",), HOSTILE: ("valid",)}
+
+
+def test_tracks_that_are_not_ok_are_named_with_their_reasons(found) -> None:
+    assert {row.track: row.status for row in found.troubled.rows} == {
+        "track-011": "failed", "track-012": "short", "track-013": "silent",
+    }  # fmt: skip
+    assert "finds no audio" in found.troubled.rows[0].error
+
+
+def test_near_silent_and_clipped_tracks_are_named_with_their_figures(faulty: Store, found) -> None:
+    (quiet,), (clipped,) = found.quiet.rows, found.clipped.rows
+    assert quiet.track == "track-014"
+    assert quiet.value == pytest.approx(20 * np.log10(0.004), abs=0.1)
+    assert clipped.track == "track-015"
+    assert clipped.value == faulty.values("clipped")[15] > CLIPPED_SHARE
+    assert quiet.value < QUIET_DB
+
+
+def test_faults_are_short_sentences(found) -> None:
+    assert found.faults() == [
+        "1 track failed",
+        "1 track is short",
+        "1 track is silent",
+        "1 track is near-silent",
+        "1 track is clipped",
+        "2 labels lack a split that others have",
+        "1 pair of tracks in different splits is nearly the same",
+    ]
+
+
+def test_a_sound_store_has_no_faults(tmp_path: Path) -> None:
+    songs = [Song(style, split, song(style, n)) for style in ("bells", "wind")
+             for n, split in enumerate(("train", "valid", "test"))]  # fmt: skip
+    assert find(make_store(tmp_path, songs)).faults() == []
+
+
+def test_progress_counts_every_track_once(faulty: Store) -> None:
+    seen = []
+    find(faulty, seen.append)
+    assert sum(seen) == faulty.n_tracks
+
+
+def test_examples_are_of_ok_tracks_and_their_levels_those_of_the_store(faulty: Store, found) -> None:
+    names = faulty.values("track").tolist()
+    assert {example.label for example in found.examples} == set(found.labels)
+    for example in found.examples:
+        number = names.index(example.track)
+        assert faulty.values("status")[number] == "ok"
+        mel = np.asarray(faulty.mel[number], np.float64)
+        expected = 10 * np.log10(np.maximum(mel, 1e-10)).mean(axis=1).T
+        np.testing.assert_allclose(example.levels, expected, atol=1e-3)
+        assert example.seconds == pytest.approx(60 * 882 / RATE)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 1e6) | st.sampled_from([np.nan, np.inf, -1.0]), max_size=60))
+def test_a_histogram_counts_every_known_duration_once(values: list[float]) -> None:
+    duration = np.array(values, np.float64)
+    known = duration[np.isfinite(duration) & (duration >= 0)]
+    described = lengths(duration)
+    assert described.n == known.size == described.counts.sum()
+    assert described.n_unknown == duration.size - known.size
+    if known.size:
+        assert (described.shortest, described.longest) == (known.min(), known.max())
+        assert described.edges[0] <= known.min()
+        assert described.edges[-1] == known.max()
+        for low, high, count in zip(described.edges, described.edges[1:], described.counts[:-1], strict=False):
+            assert count == ((known >= low) & (known < high)).sum()
+
+
+# Duplicates -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_in_another_split_is_found_and_nothing_else(found) -> None:
+    (pair,) = found.pairs.rows
+    assert pair.first.track == "track-008"
+    assert pair.second.track in {"track-001", "track-009"}  # two encodings of one song, both in the train split
+    assert 0 < pair.apart <= SAME_DB
+    assert found.n_compared == 16  # all but the failed, the silent and the one that is in no split
+
+
+def test_a_fingerprint_is_that_of_numpy_and_does_not_know_how_loud(faulty: Store) -> None:
+    levels = levels_of(faulty, 0)
+    loudness = 10 * np.log10((10 ** (levels / 10)).mean())
+    heard = np.maximum(levels - loudness, -30)
+    np.testing.assert_allclose(fingerprint(levels), [*heard.mean(axis=0), *heard.std(axis=0)], atol=2e-3)
+    np.testing.assert_allclose(fingerprint(levels - 20), fingerprint(levels), atol=2e-3)
+
+
+def test_a_fingerprint_of_many_bands_is_bounded() -> None:
+    levels = np.random.default_rng(0).normal(size=(50, 300))
+    print_ = fingerprint(levels)
+    assert print_.shape == (256,)
+    heard = np.maximum(levels - 10 * np.log10((10 ** (levels / 10)).mean()), -30)
+    assert print_[:128].mean() == pytest.approx(heard.mean(), abs=0.02)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 90), st.integers(1, 8))
+def test_neighbours_are_those_of_comparing_all_with_all(seed: int, n: int, n_mels: int) -> None:
+    rng = np.random.default_rng(seed)
+    prints = rng.choice(rng.normal(0, 1.0, 7), (n, 2 * n_mels)).astype(np.float16)  # few values: many ties and repeats
+    prints[rng.random(n) < 0.1] = np.nan
+    parts = rng.integers(-1, 3, n)
+    expected = {}
+    for here in range(n):
+        there = [t for t in range(n) if 0 <= parts[t] < parts[here] and np.isfinite(prints[[here, t]]).all()]
+        apart = [float(apart_db(prints[here], prints[t])) for t in there]
+        if apart and min(apart) <= 0.9:
+            expected[here] = min(apart)
+    found = near_pairs(prints, parts, within=0.9)
+    assert {pair.first: pair.apart for pair in found} == pytest.approx(expected)
+    for pair in found:
+        assert float(apart_db(prints[pair.first], prints[pair.second])) == pytest.approx(pair.apart)
+        assert parts[pair.second] < parts[pair.first]
+
+
+@pytest.mark.timeout(60)
+def test_many_copies_of_one_track_take_no_longer_than_others() -> None:
+    """All against all would be ten billion comparisons, and half an hour."""
+    prints = np.zeros((200_000, 16), np.float16)
+    parts = np.arange(200_000) % 2
+    found = near_pairs(prints, parts)
+    assert len(found) == 100_000
+    assert {pair.second for pair in found} == {0}
+
+
+def test_real_music_is_found_again_in_other_encodings_and_different_songs_are_apart(shared: Path) -> None:
+    """Ten of the clips; the threshold was measured with all, see `pipeline.likeness`."""
+    spec, folder = FeatureSpec(), shared / "music"
+    with (folder / "tracks.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[3::10]
+    assert len({row["source_track"] for row in rows}) == len(rows) == 10
+
+    def print_of(samples: np.ndarray) -> np.ndarray:
+        mel = level_db(mel_windows(samples.astype(np.float32), spec), spec)
+        return fingerprint(mel.reshape(-1, spec.n_mels)).astype(np.float16)
+
+    def again(samples: np.ndarray, rate: int, **how: object) -> np.ndarray:
+        data = io.BytesIO()
+        soundfile.write(data, soxr.resample(samples, RATE, rate), rate, **how)
+        data.seek(0)
+        return soxr.resample(soundfile.read(data)[0], rate, RATE)
+
+    songs = [soundfile.read(folder / row["path"])[0] for row in rows]
+    prints = np.stack([print_of(samples) for samples in songs])
+    for how in (
+        {"rate": 44100, "format": "MP3", "subtype": "MPEG_LAYER_III"},
+        {"rate": 44100, "format": "OGG", "subtype": "VORBIS"},
+    ):
+        copies = np.stack([print_of(again(samples, **how)) for samples in songs])
+        assert apart_db(prints, copies).max() < SAME_DB
+    softer = np.stack([print_of(0.1 * samples) for samples in songs])
+    assert apart_db(prints, softer).max() < 0.05
+    apart = apart_db(prints[:, None], prints[None]) + np.where(np.eye(10), np.inf, 0)
+    assert apart.min() > SAME_DB
+
+
+# Stores at the edge ---------------------------------------------------------------------------------------------------
+
+
+def test_a_store_without_an_ok_track_is_described(tmp_path: Path) -> None:
+    found = find(make_store(tmp_path, [Song("a", "train", None), Song("b", "test", np.zeros(4 * RATE))]))
+    assert found.examples == ()
+    assert np.isnan(found.mean_db).all()
+    assert np.isnan(found.all_db).all()
+    assert found.lacking.n == 0  # no split has an ok track, so none is lacked
+    assert found.n_compared == 0
+    assert found.faults() == ["1 track failed", "1 track is silent"]
+
+
+def test_a_single_track_is_described(tmp_path: Path) -> None:
+    found = find(make_store(tmp_path, [Song("a", "train", song("bells", 0))]))
+    assert found.faults() == []
+    assert found.lengths.edges.size == 2
+
+
+@pytest.mark.parametrize("spec", [{"scale": "db", "dtype": "float16"}, {"power": 1.0}, {"n_mels": 20, "n_windows": 3}])
+def test_every_spec_is_understood(tmp_path: Path, spec: dict[str, object]) -> None:
+    bell = song("bells", 1)
+    songs = [Song("bells", "train", bell), Song("bells", "test", 0.5 * bell), Song("bells", "test", song("bells", 2))]
+    found = find(make_store(tmp_path, songs, **spec))
+    assert [(pair.first.track, pair.second.track) for pair in found.pairs.rows] == [("track-001", "track-000")]
+    assert np.isfinite(found.mean_db).all()
+
+
+def test_many_labels_are_bounded_and_all_are_counted(tmp_path: Path) -> None:
+    samples = song("bells", 0, 0.2)
+    found = find(make_store(tmp_path, [Song(f"label-{n}", "train", samples) for n in range(MAX_LABELS + 20)]))
+    assert found.n_labels == MAX_LABELS + 20
+    assert len(found.labels) == len(found.counts) == len(found.mean_db) == MAX_LABELS
+    assert found.totals.sum() == MAX_LABELS + 20
+    assert len(found.troubled.rows) == LISTED
+    assert found.troubled.n_more == MAX_LABELS + 20 - LISTED
+
+
+def damaged(store: Store, folder: Path) -> Path:
+    return Path(shutil.copytree(store.tree.path, folder / "damaged.zarr"))
+
+
+def test_a_damaged_track_is_named_and_the_rest_is_found(faulty: Store, tmp_path: Path) -> None:
+    path = damaged(faulty, tmp_path)
+    shard = path / shard_name(0)
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1  # in the first chunk of the shard
+    shard.write_bytes(data)
+    (path / shard_name(4)).unlink()
+    found = find(open_store(path))
+    assert [row.track for row in found.unreadable.rows] == ["track-000", "track-016", "track-017", "track-018"]
+    assert "checksum" in found.unreadable.rows[0].error
+    assert "missing" in found.unreadable.rows[1].error
+    assert "4 tracks cannot be read" in found.faults()
+    assert found.pairs.n == 1
+
+
+def test_a_store_of_others_whose_columns_are_no_numbers_does_no_harm(faulty: Store, tmp_path: Path) -> None:
+    path = damaged(faulty, tmp_path)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name in ("duration", "peak", "clipped", "mean_db", "std_db", "source_rate"):
+            group[name][...] = np.nan
+    group["n_windows"][...] = -5
+    group["split"][...] = "nowhere"
+    found = find(open_store(path))
+    assert found.lengths.n_unknown == faulty.n_tracks
+    assert found.quiet.n == found.clipped.n == found.pairs.n == found.lacking.n == 0
+    assert found.splits == ("other",)
+    assert np.isnan(found.all_db).all()
+
+
+def test_a_near_copy_by_a_codec_is_nearer_than_the_threshold_and_another_song_is_not() -> None:
+    spec = FeatureSpec()
+
+    def print_of(samples: np.ndarray) -> np.ndarray:
+        mel = level_db(mel_windows(samples.astype(np.float32), spec), spec)
+        return fingerprint(mel.reshape(-1, spec.n_mels)).astype(np.float16)
+
+    one, other = song("chords", 1, 10.0), song("chords", 2, 10.0)
+    copy = encoded(one, format="MP3", subtype="MPEG_LAYER_III")
+    assert apart_db(print_of(one), print_of(copy)) < SAME_DB < apart_db(print_of(one), print_of(other))
