@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import as_text, beside_bar, build_progress, count, main, next_step, progress_bar, show
+from pipeline.companions import CHECKSUMS
 from pipeline.errors import BuildError, CallError
 from pipeline.options import (
     AS_JSON,
@@ -84,6 +85,7 @@ def append(
         click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
         return
     different = differing([opened.attributes["versions"], added.plan.versions])
+    was_shared = store.size(CHECKSUMS) is not None
     if not as_json:
         show([*kept, *(f"computed by different versions: {line}" for line in different)])
         click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
@@ -91,6 +93,8 @@ def append(
         _build_new(added, cluster, workers, memory, walltime, max_failed, as_json)
     with build_progress(opened.n_tracks + n_new, "append") as progress:
         summary = append_tracks(added, progress)
+    if was_shared:
+        click.echo(f"{CHECKSUMS}, card and report were of the old {store} and are gone; share the new one", err=as_json)
     _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
 
 
@@ -121,9 +125,9 @@ def _build_new(
 def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> None:
     """Join STOREs of one spec into OUT: their tracks in this order, nothing computed again.
 
-    Shards are kept as they are where the tracks before them fill whole shards, so that OUT takes no room of its own
-    for them on the same disk; the others are packed anew. Each track stays in its split, and the statistics are those
-    of all train tracks. A merge that was stopped goes on when it is run again.
+    Shards are copied as they are where the tracks before them fill whole shards; the others are packed anew. Each
+    track stays in its split, and the statistics are those of all train tracks. A merge that was stopped goes on when
+    it is run again.
 
     \b
       melzarr merge jazz.zarr rock.zarr music.zarr

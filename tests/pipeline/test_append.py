@@ -542,3 +542,12 @@ def test_what_is_added_is_what_the_catalog_has(young: Path, own_music: Path) -> 
     added = addition(open_store(young), catalog)
     assert list(added.catalog.tracks) == list(catalog.tracks)[7:]
     assert (added.n_there, added.differing, added.plan.tracks_per_shard) == (7, (), 5)
+
+
+def test_what_explained_the_old_store_goes_with_it_and_that_is_said(young: Path, own_music: Path) -> None:
+    (young / "SHA256SUMS").write_bytes(b"")
+    (young / "README.md").write_text("seven tracks")
+    assert "were of the old" in append(young, own_music).stdout
+    assert not (young / "SHA256SUMS").exists()
+    assert not (young / "README.md").exists()
+    assert not verify(open_store(young)).problems
