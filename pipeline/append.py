@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +125,7 @@ def addition(store: Store, catalog: Catalog, progress: Advance = lambda _: None)
     added = replace(catalog, tracks=tracks.take(new))
     if new.size:
         _require_rule(store, catalog)
-        refuse_separated_groups(Tracks.of([*tracks_of([Part.whole(store)]), *added.tracks]))
+        refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([Part.whole(store)]), added.tracks)))
     tracks_per_shard = store.tracks_per_shard if store.is_sharded else None
     plan = make_plan(store.spec, added.tracks, versions(), tracks_per_shard)
     return Addition(store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
