@@ -16,7 +16,8 @@ from pipeline.errors import CatalogError
 from pipeline.recipe import Recipe
 from pipeline.split import PARTS, UNUSED, HashSplit
 from pipeline.tracks import Track, Tracks
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 
 # What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
 READABLE = frozenset(

@@ -13,7 +13,8 @@ import click
 
 from pipeline.errors import CallError, MelzarrError
 from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -29,7 +29,8 @@ from pipeline.picture import draw
 from pipeline.report import write_report
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 
 # Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CallError
 from pipeline.options import SPEC_HELP
 from pipeline.spec import FeatureSpec
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 
 if TYPE_CHECKING:
     from pipeline.catalog import Catalog

@@ -23,7 +23,8 @@ from pipeline.publish import attributes, publish
 from pipeline.spec import FeatureSpec
 from pipeline.store import open_store
 from pipeline.tracks import FIELDS, Track, Tracks
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 from pipeline.workspace import Workspace
 from pipeline.workspaces import open_workspace
 

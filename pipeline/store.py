@@ -21,7 +21,8 @@ from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packe
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
 from pipeline.strict import Strict
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 
 Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
 Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number

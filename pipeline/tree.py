@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from pipeline.errors import CallError
 from pipeline.files import files_below, naming, sha256_of, write_whole
-
-SCHEMES = ("s3", "gs", "az", "https", "http")
-ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
 
 
 class Tree(Protocol):
@@ -108,43 +103,6 @@ class Tree(Protocol):
     def telling(self, name: str) -> AbstractContextManager[None]:
         """Have what goes wrong with a file in a block be a sentence."""
         ...
-
-
-def open_tree(where: str | Path | Tree) -> Tree:
-    """Give the tree at a path or an address.
-
-    Parameters
-    ----------
-    where : str, Path or Tree
-        A path, of a folder or of a ``.zarr.zip``; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
-
-    Raises
-    ------
-    CallError
-        For an address that is none, that brings a password, or of a kind that is not known.
-    """
-    if not isinstance(where, str | Path):
-        return where
-    scheme, found, _ = str(where).partition("://")
-    if isinstance(where, Path) or not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return _on_disk(Path(where))
-    if scheme not in SCHEMES:
-        raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
-    try:
-        from pipeline.bucket import BucketTree  # noqa: PLC0415  (an extra: most stores lie on a disk)
-    except ImportError as error:
-        raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
-
-    return BucketTree.at(where)
-
-
-def _on_disk(path: Path) -> Tree:
-    """Give a folder, or a zip archive by its name, where no folder has that name."""
-    if not path.name.endswith(ZIP_SUFFIX) or path.is_dir():
-        return DiskTree(path)
-    from pipeline.archive import ZipTree  # noqa: PLC0415  (it builds on this room)
-
-    return ZipTree(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from pipeline.receipt import STATUSES
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
-from pipeline.tree import Tree, open_tree, source_sha256
+from pipeline.tree import Tree, source_sha256
+from pipeline.trees import open_tree
 
 STATISTICS_DB = 1e-3  # mean and deviation, which are summed in another order here
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.archive import ZipTree
 from pipeline.in_zip import ZipWorkspace
 from pipeline.on_disk import DiskWorkspace
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 from pipeline.workspace import Workspace
 
 

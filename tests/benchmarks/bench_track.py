@@ -36,7 +36,7 @@ from pipeline.mel import filterbank, mel_windows, plain_windows
 from pipeline.plan import TRACKS_PER_SHARD, Shard
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
-from pipeline.tree import open_tree
+from pipeline.trees import open_tree
 from pipeline.versions import versions
 from pipeline.worker import ShardJob, make_shard, one_thread
 from pipeline.workspaces import open_workspace

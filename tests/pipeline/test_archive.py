@@ -17,7 +17,8 @@ from pipeline.cluster import InProcess
 from pipeline.errors import BuildError, CallError, StoreError
 from pipeline.files import files_below
 from pipeline.store import Store, open_store
-from pipeline.tree import DiskTree, open_tree
+from pipeline.tree import DiskTree
+from pipeline.trees import open_tree
 from pipeline.verify import verify
 from tests.conftest import Planner
 

@@ -30,7 +30,7 @@ from pipeline.receipt import Receipt
 from pipeline.scan import scan
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
-from pipeline.tree import open_tree
+from pipeline.trees import open_tree
 from pipeline.verify import verify
 from pipeline.versions import versions
 from pipeline.workspaces import open_workspace

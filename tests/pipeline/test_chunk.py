@@ -14,7 +14,7 @@ from pipeline.chunk import decode_chunk, encode_chunk, index_bytes, pack, read_i
 from pipeline.layout import create_mel, is_packed
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
-from pipeline.tree import open_tree
+from pipeline.trees import open_tree
 
 SPEC = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=6, n_fft=512, hop_length=128, n_mels=20)
 HALF = FeatureSpec.from_dict({**SPEC.to_dict(), "scale": "db", "dtype": "float16"})

@@ -37,7 +37,8 @@ from pipeline.parts import Part
 from pipeline.plan import make_plan
 from pipeline.receipt import Receipt
 from pipeline.store import Store, open_store
-from pipeline.tree import Tree, open_tree
+from pipeline.tree import Tree
+from pipeline.trees import open_tree
 from pipeline.verify import verify
 from pipeline.workspaces import open_workspace
 

@@ -39,7 +39,8 @@ from pipeline.mel import level_db
 from pipeline.plan import make_plan
 from pipeline.share import Wish, share
 from pipeline.store import Store, open_store
-from pipeline.tree import DiskTree, open_tree
+from pipeline.tree import DiskTree
+from pipeline.trees import open_tree
 from pipeline.verify import verify
 from pipeline.versions import versions
 from tests.conftest import SPEC
