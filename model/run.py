@@ -289,7 +289,7 @@ class Run:
 def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file so that it is whole or absent."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    csv.writer(text).writerows([head, *rows])
     write_whole(path, text.getvalue().encode())
 
 

@@ -16,6 +16,7 @@ from pipeline.build import Progress, Summary, build
 from pipeline.catalog import Catalog, refuse_separated_groups
 from pipeline.changes import changes, count_tracks
 from pipeline.cluster import Runner
+from pipeline.companions import CHECKSUMS
 from pipeline.derive import derive
 from pipeline.errors import BuildError, CatalogError
 from pipeline.merge import merged_splits, merged_versions
@@ -85,10 +86,16 @@ def open_growing(tree: Tree) -> Store:
 
     Raises
     ------
-    CallError, StoreError
-        Where it can only be read, or there is none.
+    BuildError, CallError, StoreError
+        Where it is a share, can only be read, or there is none.
     """
-    open_workspace(tree).recover()
+    workspace = open_workspace(tree)
+    if tree.size(CHECKSUMS) is not None:
+        raise BuildError(
+            f"{tree} is a share, whose card, report and checksums would not fit any more; append to the store that it "
+            f"was made from, and share that again"
+        )
+    workspace.recover()
     return open_store(tree)
 
 
@@ -224,7 +231,9 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
         As `derive` says; the store is then as it was.
     """
     store, parts = added.store, [Part.whole(added.store), Part.whole(open_store(added.beside))]
-    summary = derive(parts, store.tree, added.about, sharded=store.is_sharded, replace=True, progress=progress)
+    summary = derive(
+        parts, store.tree, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
+    )
     open_workspace(added.beside).remove_store()
     return summary
 

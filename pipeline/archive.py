@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Never
 
-from pipeline.errors import CallError
+from pipeline.errors import CallError, StoreError
 from pipeline.files import files_below, naming
 from pipeline.tree import DiskTree
 
+SIGNATURE = b"PK\3\4"  # with which a file's header begins
 LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold, for files that are to have none
 COPIED = 1 << 20  # bytes copied at a time
@@ -33,9 +34,10 @@ class _Archive:
         try:
             with zipfile.ZipFile(self.file) as found:
                 infos = [info for info in found.infolist() if not info.is_dir()]
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             self.file.close()
-            raise ValueError(f"{path} is no whole zip archive ({error}); copy or download it again") from error
+            raise StoreError(f"{path} is no whole zip archive ({error}); copy or download it again") from error
+        self.n_bytes = os.fstat(self.file.fileno()).st_size
         self.infos = {info.filename: info for info in infos}
 
     def __del__(self) -> None:
@@ -48,10 +50,17 @@ class _Archive:
         if info is None:
             raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path}/{name}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
-            raise ValueError(f"{self.path}: {name} is compressed or encrypted in it; unzip it, and use the folder")
-        header = os.pread(self.file.fileno(), LOCAL_HEADER, info.header_offset)
+            raise StoreError(f"{self.path}: {name} is compressed or encrypted in it; unzip it, and use the folder")
+        header = self.bytes(info.header_offset, LOCAL_HEADER) if 0 <= info.header_offset < self.n_bytes else b""
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        return info.header_offset + LOCAL_HEADER + lengths, info.file_size
+        start = info.header_offset + LOCAL_HEADER + lengths
+        if not header.startswith(SIGNATURE) or start + info.file_size > self.n_bytes:
+            raise StoreError(f"{self.path}: {name} is not where it should be; copy or download the archive again")
+        return start, info.file_size
+
+    def bytes(self, start: int, n_bytes: int) -> bytes:
+        """Read some bytes of the archive."""
+        return os.pread(self.file.fileno(), n_bytes, start)
 
 
 @functools.lru_cache(maxsize=8)
@@ -109,21 +118,20 @@ class ZipTree:
 
     def read(self, name: str) -> bytes:
         """Read a file."""
-        start, size = self._archive.place(self.prefix + name)
-        return self._bytes(start, size)
+        archive = self._archive
+        return archive.bytes(*archive.place(self.prefix + name))
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
         """Read the last bytes of a file, and say how many it has in all."""
-        start, size = self._archive.place(self.prefix + name)
-        return self._bytes(start + max(0, size - n_bytes), min(size, n_bytes)), size
+        archive = self._archive
+        start, size = archive.place(self.prefix + name)
+        return archive.bytes(start + max(0, size - n_bytes), min(size, n_bytes)), size
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
         """Read some bytes of a file."""
-        first, size = self._archive.place(self.prefix + name)
-        return self._bytes(first + start, max(0, min(n_bytes, size - start)))
-
-    def _bytes(self, start: int, n_bytes: int) -> bytes:
-        return os.pread(self._archive.file.fileno(), n_bytes, start)
+        archive = self._archive
+        first, size = archive.place(self.prefix + name)
+        return archive.bytes(first + start, max(0, min(n_bytes, size - start)))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file; it is read as a whole, for what is read here and there is small."""
@@ -143,10 +151,10 @@ class ZipTree:
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal."""
-        start, size = self._archive.place(self.prefix + name)
-        digest = hashlib.sha256()
+        archive, digest = self._archive, hashlib.sha256()
+        start, size = archive.place(self.prefix + name)
         for first in range(0, size, COPIED):
-            digest.update(self._bytes(start + first, min(COPIED, size - first)))
+            digest.update(archive.bytes(start + first, min(COPIED, size - first)))
         return digest.hexdigest()
 
     def local(self, name: str) -> AbstractContextManager[Path]:

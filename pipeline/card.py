@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,8 +14,12 @@ from typing import Any, Final
 import jinja2
 
 from pipeline.layout import CHUNK_VALUES, COORDINATES
+from pipeline.receipt import STATUSES
+from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
 
+ALL = ""  # stands for all labels, none of which is empty
+MAX_LABELS = 100  # that have a line of their own
 LISTED = 20  # tracks that are not ok and that the card names; tracks.csv has them all
 WHOLE = {"n_windows"}  # columns of whole numbers
 
@@ -35,6 +40,8 @@ class About:
     ----------
     name : str
         Name of the shared file or folder.
+    is_zip : bool
+        Whether it is an archive.
     faults : sequence of str
         What is known to be wrong with the tracks.
     derived : sequence of str
@@ -50,6 +57,7 @@ class About:
     """
 
     name: str
+    is_zip: bool = False
     faults: Sequence[str] = ()
     derived: Sequence[str] = ()
     for_hub: bool = False
@@ -75,7 +83,6 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
     )  # fmt: skip
     environment.filters |= {"md": escape, "bib": _for_bibtex}
     along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
-    is_zip = about.name.endswith(".zip")
     return environment.get_template("card.md").render(
         title=facts["title"],
         name=about.name,
@@ -83,8 +90,8 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
         citation=citation(facts, about.published),
         key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts['uuid'][:8]}",
         picture=about.picture,
-        opening=_opening(store, about.name, is_zip=is_zip),
-        is_zip=is_zip,
+        opening=_opening(store, about.name, is_zip=about.is_zip),
+        is_zip=about.is_zip,
         along_track=", ".join(f"`{name}`" for name in along_track),
         spec=store.spec,
         n_frames=store.spec.n_frames,
@@ -141,20 +148,21 @@ def _layout(store: Store) -> str:
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Tracks of each label by split and by status, and of all."""
-    orders = {"split": ("train", "valid", "test", "unused"), "status": ("ok", "short", "silent", "failed")}
-    columns = [(kind, value) for kind, order in orders.items() for value in order
-               if any(row[kind] == value for row in rows)]  # fmt: skip
-
-    def count(label: str | None, kind: str, value: str) -> int:
-        return sum(row["tracks"] for row in rows if row[kind] == value and label in {None, row["label"]})
-
-    def line(name: str, label: str | None) -> list[object]:
-        total = sum(row["tracks"] for row in rows if label in {None, row["label"]})
-        return [name, total, *(count(label, kind, value) for kind, value in columns)]
-
-    labels = sorted({row["label"] for row in rows})
-    return ["label", "tracks", *(value for _, value in columns)], [*(line(x, x) for x in labels), line("all", None)]
+    """Tracks of each label by split and by status, of the labels with the most tracks, and of all."""
+    counts: Counter[tuple[str, str]] = Counter()  # by label, and by split or status
+    for row in rows:
+        for label in (ALL, row["label"]):
+            counts.update({(label, what): row["tracks"] for what in ("tracks", row["split"], row["status"])})
+    heads = ["tracks", *(name for name in (*PARTS, UNUSED, *STATUSES) if counts[ALL, name])]
+    totals = {label: n for (label, what), n in counts.items() if what == "tracks" and label != ALL}
+    largest = sorted(totals, key=lambda label: (-totals[label], label))[:MAX_LABELS]
+    left = [] if len(totals) <= MAX_LABELS else [f"and {len(totals) - MAX_LABELS} labels with fewer tracks"]
+    lines = [(label, label) for label in sorted(largest)] + [("all", ALL)]
+    rest: list[list[object]] = [
+        [name, *(counts[ALL, head] - sum(counts[label, head] for label in largest) for head in heads)] for name in left
+    ]
+    table: list[list[object]] = [[name, *(counts[label, head] for head in heads)] for name, label in lines]
+    return ["label", *heads], [*table[:-1], *rest, table[-1]]
 
 
 def _troubled(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
@@ -175,9 +183,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Ite
 
 
 def escape(text: str) -> str:
-    """Have text of others be text in Markdown: no markup, no HTML, no line break, nothing that steers a terminal."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Have text of others be text in Markdown: no markup, no link, no HTML, nothing that steers a terminal."""
+    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    inline = re.sub(r"([\\`*_\[\]|~])", r"\\\1", plain)
+    inline = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", inline)  # what a heading, a list or a rule begins with
+    inline = re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", inline)  # and an address
+    return inline.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
 
 
 def _for_bibtex(text: str) -> str:
@@ -220,5 +231,5 @@ def tracks_csv(store: Store) -> Iterator[bytes]:
 
 def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text).writerows(rows)  # lines end as RFC 4180 says, and so names with a line break are quoted
     return text.getvalue().encode()

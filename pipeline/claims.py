@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,6 +48,7 @@ def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
     for name, kind in ATTRIBUTES.items():
         if not isinstance(attributes.get(name), kind):
             raise TypeError(f"its attribute {name} is {attributes.get(name)!r:.40}")
+    _require_words(attributes)
     spec = FeatureSpec.from_dict(attributes["spec"])
     mel = _array(group, "mel")
     n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
@@ -66,6 +68,27 @@ def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
     if mel.dtype != spec.dtype:
         raise TypeError(f"mel is of the type {mel.dtype}, and its spec says {spec.dtype}")
     return spec
+
+
+def _require_words(attributes: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than what is read of them somewhere, and text that no file can hold."""
+    json.dumps(attributes, ensure_ascii=False).encode()
+    split, recipe = attributes["split"], attributes["recipe"]
+    texts = [
+        *attributes["versions"].values(),
+        split.get("method", ""),
+        recipe.get("name", ""),
+        recipe.get("origin", ""),
+    ]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"one of its versions, its split or its recipe says {wrong[0]!r:.40}")
+    if wrong := [split[name] for name in ("valid", "test", "seed") if not isinstance(split.get(name, 0), int | float)]:
+        raise TypeError(f"its split says {wrong[0]!r:.40}")
+    for several in (split.get("of", []), recipe.get("merged", [])):
+        if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
+            raise TypeError(f"what it was merged of is {several!r:.40}")
+        for one in several:
+            _require_words({"versions": {}, "split": one, "recipe": one})
 
 
 def _arrays() -> Iterator[tuple[str, tuple[str, ...]]]:

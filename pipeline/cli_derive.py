@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import as_text, beside_bar, build_progress, count, main, next_step, progress_bar, show
-from pipeline.companions import CHECKSUMS
-from pipeline.errors import BuildError, CallError
+from pipeline.errors import BuildError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
@@ -85,7 +84,6 @@ def append(
         click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
         return
     different = differing([opened.attributes["versions"], added.plan.versions])
-    was_shared = store.size(CHECKSUMS) is not None
     if not as_json:
         show([*kept, *(f"computed by different versions: {line}" for line in different)])
         click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
@@ -93,8 +91,6 @@ def append(
         _build_new(added, cluster, workers, memory, walltime, max_failed, as_json)
     with build_progress(opened.n_tracks + n_new, "append") as progress:
         summary = append_tracks(added, progress)
-    if was_shared:
-        click.echo(f"{CHECKSUMS}, card and report were of the old {store} and are gone; share the new one", err=as_json)
     _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
 
 
@@ -135,15 +131,18 @@ def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> No
     """
     from pipeline.merge import differing
     from pipeline.merge import merge as merge_stores
+    from pipeline.places import refuse_place
     from pipeline.store import open_store
+    from pipeline.workspaces import open_workspace
 
     if len(stores) < 2:
         raise click.UsageError("give two stores or more, and then the one that they become")
-    if any(_same_place(store, out) for store in stores):
-        raise CallError(f"{out} is one of the stores that are to be joined; name another place")
+    refuse_place(open_workspace(out), stores, replace=True)
     opened = [open_store(store) for store in stores]
     if _is_there(out, opened, force):
         click.echo(f"{out} is finished and up to date: the same tracks of the same files", err=as_json)
+        n_tracks = open_store(out).n_tracks
+        click.echo(as_text({"store": str(out), "kept": n_tracks, "packed": 0})) if as_json else next_step("verify", out)
         return
     versions = differing([store.attributes["versions"] for store in opened])
     if not as_json:
@@ -153,23 +152,15 @@ def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> No
     _say(summary, as_json, versions=versions)
 
 
-def _same_place(store: Tree, other: Tree) -> bool:
-    if store.folder and other.folder:
-        return store.folder.resolve() == other.folder.resolve()
-    return str(store) == str(other)
-
-
 def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
     """Whether the merger is there already; refuse to replace what is something else, unless forced."""
     from pipeline.merge import is_merged
-    from pipeline.store import is_store, open_store
+    from pipeline.store import open_store
     from pipeline.workspaces import open_workspace
 
     workspace = open_workspace(out)
     if not workspace.occupied():
         return False
-    if not is_store(out):
-        raise BuildError(f"{out} exists and is no store of melzarr's; name another place, or remove it yourself")
     if force:
         return False
     finished = open_store(out)

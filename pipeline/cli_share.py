@@ -61,8 +61,9 @@ def share(
 
     DEST is a folder, an archive NAME.zarr.zip, or s3://BUCKET/NAME. It holds the store, which plain xarray opens; a
     card (README.md) that says what it is, how it was made and how to cite it; tracks.csv; a description for crawlers
-    (croissant.json); a report with pictures (report.html); and SHA256SUMS of everything. The same store gives the same
-    bytes, and a copy that was interrupted goes on where it was. No audio is in it unless --audio asks for it.
+    (croissant.json); a report with pictures (report.html); and SHA256SUMS of everything. Under one name the same
+    store gives the same bytes, and a copy that was interrupted goes on where it was. No audio is in it unless --audio
+    asks for it.
 
     \b
       melzarr share demo.zarr demo-share

@@ -108,10 +108,10 @@ def differences(tree: Tree, known: Mapping[str, str]) -> tuple[list[str], int]:
     ValueError
         Where the list is none.
     """
-    try:
-        listed = read_checksums(tree.read(CHECKSUMS))
-    except FileNotFoundError:
-        return [], 0
+    if tree.size(CHECKSUMS) is None:  # as of a store that was not shared
+        alone = sorted(name for name in NAMES if "." in name and tree.size(name) is not None)
+        return [f"{name} is there without {CHECKSUMS}" for name in alone], 0
+    listed = read_checksums(tree.read(CHECKSUMS))
     problems = []
     for name, expected in listed.items():
         try:

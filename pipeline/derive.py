@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.build import Progress, Summary, summarise
 from pipeline.ledger import Ledger
 from pipeline.parts import Part, plan_of, refuse_replaced
+from pipeline.places import refuse_place
 from pipeline.plan import Plan, as_json
 from pipeline.publish import Explain, publish
 from pipeline.receipt import Receipt
@@ -37,6 +38,7 @@ def derive(
     tracks_per_shard: int | None = None,
     sharded: bool = True,
     replace: bool = False,
+    in_place: bool = False,
     explain: Explain | None = None,
     progress: Progress = lambda _: None,
 ) -> Summary:
@@ -62,7 +64,9 @@ def derive(
     sharded : bool
         False for each track in a file of its own.
     replace : bool
-        Whether a store that is there is replaced, once the new one is complete. It may be one of the parts.
+        Whether a store that is there is replaced, once the new one is complete.
+    in_place : bool
+        Whether the store that is replaced is the first of the parts.
     explain : callable, optional
         Called with the whole store before it appears, and with the folder of all of it but its shards, into which it
         may write further files: they appear with the store.
@@ -89,6 +93,7 @@ def derive(
     plan = plan_of(parts, about, spec, tracks_per_shard, sharded)
     facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
     workspace = open_workspace(target)
+    refuse_place(workspace, (part.store.tree for part in parts[int(in_place) :]), replace=replace)
     with workspace.locked():
         workspace.refuse_occupied(replace)
         refuse_replaced(parts)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.archive import ZipTree, pack_folder
+from pipeline.companions import checksum_lines
+from pipeline.files import sha256_of, write_whole
 from pipeline.on_disk import DiskWorkspace
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
 
 
 class ZipWorkspace(DiskWorkspace):
-    """A workspace in a folder beside the archive; ``store/`` in it is what is packed, so it takes its size twice."""
+    """A workspace in a folder beside the archive; ``store/`` in it is what is packed, so it takes its size twice.
+
+    Beside the archive comes ``NAME.zarr.zip.sha256``.
+    """
 
     def offer(self, receipt: Receipt) -> None:
         """Offer nothing: a shard in an archive cannot be linked, and to copy one takes as long as to make it."""
@@ -24,4 +29,12 @@ class ZipWorkspace(DiskWorkspace):
         assert isinstance(self.target, ZipTree)  # noqa: S101  (by whom it was made)
         archive = self.folder / "archive"
         pack_folder(store, archive)
+        # First, for a kill in between is followed by the same again: no archive has another one's digest for long.
+        digests = {self.target.name: sha256_of(archive)}
+        write_whole(digest_file(self.target.path), checksum_lines(digests))
         archive.replace(self.target.path)
+
+
+def digest_file(path: Path) -> Path:
+    """File beside an archive that has its digest, for who downloads it and checks it before it is opened."""
+    return path.with_name(f"{path.name}.sha256")

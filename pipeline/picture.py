@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,9 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
 def save(figure: Figure, path: Path) -> None:
     """Save a picture in the format that the path's extension names, without a word of what drew it."""
     kind, data = path.suffix[1:].lower(), io.BytesIO()
-    figure.savefig(data, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label in letters that no font here has
+        figure.savefig(data, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
     write_whole(path, data.getvalue())
 
 
@@ -116,5 +119,6 @@ def _draw_track(axes: Axes, store: Store, number: int) -> Any:
     bands = store.values("band")
     ticks = [int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]]
     axes.set_yticks(ticks, [f"{bands[tick]:.0f}" for tick in ticks])
-    axes.set_title(f"{store.values('label')[number]}", loc="left", fontsize="medium", pad=2)
+    label = "".join(char if char.isprintable() else " " for char in store.values("label", slice(number, number + 1))[0])
+    axes.set_title(label, loc="left", fontsize="medium", pad=2, parse_math=False)
     return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,22 +16,26 @@ import numpy.typing as npt
 from pipeline.archive import ZipTree
 from pipeline.build import Progress, Summary
 from pipeline.card import About, card, citation, columns, description, tracks_csv
+from pipeline.charts import require_matplotlib
 from pipeline.chunk import SHARDS
-from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
+from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines, read_checksums
 from pipeline.croissant import croissant
 from pipeline.derive import derive
 from pipeline.describe import describe
 from pipeline.errors import CallError
 from pipeline.files import files_below, sha256_of, write_whole
 from pipeline.findings import find
+from pipeline.in_zip import digest_file
 from pipeline.mel import stored_levels
 from pipeline.parts import Part
 from pipeline.picture import draw
+from pipeline.places import refuse_place
 from pipeline.report import write_report
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 from pipeline.tree import Tree
 from pipeline.trees import open_tree
+from pipeline.workspaces import open_workspace
 
 # Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
@@ -151,82 +156,105 @@ def share(
         Where a track of the store is damaged.
     """
     where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
+    require_matplotlib()  # here, for a copy can take hours
+    _require_audio(store, numbers, wish.audio)
+    refuse_place(open_workspace(where), [store.tree], replace=replace)
     about = wish.about(store)
-    derived = _derived(store, numbers, about)
-    about |= {"derived": derived} if derived else {}
+    if derived := _derived(store, numbers, about):
+        if spec != store.spec:
+            derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
+        about["derived"] = derived
 
     def explain(new: Store, folder: Path) -> None:
-        lines = list(_derived_lines(derived))
-        if spec != store.spec:
-            error = largest_error(store, numbers, new, step("compare", len(numbers)))
-            lines.append(f"Its levels differ from the original's by at most {error:.3f} dB.")
-        _explain(new, folder, where.name, wish, lines, step)
+        _explain(new, folder, where, wish, step)
 
-    summary = derive(
+    return derive(
         [Part(store, numbers)], where, about,
         spec=spec, sharded=wish.sharded, replace=replace, explain=explain, progress=progress,
     )  # fmt: skip
-    if digest := archive_sha256(where):  # for who downloads it, and checks it before it is opened
-        where.beside("").write(f"{where.name}.sha256", checksum_lines({where.name: digest}))
-    return summary
 
 
 def archive_sha256(where: Tree) -> str:
-    """SHA-256 of an archive, in hexadecimal; nothing for what is none."""
-    return where.beside("").sha256(where.name) if isinstance(where, ZipTree) else ""
+    """SHA-256 of an archive as the file beside it says, in hexadecimal; nothing for what is none."""
+    return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipTree) else ""
+
+
+def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Tree | None) -> None:
+    """Refuse a place in which the audio is not, before anything is copied."""
+    if root is None:
+        return
+    sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_sha256"))
+    for source, digest in zip(sources, digests, strict=True):
+        if source.startswith("/") or ".." in source.split("/"):
+            raise CallError(f"the source {source!r} leads out of its folder; share the store without its audio")
+        if digest and root.size(source) is None:
+            raise CallError(f"{source} is not below {root}; say where the audio is that the store was made from")
 
 
 def _derived(store: Store, numbers: npt.NDArray[np.intp], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Say of what store this is a part or another form; nothing where it is all of it as it is."""
+    """Say of what store this is a part or another form, and of what that was; nothing where it is all as it is."""
     was = store.attributes
     if len(numbers) == store.n_tracks and {**about, "uuid": was["uuid"]} == was:
         return {}
     found: dict[str, Any] = {"from": was["uuid"], "tracks": len(numbers), "of_tracks": store.n_tracks}
     if about["spec"] != was["spec"]:
         found |= {"scale": store.spec.scale, "dtype": store.spec.dtype}
-    return found
+    return {**found, "before": was["derived"]} if "derived" in was else found
 
 
-def _derived_lines(derived: dict[str, Any]) -> Iterator[str]:
-    if derived:
+def _derived_lines(derived: Any) -> Iterator[str]:
+    """Say the same in sentences; of what a stranger has written, what is understood."""
+    while isinstance(derived, dict):
         form = f", there as {derived['scale']} in {derived['dtype']}" if "dtype" in derived else ""
-        yield f"It holds {derived['tracks']} of the {derived['of_tracks']} tracks of the store {derived['from']}{form}."
+        tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))
+        yield f"{tracks} of the {of_tracks} tracks of the store {name}{form}."
+        if "max_error_db" in derived:
+            yield f"Its levels differ from those by at most {derived['max_error_db']} dB."
+        derived = derived.get("before")
 
 
 def largest_error(
-    store: Store, numbers: npt.NDArray[np.intp], new: Store, progress: Callable[[int], object] = lambda _: None
+    store: Store,
+    numbers: npt.NDArray[np.intp],
+    spec: FeatureSpec,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> float:
-    """Largest difference of levels between tracks of a store and what they became in another, in dB.
+    """Largest difference of levels between tracks of a store and what they become, in dB.
 
     Parameters
     ----------
     store : Store
-        The original.
+        The store.
     numbers : np.ndarray [shape=(n_tracks,)]
-        Numbers of the tracks there.
-    new : Store
-        The other, which has these tracks in this order.
+        Numbers of the tracks.
+    spec : FeatureSpec
+        What they become.
     progress : callable
         Called with the number of tracks done since the last call.
-    """
-    read, read_new = store.reader(), new.reader()
 
-    def error(place: int) -> float:
-        was, became = np.empty(store.spec.shape, store.spec.dtype), np.empty(new.spec.shape, new.spec.dtype)
-        read(int(numbers[place]), was)
-        read_new(place, became)
-        apart = np.abs(stored_levels(was, store.spec) - stored_levels(became, new.spec).astype(np.float32))
+    Returns
+    -------
+    float
+        Rounded up to thousandths.
+    """
+    read = store.reader()
+
+    def error(number: int) -> float:
+        was = np.empty(store.spec.shape, store.spec.dtype)
+        read(number, was)
+        levels = stored_levels(was, store.spec).astype(np.float32)
+        became = levels.astype(spec.dtype).astype(np.float32) if spec.scale == "db" else levels
         progress(1)
-        return float(np.nanmax(apart, initial=0.0))
+        return float(np.nanmax(np.abs(levels - became), initial=0.0))
 
     with ThreadPoolExecutor(store.tree.readers) as pool:
-        return max(pool.map(error, range(len(numbers))))
+        return math.ceil(1000 * max(pool.map(error, numbers.tolist()))) / 1000
 
 
-def _explain(store: Store, folder: Path, name: str, wish: Wish, derived: Sequence[str], step: Step) -> None:
+def _explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> None:
     """Write all that explains a store into the folder of its metadata, and last the checksums of everything."""
     findings = find(store, step("look", store.n_tracks))
-    plain_name = name.partition(".")[0]
+    plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
     facts = {**describe(store), "name": plain_name}
     picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
     if picture:
@@ -235,9 +263,10 @@ def _explain(store: Store, folder: Path, name: str, wish: Wish, derived: Sequenc
     recipe_faults = store.attributes["recipe"].get("faults", [])
     said = recipe_faults if isinstance(recipe_faults, list) else []
     about = About(
-        name=name,
+        name=where.name,
+        is_zip=isinstance(where, ZipTree),
         faults=[*findings.faults(), *map(str, said)],
-        derived=derived,
+        derived=list(_derived_lines(store.attributes.get("derived"))),
         for_hub=wish.for_hub,
         has_audio=wish.audio is not None,
         published=wish.published,
@@ -267,8 +296,6 @@ def _copy_audio(store: Store, root: Tree, folder: Path, progress: Callable[[int]
         progress(1)
         if not digest:  # what could not be read then is no part of the dataset
             continue
-        if source.startswith("/") or ".." in source.split("/"):
-            raise CallError(f"the source {source!r} leads out of its folder; share the store without its audio")
         with root.local(source) as path:
             if not path.is_file() or sha256_of(path) != digest:
                 raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")

@@ -100,7 +100,7 @@ def _as_csv(plan: Plan) -> Iterator[bytes]:
     rows = itertools.chain([FIELDS], Tracks.of(plan.tracks).rows(*FIELDS))
     while block := list(itertools.islice(rows, BLOCK)):
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(block)
+        csv.writer(text).writerows(block)
         yield text.getvalue().encode()
 
 

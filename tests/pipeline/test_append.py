@@ -202,7 +202,7 @@ def test_other_versions_are_said_and_kept_in_mind(young: Path, own_music: Path) 
     store = open_store(young)
     versions = store.attributes["versions"]
     about = {**store.attributes, "licence": "free", "versions": {**versions, "numpy": "1.0"}}
-    derive([Part.whole(store)], young, about, replace=True)
+    derive([Part.whole(store)], young, about, replace=True, in_place=True)
     done = append(young, own_music)
     assert f"computed by different versions: numpy 1.0, {versions['numpy']}" in done.stdout
     after = open_store(young)
@@ -223,7 +223,7 @@ def test_new_tracks_become_what_the_stores_are(
 
 
 def test_a_store_without_shards_grows_without_them(young: Path, own_music: Path, finished: Store) -> None:
-    derive([Part.whole(open_store(young))], young, finished.attributes, sharded=False, replace=True)
+    derive([Part.whole(open_store(young))], young, finished.attributes, sharded=False, replace=True, in_place=True)
     append(young, own_music)
     store = open_store(young)
     assert (store.is_sharded, store.n_tracks) == (False, 12)
@@ -237,7 +237,7 @@ def test_an_archive_grows(young: Path, own_music: Path, finished: Store) -> None
     append(archive, own_music)
     assert open_store(f"{archive}").attributes["uuid"] == finished.attributes["uuid"]
     assert verify(open_store(f"{archive}")).problems == []
-    assert left(young.parent) == ["s.zarr", "s.zarr.zip"]
+    assert left(young.parent) == ["s.zarr", "s.zarr.zip", "s.zarr.zip.sha256"]
 
 
 def test_too_many_failures_leave_the_store_as_it_was(young: Path, own_music: Path, finished: Store) -> None:
@@ -544,10 +544,9 @@ def test_what_is_added_is_what_the_catalog_has(young: Path, own_music: Path) -> 
     assert (added.n_there, added.differing, added.plan.tracks_per_shard) == (7, (), 5)
 
 
-def test_what_explained_the_old_store_goes_with_it_and_that_is_said(young: Path, own_music: Path) -> None:
+def test_a_share_is_refused_with_the_remedy(young: Path, own_music: Path) -> None:
+    before = (young / "zarr.json").read_bytes()
     (young / "SHA256SUMS").write_bytes(b"")
-    (young / "README.md").write_text("seven tracks")
-    assert "were of the old" in append(young, own_music).stdout
-    assert not (young / "SHA256SUMS").exists()
-    assert not (young / "README.md").exists()
-    assert not verify(open_store(young)).problems
+    refused = melzarr("append", young, own_music)
+    assert (refused.exit_code, "is a share" in refused.stderr) == (1, True)
+    assert (young / "zarr.json").read_bytes() == before

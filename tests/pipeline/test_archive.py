@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from zarr.storage import ZipStore
 
+from model.cli import main
 from pipeline.archive import ZipTree, pack_folder
 from pipeline.build import build
 from pipeline.cluster import InProcess
+from pipeline.companions import checksum_lines
 from pipeline.errors import BuildError, CallError, StoreError
 from pipeline.files import files_below
 from pipeline.store import Store, open_store
@@ -117,6 +120,24 @@ def test_a_compressed_archive_is_refused_with_the_remedy(tmp_path: Path, finishe
             archive.writestr(name, finished.tree.read(name))
     with pytest.raises(StoreError, match="unzip it, and use the folder"):
         open_store(path)
+
+
+@pytest.mark.parametrize("name", ["README.md", "zarr.json", "mel/c/0/0/0/0"])
+@pytest.mark.parametrize("size", [1 << 62, 1 << 40])
+@pytest.mark.timeout(60)
+def test_an_archive_that_lies_about_a_size_is_refused(tmp_path: Path, finished: Store, name: str, size: int) -> None:
+    folder, path = DiskTree(tmp_path / "folder"), tmp_path / "lies.zarr.zip"
+    for file, _ in finished.tree.files():
+        folder.write(file, finished.tree.read(file))
+    folder.write("README.md", b"hello")
+    folder.write("SHA256SUMS", checksum_lines({file: folder.sha256(file) for file, _ in folder.files()}))
+    pack_folder(folder.path, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.getinfo(name).file_size = archive.getinfo(name).compress_size = size
+        archive._didModify = True  # so that its directory is written again
+    done = CliRunner().invoke(main, ["verify", str(path)])
+    assert done.exit_code == 1
+    assert "is not where it should be" in done.output
 
 
 def test_a_damaged_byte_is_found(tmp_path: Path, zipped: Store) -> None:

@@ -31,6 +31,7 @@ from nginx import Nginx, program
 from zarr.storage import ZipStore
 
 from pipeline.build import build
+from pipeline.card import escape
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
 from pipeline.companions import CHECKSUMS, NAMES
@@ -328,13 +329,100 @@ def test_audio_is_in_it_only_where_it_is_asked_for(finished: Store, own_music: P
 
 
 def test_what_is_there_is_replaced_only_by_force(finished: Store, shared_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "music").mkdir()
-    (tmp_path / "music/diary.txt").write_text("dear diary")
-    with pytest.raises(BuildError, match="--force"):
+    share(finished, tmp_path / "music", Wish(labels=["bells"]))
+    with pytest.raises(BuildError, match=r"is there already.*--force"):
         share(finished, tmp_path / "music", Wish(published=DATE))
-    assert (tmp_path / "music/diary.txt").read_text() == "dear diary"
     share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
     assert files(tmp_path / "music") == files(shared_folder)
+    (tmp_path / "music/.git").mkdir()
+    with pytest.raises(BuildError, match=r"holds \.git, which would go with it"):
+        share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["music"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_no_store_is_never_replaced(finished: Store, tmp_path: Path, bucket: BucketTree, replace: bool) -> None:
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music/diary.txt").write_text("dear diary")
+    (tmp_path / "music.zarr.zip").write_text("dear diary")
+    bucket.write("music/diary.txt", b"dear diary")
+    for place in (tmp_path / "music", tmp_path / "music.zarr.zip", bucket.below("music")):
+        with pytest.raises(BuildError, match="is no store of melzarr's"):
+            share(finished, place, Wish(), replace=replace)
+    assert (tmp_path / "music/diary.txt").read_text() == (tmp_path / "music.zarr.zip").read_text() == "dear diary"
+    assert bucket.read("music/diary.txt") == b"dear diary"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["music", "music.zarr.zip"]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("own.zarr", "is the store"), ("own.zarr/share", "lies in the store"), (".", "holds the store"),
+     ("share.zip", "end it in .zarr.zip"), ("link", "is the store")],
+)  # fmt: skip
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_place_in_which_the_store_would_be_lost_is_refused(
+    own_store: Store, tmp_path: Path, place: str, said: str, replace: bool
+) -> None:
+    before = files(own_store.tree.path)
+    (tmp_path / "link").symlink_to(own_store.tree.path)
+    with pytest.raises(CallError, match=said):
+        share(own_store, tmp_path / place, Wish(labels=["bells"]), replace=replace)
+    assert files(own_store.tree.path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "own.zarr"]
+
+
+def test_of_what_it_was_made_is_said_through_all_copies(finished: Store, tmp_path: Path) -> None:
+    share(finished, tmp_path / "small", Wish(scale="db", dtype="float16"))
+    share(open_store(tmp_path / "small"), tmp_path / "smaller", Wish(labels=["bells"], title="Bells"))
+    share(open_store(tmp_path / "smaller"), tmp_path / "copy", Wish())
+    for name, lines in (("smaller", 2), ("copy", 2)):
+        text = (tmp_path / name / "README.md").read_text()
+        assert text.count("tracks of the store") == lines
+        assert text.count("by at most 0.0") == 1
+        assert finished.attributes["uuid"] in text
+
+
+def test_audio_that_is_not_there_is_said_before_anything_is_copied(
+    finished: Store, music: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CallError, match="is not below"):
+        share(finished, tmp_path / "out", Wish(audio=open_tree(music / "bells")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_with_line_breaks_mathematics_and_other_letters_are_names(music: Path, tmp_path: Path) -> None:
+    (tmp_path / "music/a\rb$^$曲").mkdir(parents=True)
+    shutil.copy(music / "bells/bells.00000.wav", tmp_path / "music/a\rb$^$曲/c\nd.wav")
+    catalog = read_catalog(tmp_path / "music")
+    build(make_plan(SPEC, catalog.tracks, versions(), 5), catalog, tmp_path / "s.zarr", InProcess())
+    share(open_store(tmp_path / "s.zarr"), tmp_path / "out", Wish())
+    with (tmp_path / "out/tracks.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["source"] == "a\rb$^$曲/c\nd.wav"
+
+
+def test_many_labels_take_no_longer_than_their_number() -> None:
+    from pipeline.card import _counts, markdown_table
+
+    rows = [{"label": f"artist {n}", "split": "train", "status": "ok", "tracks": n + 1} for n in range(50_000)]
+    head, table = _counts(rows)
+    assert head == ["label", "tracks", "train", "ok"]
+    assert len(list(markdown_table(head, table))) == 104
+    assert table[-2:] == [["and 49900 labels with fewer tracks", *[sum(range(49_901))] * 3],
+                          ["all", *[sum(range(50_001))] * 3]]  # fmt: skip
+    assert table[0][0] == "artist 49900"
+
+
+@pytest.mark.parametrize(
+    "text", ["# x", "1. x", "2) x", "- x", "+ x", "---", "===", "    code", "a\n\n# b", "> x", "http://evil.example/x",
+             "www.evil.example", "@someone", "![x](y)", "<img src=x onerror=y>", "| a | b |", "`x`", "~~x~~"],
+)  # fmt: skip
+def test_what_strangers_have_written_begins_nothing_in_markdown(text: str) -> None:
+    from markdown_it import MarkdownIt
+
+    found = MarkdownIt("gfm-like", {"linkify": False}).parse(escape(text))
+    assert [token.type for token in found] == ["paragraph_open", "inline", "paragraph_close"]
+    assert {child.type for child in found[1].children or ()} <= {"text", "text_special"}
+    assert " ".join(text.split()) == "".join(child.content for child in found[1].children or ())
 
 
 def test_a_copy_that_failed_at_its_end_goes_on_with_what_it_has(
