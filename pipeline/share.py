@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from pipeline.workspaces import open_workspace
 
 # Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
+BLOCK = 1 << 12  # tracks that wait for a thread at a time
 NAMED = 5  # known names that an error lists
 
 Step = Callable[
@@ -247,8 +249,9 @@ def largest_error(
         progress(1)
         return float(np.nanmax(np.abs(levels - became), initial=0.0))
 
-    with ThreadPoolExecutor(store.tree.readers) as pool:
-        return math.ceil(1000 * max(pool.map(error, numbers.tolist()))) / 1000
+    blocks = (numbers[start : start + BLOCK].tolist() for start in range(0, len(numbers), BLOCK))
+    with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
+        return math.ceil(1000 * max(max(pool.map(error, block)) for block in blocks)) / 1000
 
 
 def _explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> None:
