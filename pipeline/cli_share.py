@@ -73,10 +73,11 @@ def share(
       melzarr share demo.zarr hub --hugging-face
     """
     from pipeline.screen import share_lines
-    from pipeline.share import Wish, archive_sha256
+    from pipeline.share import archive_sha256
     from pipeline.share import share as share_store
     from pipeline.source import audio_root
     from pipeline.store import open_store
+    from pipeline.wish import Wish
 
     opened = open_store(store)
     wish = Wish(

@@ -4,117 +4,33 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.archive import ZipTree
 from pipeline.build import Progress, Summary
-from pipeline.card import About, card, citation, columns, description, tracks_csv
 from pipeline.charts import require_matplotlib
-from pipeline.chunk import SHARDS
-from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines, read_checksums
-from pipeline.croissant import croissant
+from pipeline.companions import read_checksums
 from pipeline.derive import derive
-from pipeline.describe import describe
 from pipeline.errors import CallError
-from pipeline.files import files_below, sha256_of, write_whole
-from pipeline.findings import find
+from pipeline.explain import Step, explain
 from pipeline.in_zip import digest_file
 from pipeline.mel import stored_levels
 from pipeline.parts import Part
-from pipeline.picture import draw
 from pipeline.places import refuse_place
-from pipeline.report import write_report
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 from pipeline.tree import Tree
 from pipeline.trees import open_tree
+from pipeline.wish import Wish
 from pipeline.workspaces import open_workspace
 
-# Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
-ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 BLOCK = 1 << 12  # tracks that wait for a thread at a time
-NAMED = 5  # known names that an error lists
-
-Step = Callable[
-    [str, int], Callable[[int], object]
-]  # begins a step of so many tracks; gives what is called as they are done
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What of a store is shared, and how.
-
-    Parameters
-    ----------
-    labels, splits, tracks : sequence of str
-        Which tracks: those of any of the labels, of any of the splits, and any of the ids; all where nothing is said.
-    scale, dtype : str, optional
-        In place of the store's.
-    sharded : bool
-        Whether some tracks lie in one file. Where not, no server need give parts of files.
-    audio : Tree, optional
-        Below which the audio files lie, where they are to be shared too.
-    for_hub : bool
-        Whether it is to be uploaded to Hugging Face.
-    published : str
-        Date of publication, year first; nothing where it has none.
-    title, licence, origin : str, optional
-        In place of what the store says of itself.
-    """
-
-    labels: Sequence[str] = ()
-    splits: Sequence[str] = ()
-    tracks: Sequence[str] = ()
-    scale: str | None = None
-    dtype: str | None = None
-    sharded: bool = True
-    audio: Tree | None = None
-    for_hub: bool = False
-    published: str = ""
-    title: str | None = None
-    licence: str | None = None
-    origin: str | None = None
-
-    def about(self, store: Store) -> dict[str, Any]:
-        """Give the attributes of what is shared, but for what follows from its tracks."""
-        about = {name: value for name, value in store.attributes.items() if name != "uuid"}
-        given = {name: value for name in ("title", "licence") if (value := getattr(self, name)) is not None}
-        recipe = {} if self.origin is None else {"recipe": {**about["recipe"], "origin": self.origin}}
-        return {**about, **given, **recipe, "spec": self.spec(store).to_dict()}
-
-    def spec(self, store: Store) -> FeatureSpec:
-        """Give the spec of what is shared."""
-        given = {name: value for name in ("scale", "dtype") if (value := getattr(self, name))}
-        return FeatureSpec.from_dict({**store.spec.to_dict(), **given})
-
-    def select(self, store: Store) -> npt.NDArray[np.intp]:
-        """Numbers of the tracks that are shared, ascending.
-
-        Raises
-        ------
-        CallError
-            For a name that the store does not know, or where no track is left.
-        """
-        chosen = np.ones(store.n_tracks, bool)
-        for column, names in (("label", self.labels), ("split", self.splits), ("track", self.tracks)):
-            if names:
-                values = store.column(column)
-                known = np.unique(values).tolist()
-                if unknown := sorted(set(names) - set(known)):
-                    listed = ", ".join(known[:NAMED]) + (" …" if len(known) > NAMED else "")
-                    raise CallError(f"{store.tree} has no {column} {unknown[0]!r}; it has {listed}")
-                chosen &= np.isin(values, list(names))
-        if not chosen.any():
-            raise CallError(f"no track of {store.tree} is of these labels, splits and ids at once; ask for others")
-        return np.flatnonzero(chosen)
 
 
 def share(
@@ -167,13 +83,16 @@ def share(
             derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
         about["derived"] = derived
 
-    def explain(new: Store, folder: Path) -> None:
-        _explain(new, folder, where, wish, step)
-
     return derive(
-        [Part(store, numbers)], where, about,
-        spec=spec, sharded=wish.sharded, replace=replace, explain=explain, progress=progress,
-    )  # fmt: skip
+        [Part(store, numbers)],
+        where,
+        about,
+        spec=spec,
+        sharded=wish.sharded,
+        replace=replace,
+        explain=lambda new, folder: explain(new, folder, where, wish, step),
+        progress=progress,
+    )
 
 
 def archive_sha256(where: Tree) -> str:
@@ -202,17 +121,6 @@ def _derived(store: Store, numbers: npt.NDArray[np.intp], about: Mapping[str, An
     if about["spec"] != was["spec"]:
         found |= {"scale": store.spec.scale, "dtype": store.spec.dtype}
     return {**found, "before": was["derived"]} if "derived" in was else found
-
-
-def _derived_lines(derived: Any) -> Iterator[str]:
-    """Say the same in sentences; of what a stranger has written, what is understood."""
-    while isinstance(derived, dict):
-        form = f", there as {derived['scale']} in {derived['dtype']}" if "dtype" in derived else ""
-        tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))
-        yield f"{tracks} of the {of_tracks} tracks of the store {name}{form}."
-        if "max_error_db" in derived:
-            yield f"Its levels differ from those by at most {derived['max_error_db']} dB."
-        derived = derived.get("before")
 
 
 def largest_error(
@@ -252,55 +160,3 @@ def largest_error(
     blocks = (numbers[start : start + BLOCK].tolist() for start in range(0, len(numbers), BLOCK))
     with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
         return math.ceil(1000 * max(max(pool.map(error, block)) for block in blocks)) / 1000
-
-
-def _explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> None:
-    """Write all that explains a store into the folder of its metadata, and last the checksums of everything."""
-    findings = find(store, step("look", store.n_tracks))
-    plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
-    facts = {**describe(store), "name": plain_name}
-    picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
-    if picture:
-        (folder / PICTURES).mkdir(exist_ok=True)
-        draw(store, folder / picture)
-    recipe_faults = store.attributes["recipe"].get("faults", [])
-    said = recipe_faults if isinstance(recipe_faults, list) else []
-    about = About(
-        name=where.name,
-        is_zip=isinstance(where, ZipTree),
-        faults=[*findings.faults(), *map(str, said)],
-        derived=list(_derived_lines(store.attributes.get("derived"))),
-        for_hub=wish.for_hub,
-        has_audio=wish.audio is not None,
-        published=wish.published,
-        picture=picture,
-    )
-    write_report(store, findings, folder, pictures=PICTURES, name=plain_name)
-    write_whole(folder / TRACKS, *tracks_csv(store))
-    write_whole(folder / CARD, card(store, facts, about).encode())
-    if wish.for_hub:
-        lines = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ATTRIBUTES)
-        write_whole(folder / ".gitattributes", lines.encode())
-    if wish.audio:
-        _copy_audio(store, wish.audio, folder / AUDIO, step("audio", store.n_tracks))
-    digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
-    described = {file: digest for file, digest in digests.items() if "/" not in file}
-    facts |= {"description": description(facts), "citation": citation(facts, wish.published)}
-    write_whole(folder / CROISSANT, croissant({**facts, "published": wish.published}, described, columns()))
-    digests[CROISSANT] = sha256_of(folder / CROISSANT)
-    shards = store.values("receipts/sha256").tolist()
-    digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}
-    write_whole(folder / CHECKSUMS, checksum_lines(digests))
-
-
-def _copy_audio(store: Store, root: Tree, folder: Path, progress: Callable[[int], object]) -> None:
-    """Copy the audio files, each of which must still be the one that the store was made from."""
-    for source, digest in zip(store.values("source"), store.values("source_sha256"), strict=True):
-        progress(1)
-        if not digest:  # what could not be read then is no part of the dataset
-            continue
-        with root.local(source) as path:
-            if not path.is_file() or sha256_of(path) != digest:
-                raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
-            (folder / source).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / source)

@@ -38,12 +38,13 @@ from pipeline.companions import CHECKSUMS, NAMES
 from pipeline.errors import BuildError, CallError, SpecError
 from pipeline.mel import level_db
 from pipeline.plan import make_plan
-from pipeline.share import Wish, share
+from pipeline.share import share
 from pipeline.store import Store, open_store
 from pipeline.tree import DiskTree
 from pipeline.trees import open_tree
 from pipeline.verify import verify
 from pipeline.versions import versions
+from pipeline.wish import Wish
 from tests.conftest import SPEC
 
 if TYPE_CHECKING:
@@ -432,7 +433,7 @@ def test_a_copy_that_failed_at_its_end_goes_on_with_what_it_has(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.share.write_report", fail)
+        patch.setattr("pipeline.explain.write_report", fail)
         with pytest.raises(OSError, match="No space"):
             share(finished, tmp_path / "music", Wish(published=DATE))
     assert not (tmp_path / "music").exists()
