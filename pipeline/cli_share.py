@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -11,13 +10,14 @@ import click
 
 from pipeline.cli import as_text, build_progress, main, next_step, progress_bar, show
 from pipeline.options import AS_JSON, DATASETS, FORCE, STORE, Address
+from pipeline.recipe import is_date
 from pipeline.spec import DTYPES, SCALES
 from pipeline.tree import Tree
 
 
-def read_date(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001  (click's)
+def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
     """Read a date such as 2026-11-23; a callback of an option."""
-    if value and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", value):
+    if value is not None and not is_date(value):
         raise click.BadParameter(f"{value!r} is no date; give one such as 2026-11-23")
     return value
 
@@ -36,7 +36,9 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str) -> str:  #
 @click.option("--title", help="What it is called.  [default: as the dataset's recipe says]")
 @click.option("--licence", "--license", help="What may be done with it.  [default: likewise]")
 @click.option("--origin", help="Who made the music, and where it is from.  [default: likewise]")
-@click.option("--published", default="", metavar="DATE", callback=read_date, help="Date of publication: 2026-11-23.")
+@click.option(
+    "--published", metavar="DATE", callback=read_date, help="Date of publication: 2026-11-23.  [default: likewise]"
+)
 @FORCE
 @AS_JSON
 @DATASETS
@@ -51,7 +53,7 @@ def share(
     title: str | None,
     licence: str | None,
     origin: str | None,
-    published: str,
+    published: str | None,
     force: bool,
     as_json: bool,
     datasets: Any,
@@ -103,7 +105,7 @@ def share(
         summary = share_store(opened, dest, wish, replace=force, progress=progress, step=step)
     facts = {
         "share": str(dest), "store": str(store), "uuid": open_store(dest).attributes["uuid"], "tracks": n_tracks,
-        "bytes": open_store(dest).n_bytes, "seconds": summary.seconds["wall"], "published": published,
+        "bytes": open_store(dest).n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(opened),
         "sha256": archive_sha256(dest),
     }  # fmt: skip
     if as_json:

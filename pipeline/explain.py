@@ -45,6 +45,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
     step : callable
         Called with the name and the number of tracks of each step; gives what is called as they are done.
     """
+    published = wish.date(store)
     findings = find(store, step("look", store.n_tracks))
     plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
     facts = {**describe(store), "name": plain_name}
@@ -61,7 +62,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         derived=list(_derived_lines(store.attributes.get("derived"))),
         for_hub=wish.for_hub,
         has_audio=wish.audio is not None,
-        published=wish.published,
+        published=published,
         picture=picture,
     )
     write_report(store, findings, folder, pictures=PICTURES, name=plain_name)
@@ -74,8 +75,8 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         _copy_audio(store, wish.audio, folder / AUDIO, step("audio", store.n_tracks))
     digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
     described = {file: digest for file, digest in digests.items() if "/" not in file}
-    facts |= {"description": description(facts), "citation": citation(facts, wish.published)}
-    write_whole(folder / CROISSANT, croissant({**facts, "published": wish.published}, described, columns()))
+    facts |= {"description": description(facts), "citation": citation(facts, published)}
+    write_whole(folder / CROISSANT, croissant({**facts, "published": published}, described, columns()))
     digests[CROISSANT] = sha256_of(folder / CROISSANT)
     shards = store.values("receipts/sha256").tolist()
     digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class Recipe:
     splits : mapping of str to mapping of str to str
         Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
     data : mapping of str to value
-        The recipe as it was read, for a store to keep; also what is known to be wrong with the dataset, ``faults``.
+        The recipe as it was read, for a store to keep; also what is known to be wrong with the dataset, ``faults``,
+        and when it was ``published``.
     """
 
     folder: Path
@@ -147,6 +149,8 @@ def read_recipe(path: Path) -> Recipe:
         json.dumps(data)  # a store keeps it in its attributes
         labels = data["labels"]
         _refuse_no_sentences(data.get("faults", []))
+        if not is_date(data.get("published", "2001-01-01")):
+            raise ValueError(f"published={data['published']!r} is no date; give one as text, such as '2026-11-23'")
         return Recipe(
             folder=path.parent,
             name=data["name"],
@@ -182,6 +186,11 @@ def _labels(names: Any) -> tuple[str, ...]:
 def _refuse_no_sentences(faults: Any) -> None:
     if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
         raise ValueError(f"faults={faults!r:.80} is no list of sentences")
+
+
+def is_date(text: Any) -> bool:
+    """Whether a value is a date such as 2026-11-23, as text."""
+    return isinstance(text, str) and bool(re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", text))
 
 
 def _positive(value: Any) -> int:

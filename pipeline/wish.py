@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CallError
+from pipeline.recipe import is_date
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 from pipeline.tree import Tree
@@ -33,8 +34,8 @@ class Wish:
         Below which the audio files lie, where they are to be shared too.
     for_hub : bool
         Whether it is to be uploaded to Hugging Face.
-    published : str
-        Date of publication, year first; nothing where it has none.
+    published : str, optional
+        Date of publication, year first; by default as the dataset's recipe says.
     title, licence, origin : str, optional
         In place of what the store says of itself.
     """
@@ -47,7 +48,7 @@ class Wish:
     sharded: bool = True
     audio: Tree | None = None
     for_hub: bool = False
-    published: str = ""
+    published: str | None = None
     title: str | None = None
     licence: str | None = None
     origin: str | None = None
@@ -58,6 +59,11 @@ class Wish:
         given = {name: value for name in ("title", "licence") if (value := getattr(self, name)) is not None}
         recipe = {} if self.origin is None else {"recipe": {**about["recipe"], "origin": self.origin}}
         return {**about, **given, **recipe, "spec": self.spec(store).to_dict()}
+
+    def date(self, store: Store) -> str:
+        """Give the date of publication, year first; nothing where none is known."""
+        said = str(store.attributes["recipe"].get("published", ""))
+        return self.published or (said if is_date(said) else "")
 
     def spec(self, store: Store) -> FeatureSpec:
         """Give the spec of what is shared."""

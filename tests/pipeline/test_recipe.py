@@ -84,6 +84,8 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
         ("tracks_per_label = 2", "tracks_per_label = 1000000000", "from 1 to 100000"),
         ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = 'many'", "faults='many' is no list of sentences"),
         ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = [1]", r"faults=\[1\] is no list of sentences"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 2026-11-23", "date is not JSON serializable"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 'soon'", "is no date"),
         ("seconds = 0.5", "seconds = 1e12", "make at most an hour"),
         ("seconds = 0.5", "seconds = nan", "make at most an hour"),
     ],
@@ -230,6 +232,6 @@ def test_the_fault_filtered_split_is_the_published_one(part: str) -> None:
 
 def test_what_a_store_could_not_keep_is_refused_before_a_build(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "datasets/demo/recipe.toml").read_text(encoding="utf-8")
-    (tmp_path / "recipe.toml").write_text(f"published = 2017-01-01\n{text}", encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(f"recorded = 2017-01-01\n{text}", encoding="utf-8")
     with pytest.raises(RecipeError, match="date is not JSON serializable"):
         read_recipe(tmp_path / "recipe.toml")
