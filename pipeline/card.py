@@ -52,8 +52,8 @@ class About:
         Whether the audio is shared too.
     picture : str
         Path of a picture of some tracks, or nothing.
-    published : str
-        Date of publication, or nothing.
+    published, author : str
+        Date of publication, and by whom; or nothing.
     """
 
     name: str
@@ -64,6 +64,7 @@ class About:
     has_audio: bool = False
     picture: str = ""
     published: str = ""
+    author: str = ""
 
 
 def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
@@ -87,7 +88,7 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
         title=facts["title"],
         name=about.name,
         description=description(facts),
-        citation=citation(facts, about.published),
+        citation=citation(facts, about.published, about.author),
         key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts['uuid'][:8]}",
         picture=about.picture,
         opening=_opening(store, about.name, is_zip=about.is_zip),
@@ -107,6 +108,8 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
         has_audio=about.has_audio,
         uuid=facts["uuid"],
         published=about.published,
+        author=about.author,
+        is_sharded=store.is_sharded,
         hub=_hub(facts) if about.for_hub else None,
     )
 
@@ -114,17 +117,18 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
 def description(facts: Mapping[str, Any]) -> str:
     """Say in a sentence what a dataset is."""
     n_labels, dims = len({row["label"] for row in facts["tracks"]}), facts["dims"]
+    labels = f"{n_labels} {'label' if n_labels == 1 else 'labels'}"
     return (
-        f"Mel spectrograms of {dims['track']} tracks of {n_labels} labels: of each track {dims['window']} windows of "
+        f"Mel spectrograms of {dims['track']} tracks of {labels}: of each track {dims['window']} windows of "
         f"{dims['frame']} frames and {dims['band']} bands; {facts['valid_windows']} valid windows in all, in Zarr."
     )
 
 
-def citation(facts: Mapping[str, Any], published: str) -> str:
+def citation(facts: Mapping[str, Any], published: str, author: str) -> str:
     """Say how a dataset is cited."""
-    year = f" ({published[:4]})" if published else ""
+    by, year = f"{author}. " if author else "", f" ({published[:4]})" if published else ""
     origin = f" Made from: {facts['origin'].rstrip('.')}." if facts["origin"] else ""
-    return f"{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
+    return f"{by}{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
 
 
 def _opening(store: Store, name: str, *, is_zip: bool) -> str:
@@ -193,7 +197,8 @@ def escape(text: str) -> str:
 
 def _for_bibtex(text: str) -> str:
     """Have text of others be a value in BibTeX, in a block of code."""
-    return "".join(char if char.isprintable() and char not in "{}`\\" else " " for char in text)
+    plain = "".join(char if char.isprintable() and char not in "{}`\\~^" else " " for char in text)
+    return re.sub(r"([&%$#_])", r"\\\1", plain)
 
 
 def _hub(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -36,6 +36,7 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--title", help="What it is called.  [default: as the dataset's recipe says]")
 @click.option("--licence", "--license", help="What may be done with it.  [default: likewise]")
 @click.option("--origin", help="Who made the music, and where it is from.  [default: likewise]")
+@click.option("--author", default="", help="Who made the dataset, for those who cite it.")
 @click.option(
     "--published", metavar="DATE", callback=read_date, help="Date of publication: 2026-11-23.  [default: likewise]"
 )
@@ -53,6 +54,7 @@ def share(
     title: str | None,
     licence: str | None,
     origin: str | None,
+    author: str,
     published: str | None,
     force: bool,
     as_json: bool,
@@ -79,7 +81,7 @@ def share(
     from pipeline.share import share as share_store
     from pipeline.source import audio_root
     from pipeline.store import open_store
-    from pipeline.wish import Wish
+    from pipeline.wish import Wish, unsaid
 
     opened = open_store(store)
     wish = Wish(
@@ -87,8 +89,9 @@ def share(
         scale=scale,
         dtype=dtype,
         sharded=not unsharded,
-        audio=None if audio is None else audio_root(audio, datasets),
+        audio=None if audio is None else audio_root(audio, datasets, "--audio"),
         for_hub=hugging_face,
+        author=author,
         published=published,
         title=title,
         licence=licence,
@@ -106,7 +109,7 @@ def share(
     facts = {
         "share": str(dest), "store": str(store), "uuid": open_store(dest).attributes["uuid"], "tracks": n_tracks,
         "bytes": open_store(dest).n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(opened),
-        "sha256": archive_sha256(dest),
+        "sha256": archive_sha256(dest), "unsaid": unsaid(open_store(dest), wish),
     }  # fmt: skip
     if as_json:
         click.echo(as_text(facts))

@@ -50,7 +50,8 @@ def croissant(
     Parameters
     ----------
     facts : mapping of str to value
-        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``, and ``published``, a date or nothing.
+        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``; ``published`` and ``author``, a date
+        and a name or nothing.
     digests : mapping of str to str
         SHA-256 of the files that are described one by one, by their paths; tracks.csv is one of them.
     columns : mapping of str to (type, str)
@@ -73,6 +74,7 @@ def croissant(
         "url": f"urn:uuid:{facts['uuid']}",
         "citeAs": facts["citation"],
         "version": f"1.0.0+{facts['uuid'][:8]}",  # what comes after the + is no part of an order, and names the content
+        **({"creator": {"@type": "sc:Person", "name": facts["author"]}} if facts["author"] else {}),
         **({"datePublished": facts["published"]} if facts["published"] else {}),
         "keywords": ["music", "audio", "mel spectrogram", "genre classification", "zarr"],
         "distribution": [

@@ -63,6 +63,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         for_hub=wish.for_hub,
         has_audio=wish.audio is not None,
         published=published,
+        author=wish.author,
         picture=picture,
     )
     write_report(store, findings, folder, pictures=PICTURES, name=plain_name)
@@ -75,8 +76,10 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         _copy_audio(store, wish.audio, folder / AUDIO, step("audio", store.n_tracks))
     digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
     described = {file: digest for file, digest in digests.items() if "/" not in file}
-    facts |= {"description": description(facts), "citation": citation(facts, published)}
-    write_whole(folder / CROISSANT, croissant({**facts, "published": published}, described, columns()))
+    facts |= {"description": description(facts), "citation": citation(facts, published, wish.author)}
+    write_whole(
+        folder / CROISSANT, croissant({**facts, "published": published, "author": wish.author}, described, columns())
+    )
     digests[CROISSANT] = sha256_of(folder / CROISSANT)
     shards = store.values("receipts/sha256").tolist()
     digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}

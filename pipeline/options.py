@@ -18,6 +18,9 @@ from pipeline.trees import open_tree
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Commands that go on where they were stopped.
+GOES_ON = {"fetch", "features", "append", "merge", "share", "train", "reproduce"}
+
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or choose another place,"),
@@ -46,14 +49,7 @@ class Guarded(click.Command):
             remedy = REMEDIES.get(error.errno or 0, "mend that")
             sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
-            goes_on = str(ctx.info_name).partition(" ")[0] in {
-                "fetch",
-                "features",
-                "append",
-                "merge",
-                "train",
-                "reproduce",
-            }
+            goes_on = str(ctx.info_name).partition(" ")[0] in GOES_ON
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"

@@ -26,6 +26,9 @@ from pipeline.store import Store, open_store
 from pipeline.tracks import Tracks
 from pipeline.workspace import Workspace
 
+# Of a store that was made of somebody's own files, of which nobody has said more.
+DEFAULT_TITLE, DEFAULT_LICENCE = "mel-spectrogram windows", "not stated"
+
 Explain = Callable[[Store, Path], None]
 
 
@@ -114,8 +117,8 @@ def attributes(plan: Plan, catalog: Catalog) -> dict[str, Any]:
     recipe = catalog.recipe
     return {
         "schema_version": SCHEMA_VERSION,
-        "title": recipe.title if recipe else "mel-spectrogram windows",
-        "licence": recipe.licence if recipe else "not stated",
+        "title": recipe.title if recipe else DEFAULT_TITLE,
+        "licence": recipe.licence if recipe else DEFAULT_LICENCE,
         "spec": plan.spec.to_dict(),
         "split": dict(catalog.rule),
         "recipe": dict(recipe.data) if recipe else {},

@@ -186,8 +186,8 @@ def share_lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"shared {facts['store']} as {facts['share']}: {made}", f"  uuid      {facts['uuid']}"]
     if facts["sha256"]:
         lines.append(f"  sha256    {facts['sha256']}, also in {facts['share']}.sha256")
-    if not facts["published"]:
-        lines.append("  no date of publication is stated; say it with --published, for those who cite it")
+    if facts["unsaid"]:
+        lines.append(f"  not said: what {', '.join(facts['unsaid'])} would say to those who use and cite it")
     return lines
 
 

@@ -29,7 +29,7 @@ def resolve(source: str, datasets: Path) -> Tree | Recipe:
     return tree
 
 
-def audio_root(source: str, datasets: Path) -> Tree:
+def audio_root(source: str, datasets: Path, option: str = "--source") -> Tree:
     """Return the tree below which the files of a source lie."""
     from pipeline.catalog import is_manifest
     from pipeline.recipe import Recipe
@@ -45,7 +45,7 @@ def audio_root(source: str, datasets: Path) -> Tree:
         root = where
         found = root.exists()
     if not found:
-        raise CallError(f"--source {source}: there is nothing at {root}; say where the audio is")
+        raise CallError(f"{option} {source}: there is nothing at {root}; say where the audio is")
     return root
 
 

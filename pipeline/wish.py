@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CallError
+from pipeline.publish import DEFAULT_LICENCE, DEFAULT_TITLE
 from pipeline.recipe import is_date
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 from pipeline.tree import Tree
 
-NAMED = 5  # known names that an error lists
+NAMED = 20  # known names that an error lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class Wish:
         Whether it is to be uploaded to Hugging Face.
     published : str, optional
         Date of publication, year first; by default as the dataset's recipe says.
+    author : str
+        Who made the dataset, for who cites it; nothing where that is not said.
     title, licence, origin : str, optional
         In place of what the store says of itself.
     """
@@ -49,6 +52,7 @@ class Wish:
     audio: Tree | None = None
     for_hub: bool = False
     published: str | None = None
+    author: str = ""
     title: str | None = None
     licence: str | None = None
     origin: str | None = None
@@ -90,3 +94,23 @@ class Wish:
         if not chosen.any():
             raise CallError(f"no track of {store.tree} is of these labels, splits and ids at once; ask for others")
         return np.flatnonzero(chosen)
+
+
+def unsaid(store: Store, wish: Wish) -> list[str]:
+    """Name the options by which something could be said that those who cite or use a dataset look for.
+
+    Parameters
+    ----------
+    store : Store
+        The share.
+    wish : Wish
+        What was asked for.
+    """
+    about = store.attributes
+    lacking = {
+        "--title": about["title"] == DEFAULT_TITLE,
+        "--licence": about["licence"] == DEFAULT_LICENCE,
+        "--origin": not about["recipe"].get("origin"),
+        "--published": not wish.date(store),
+    }
+    return [name for name, lacks in lacking.items() if lacks]
