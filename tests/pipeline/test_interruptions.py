@@ -85,7 +85,7 @@ def test_ctrl_c_again_and_again_ends_a_build_as_once_does(
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(gap)
     _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    assert process.returncode in {1, -signal.SIGINT}  # the latter where it had said all, and was just leaving
     assert "Traceback" not in said
     assert "stopped; what was finished is kept" in said
     _, alive = psutil.wait_procs(family, timeout=30)

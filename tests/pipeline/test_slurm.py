@@ -152,7 +152,7 @@ def test_a_build_that_loses_a_job_gives_the_bytes_of_a_local_one(
     assert digests(features.target) == undisturbed
     wait_for(lambda: not jobs())
     assert not list(state.rglob("*.err")), "logs of a build that went well are of no use"
-    assert {path.name for path in tmp_path.iterdir()} == {"made.zarr", "made.log", "state"}
+    assert {path.name for path in tmp_path.iterdir()} == {"made.zarr", "made.zarr.built.json", "made.log", "state"}
 
 
 def test_what_ctrl_c_stops_leaves_no_job_and_goes_on(many: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ import psutil
 import soundfile
 
 from pipeline import synth
+from pipeline.built import ENDING
 
 MODES = {
     "in process": ("client",),
@@ -262,7 +263,9 @@ def one_round(
         if made != expected:
             apart = sorted(name for name in made.keys() | expected.keys() if made.get(name) != expected.get(name))
             found.fault = f"other bytes in {', '.join(apart[:5])}"
-        elif left := sorted(path.name for path in target.parent.iterdir() if "zarr" in path.name and path != target):
+        elif left := sorted(
+            {path.name for path in target.parent.glob("*zarr*")} - {target.name, f"{target.name}{ENDING}"}
+        ):
             found.fault = f"left behind: {', '.join(left)}"
     found.seconds = time.perf_counter() - start
     if not found.fault:
