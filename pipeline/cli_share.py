@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
 import click
 
@@ -58,7 +58,7 @@ def share(
     published: str | None,
     force: bool,
     as_json: bool,
-    datasets: Any,
+    datasets: Path,
     **chosen: tuple[str, ...],
 ) -> None:
     """Make STORE, or a part of it, a dataset that explains itself, at DEST.
@@ -106,10 +106,11 @@ def share(
 
         progress = bars.enter_context(build_progress(n_tracks, "copy"))
         summary = share_store(opened, dest, wish, replace=force, progress=progress, step=step)
+    made = open_store(dest)
     facts = {
-        "share": str(dest), "store": str(store), "uuid": open_store(dest).attributes["uuid"], "tracks": n_tracks,
-        "bytes": open_store(dest).n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(opened),
-        "sha256": archive_sha256(dest), "unsaid": unsaid(open_store(dest), wish),
+        "share": str(dest), "store": str(store), "uuid": made.attributes["uuid"], "tracks": n_tracks,
+        "bytes": made.n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(made),
+        "sha256": archive_sha256(dest), "unsaid": unsaid(made, wish),
     }  # fmt: skip
     if as_json:
         click.echo(as_text(facts))

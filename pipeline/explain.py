@@ -93,16 +93,16 @@ def _copy_audio(store: Store, root: Tree, folder: Path, progress: Callable[[int]
         if not digest:  # what could not be read then is no part of the dataset
             continue
         with root.local(source) as path:
-            if not path.is_file() or sha256_of(path) != digest:
-                raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
             (folder / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / source)
+        if sha256_of(folder / source) != digest:  # of the copy, for the file can change meanwhile
+            raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
 
 
 def _derived_lines(derived: Any) -> Iterator[str]:
-    """Say the same in sentences; of what a stranger has written, what is understood."""
+    """Say in sentences of what a store was made, and of what that was; a stranger may have written it."""
     while isinstance(derived, dict):
-        form = f", there as {derived['scale']} in {derived['dtype']}" if "dtype" in derived else ""
+        form = f", there as {derived.get('scale')} in {derived['dtype']}" if "dtype" in derived else ""
         tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))
         yield f"{tracks} of the {of_tracks} tracks of the store {name}{form}."
         if "max_error_db" in derived:

@@ -76,7 +76,7 @@ def share(
     where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
     require_matplotlib()  # here, for a copy can take hours
     _require_audio(store, numbers, wish.audio)
-    refuse_place(open_workspace(where), [store.tree], replace=replace)
+    refuse_place(open_workspace(where), [store.tree], replace=replace)  # likewise, before the comparison
     about = wish.about(store)
     if derived := _derived(store, numbers, about):
         if spec != store.spec:

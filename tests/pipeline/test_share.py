@@ -518,3 +518,10 @@ def test_tracks_csv_is_one_that_a_spreadsheet_reads(shared_folder: Path) -> None
     text = (shared_folder / "tracks.csv").read_text()
     assert len({len(row) for row in csv.reader(io.StringIO(text))}) == 1
     assert "nan" not in text
+
+
+@pytest.mark.parametrize("derived", [{"dtype": 1}, {"max_error_db": None, "before": 5}, {"before": {}}, [1], None])
+def test_what_a_stranger_says_it_was_made_of_breaks_nothing(derived: Any) -> None:
+    from pipeline.explain import _derived_lines
+
+    assert all(isinstance(line, str) for line in _derived_lines(derived))
