@@ -1,6 +1,12 @@
 # melzarr: audio files → a Zarr store of mel windows → a genre network. `make` alone lists what can be made.
 
-PYTHON  ?= python3
+# The versions of Python for which TensorFlow has wheels, the newest first.
+TRAINS  := $(shell sed -n 's/^tensorflow-pythons = "\(.*\)".*/\1/p' pyproject.toml)
+# The first that all of melzarr works on: python3, else another that is installed; else python3, which makes features.
+ifeq ($(origin PYTHON),undefined)
+PYTHON  := $(firstword $(foreach python,python3 $(TRAINS:%=python%),$(if $(filter $(TRAINS),$(shell \
+               $(python) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)),$(python))) python3)
+endif
 VENV    ?= .venv
 DATASET ?= demo
 SOURCE  ?= $(DATASET)
@@ -14,16 +20,28 @@ RUN     ?= runs/$(basename $(notdir $(STORE)))-$(basename $(notdir $(RECIPE)))-$
 
 BIN    := $(VENV)/bin
 PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet install
-ONTO   := $(PIP) --no-deps --no-build-isolation --editable .
+# uv installs in seconds; it is told the index of pip's settings, which it does not read by itself.
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV     := UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}" \
+              $(BIN)/uv pip install --quiet --python $(BIN)/python
+define INSTALL
+@echo "installing requirements/$(1).txt into $(VENV)"
+@$(UV) --require-hashes -r requirements/$(1).txt
+@$(UV) --no-deps --no-build-isolation --editable .
+endef
 
 # A store is built from a dataset, which is fetched first, or from a folder or manifest of your own.
 IS_DATASET := $(wildcard datasets/$(SOURCE)/recipe.toml)
 FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-per-label $(TRACKS_PER_STYLE))
 TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
+SIDE_BY_SIDE := --numprocesses $(or $(WORKERS),logical) --maxprocesses 8 --dist loadfile
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
 
-.PHONY: help features fetch scan inspect picture verify report share train evaluate predict reproduce test lint format bench torture lock clean
+# What is installed is compiled when it is first imported; that must be kept, or every process does it again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help features fetch scan inspect picture verify report share train evaluate predict reproduce test test-slow lint format \
+        bench torture lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -67,45 +85,48 @@ report: $(VENV)/.features-$(PYVER) ## write a page of what the store holds, and 
 share: $(VENV)/.features-$(PYVER) ## make the store a dataset that explains itself, at SHARE
 	$(BIN)/melzarr share "$(STORE)" "$(SHARE)" $(if $(FORCE),--force) $(ARGS)
 
-train: $(VENV)/.train-$(PYVER) ## train the network on the store, which is made first if it is not there
+train: can-train $(VENV)/.train-$(PYVER) ## train the network on the store, which is made first if it is not there
 	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
 	$(BIN)/melzarr train "$(STORE)" $(TRAINING) --run "$(RUN)" $(if $(FORCE),--force) $(ARGS)
 
-evaluate: $(VENV)/.train-$(PYVER) ## say how good the network is on tracks that it has not heard
+evaluate: can-train $(VENV)/.train-$(PYVER) ## say how good the network is on tracks that it has not heard
 	@test -f "$(RUN)/metrics.json" || $(MAKE) train ARGS=
 	$(BIN)/melzarr evaluate "$(RUN)" "$(STORE)" $(ARGS)
 
-predict: $(VENV)/.train-$(PYVER) ## name the genre of SONG
+predict: can-train $(VENV)/.train-$(PYVER) ## name the genre of SONG
 	@test -n "$(SONG)" || { echo "say which song: make predict SONG=path/to/song.mp3"; exit 2; }
 	@test -f "$(RUN)/metrics.json" || $(MAKE) train ARGS=
 	$(BIN)/melzarr predict "$(RUN)" "$(SONG)" $(ARGS)
 
-reproduce: $(VENV)/.train-$(PYVER) ## repeat the article's experiment on the store, and report; hours for a thousand tracks
+reproduce: can-train $(VENV)/.train-$(PYVER) ## repeat the article's experiment on the store, and report; hours for a thousand tracks
 	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
 	$(BIN)/melzarr reproduce "$(STORE)" $(ARGS)
 
-test: $(VENV)/.dev-$(PYVER) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: can-train $(VENV)/.dev-$(PYVER) ## run the tests that are fast, which are nearly all, on all cores
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
-lint: $(VENV)/.dev-$(PYVER) ## check style and types
+test-slow: can-train $(VENV)/.dev-$(PYVER) ## run the others: clusters, servers, hosts, kills, disks that fail
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
+
+lint: can-train $(VENV)/.dev-$(PYVER) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
+format: can-train $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
+bench: can-train $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
 
-torture: $(VENV)/.dev-$(PYVER) ## mutate audio, then kill builds at random moments, for MINUTES=10
+torture: can-train $(VENV)/.dev-$(PYVER) ## mutate audio, then kill builds at random moments, for MINUTES=10
 	$(BIN)/python tests/torture/mutations.py --files 10000
 	$(BIN)/python tests/torture/kills.py --rounds 100000 --minutes $(or $(MINUTES),10) $(ARGS)
 
-lock: $(VENV)/.dev-$(PYVER) ## resolve the versions anew
+lock: can-train $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 	set -e; lock() { out=$$1; shift; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$out "$$@"; }; \
-	lock pip.txt requirements/pip.in; \
+	lock uv.txt requirements/uv.in; \
 	lock dev.txt pyproject.toml requirements/build.in --extra dev; \
 	lock features.txt pyproject.toml requirements/build.in --extra cluster --extra object-store --extra parquet --extra plot -c requirements/dev.txt; \
 	lock train.txt pyproject.toml requirements/build.in --extra cluster --extra object-store --extra parquet --extra train -c requirements/dev.txt
@@ -116,23 +137,26 @@ clean: ## remove the environment and caches; stores and audio stay
 
 # One environment for each version of Python; a stamp says what is in it, so that nothing is installed twice.
 
-$(VENV)/.python-$(PYVER): requirements/pip.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "melzarr needs Python 3.11 or later, not $(PYVER): make PYTHON=python3.13 …")'
+.PHONY: can-train
+can-train:
+	@$(if $(filter $(PYVER),$(TRAINS)),,$(error training and tests need Python $(subst $() , or ,$(TRAINS)), for which \
+	    TensorFlow has wheels, and $(PYTHON) is $(or $(PYVER),not there); install Python $(firstword $(TRAINS)), which make \
+	    then finds, or say where one is: make PYTHON=…))
+
+$(VENV)/.python-$(PYVER): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "melzarr needs Python 3.11 or later, not $(PYVER): make PYTHON=…")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --require-hashes -r requirements/pip.txt
+	$(PIP) install --require-hashes -r requirements/uv.txt
 	@touch $@
 
 $(VENV)/.features-$(PYVER): $(VENV)/.python-$(PYVER) requirements/features.txt pyproject.toml
-	$(PIP) --require-hashes -r requirements/features.txt
-	$(ONTO)
+	$(call INSTALL,features)
 	@touch $@
 
 $(VENV)/.train-$(PYVER): $(VENV)/.python-$(PYVER) requirements/train.txt pyproject.toml
-	$(PIP) --require-hashes -r requirements/train.txt
-	$(ONTO)
+	$(call INSTALL,train)
 	@touch $@ $(VENV)/.features-$(PYVER)
 
 $(VENV)/.dev-$(PYVER): $(VENV)/.python-$(PYVER) requirements/dev.txt pyproject.toml
-	$(PIP) --require-hashes -r requirements/dev.txt
-	$(ONTO)
+	$(call INSTALL,dev)
 	@touch $@ $(VENV)/.features-$(PYVER) $(VENV)/.train-$(PYVER)

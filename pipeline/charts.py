@@ -1,4 +1,4 @@
-"""The charts of a report, each drawn for light and for dark, and mel spectrograms as bare pixels; all as PNG."""
+"""The charts of a report, as SVG that follows the reader's colour scheme; mel spectrograms as bare pixels, as PNG."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import MelzarrError
 from pipeline.findings import Lengths
-from pipeline.picture import RANGE_DB
+from pipeline.picture import RANGE_DB, draw
+from pipeline.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,24 +25,21 @@ if TYPE_CHECKING:
 
     from pipeline.run_files import Training
 
-DPI = 200  # two pixels for each of a page's, of which there are a hundred to the inch here
 POINTS = 8.0  # eleven of a page's pixels
 MEL_CMAP = "magma"
 SPECTRUM, LENGTHS, HISTORY = (320, 160), (360, 190), (320, 200)  # width and height, in pixels of the page
 NEAREST_TICKS = 0.17  # of the axis; a frequency takes that much room
 FEW_EPOCHS = 40  # that are marked, each by itself
-COLOURS = 64  # of a chart: a few, and what lies between them at edges
 CELL = 2  # pixels of a band, so that a picture of pixels may be enlarged without growing soft
-FONT = "DejaVu Sans"  # comes with matplotlib, so that the same store gives the same picture everywhere
+FONT = "DejaVu Sans"  # comes with matplotlib, so that letters take the same room everywhere
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Colours of a chart; the paper is that of the page's cards."""
+    """Colours of a chart; the paper is that of the page's cards. No two are the same."""
 
-    name: str
     paper: str
     ink: str
     muted: str
@@ -49,9 +48,27 @@ class Scheme:
     second: str
 
 
-LIGHT = Scheme("light", "#ffffff", "#1c2330", "#5a6372", "#e3e6eb", "#1d5f9e", "#c2510c")
-DARK = Scheme("dark", "#171b22", "#e6e9ef", "#a3adbb", "#2b323d", "#7db8f0", "#f0a35e")
-SCHEMES = (LIGHT, DARK)
+LIGHT = Scheme("#ffffff", "#1c2330", "#5a6372", "#e3e6eb", "#1d5f9e", "#c2510c")
+DARK = Scheme("#171b22", "#e6e9ef", "#a3adbb", "#2b323d", "#7db8f0", "#f0a35e")
+
+
+class Charts(Protocol):
+    """What draws the pictures of a page; this module, or what a test puts in its place."""
+
+    def draw_examples(self, store: Store, path: Path) -> object:
+        """Draw one track of each label into a PNG file."""
+
+    def mel_pixels(self, levels: npt.NDArray[np.floating]) -> bytes:
+        """Draw levels as PNG."""
+
+    def draw_spectrum(self, bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
+        """Draw a mean spectrum as SVG."""
+
+    def draw_lengths(self, found: Lengths) -> bytes:
+        """Draw durations as SVG."""
+
+    def draw_history(self, training: Training) -> tuple[bytes, bytes]:
+        """Draw loss and accuracies as SVG."""
 
 
 def require_matplotlib() -> None:
@@ -60,6 +77,11 @@ def require_matplotlib() -> None:
         import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
     except ImportError as error:
         raise MelzarrError("a report needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+
+
+def draw_examples(store: Store, path: Path) -> object:
+    """Draw one track of each label, see `picture.draw`."""
+    return draw(store, path)
 
 
 def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
@@ -84,9 +106,7 @@ def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
     return data.getvalue()
 
 
-def draw_spectrum(
-    bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float], scheme: Scheme
-) -> bytes:
+def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
     """Draw the mean level of a label in each band, over that of all labels.
 
     Parameters
@@ -95,18 +115,16 @@ def draw_spectrum(
         Centres in Hz, and levels in dB.
     limits : tuple of float, in dB
         Of the axis, the same for all labels.
-    scheme : Scheme
-        Its colours.
     """
-    with _style(scheme):
+    with _style():
         figure, axes = _chart(SPECTRUM)
         places = np.arange(len(bands))
-        axes.plot(places, everything, color=scheme.muted, linewidth=1, linestyle=(0, (4, 2)))
-        axes.plot(places, level, color=scheme.first, linewidth=1.6)
+        axes.plot(places, everything, color=LIGHT.muted, linewidth=1, linestyle=(0, (4, 2)))
+        axes.plot(places, level, color=LIGHT.first, linewidth=1.6)
         axes.set(xlim=(0, max(1, len(bands) - 1)), ylim=limits, ylabel="dB")
         ticks = band_ticks(bands)
         axes.set_xticks([place for place, _ in ticks], [said for _, said in ticks])
-        return _png(figure)
+        return _svg(figure)
 
 
 def band_ticks(bands: Floats) -> list[tuple[int, str]]:
@@ -120,14 +138,14 @@ def band_ticks(bands: Floats) -> list[tuple[int, str]]:
     return ticks
 
 
-def draw_lengths(found: Lengths, scheme: Scheme) -> bytes:
+def draw_lengths(found: Lengths) -> bytes:
     """Draw how many tracks are how long."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415  (an extra)
 
-    with _style(scheme):
+    with _style():
         figure, axes = _chart(LENGTHS)
         widths = np.diff(found.edges)
-        axes.bar(found.edges[:-1], found.counts, widths, align="edge", color=scheme.first, edgecolor=scheme.paper)
+        axes.bar(found.edges[:-1], found.counts, widths, align="edge", color=LIGHT.first, edgecolor=LIGHT.paper)
         if not np.allclose(widths, widths[0]):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -135,25 +153,25 @@ def draw_lengths(found: Lengths, scheme: Scheme) -> bytes:
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="duration, s", ylabel="tracks")
         axes.yaxis.set_major_locator(_whole_numbers())
-        return _png(figure)
+        return _svg(figure)
 
 
-def draw_history(training: Training, scheme: Scheme) -> tuple[bytes, bytes]:
+def draw_history(training: Training) -> tuple[bytes, bytes]:
     """Draw the loss and the accuracies of each epoch, as two charts."""
     epochs, loss, accuracy, valid = (list(column) for column in zip(*training.history, strict=True))
     lines: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(epochs) <= FEW_EPOCHS else "", "markersize": 3.5}
-    with _style(scheme):
+    with _style():
         left, axes = _chart(HISTORY)
-        axes.plot(epochs, loss, color=scheme.first, **lines)
+        axes.plot(epochs, loss, color=LIGHT.first, **lines)
         axes.set(xlabel="epoch", ylim=(0, 1.05 * max(*loss, 1e-3)))
         axes.xaxis.set_major_locator(_whole_numbers())
         right, axes = _chart(HISTORY)
-        axes.plot(epochs, accuracy, color=scheme.first, label="train windows", **lines)
-        axes.plot(epochs, valid, color=scheme.second, linestyle="--", label="valid windows", **lines)
+        axes.plot(epochs, accuracy, color=LIGHT.first, label="train windows", **lines)
+        axes.plot(epochs, valid, color=LIGHT.second, linestyle="--", label="valid windows", **lines)
         axes.set(xlabel="epoch", ylim=(0, 1))
         axes.xaxis.set_major_locator(_whole_numbers())
         right.legend(loc="outside upper left", ncols=2, frameon=False)
-        return _png(left), _png(right)
+        return _svg(left), _svg(right)
 
 
 def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
@@ -164,19 +182,19 @@ def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
     return 10.0 * math.floor((min(known) - 1) / 10), 10.0 * math.ceil((max(known) + 1) / 10)
 
 
-def _style(scheme: Scheme) -> AbstractContextManager[None]:
+def _style() -> AbstractContextManager[None]:
     """Have all that is drawn in a block look alike, whatever a person has set for charts of their own."""
     import matplotlib as mpl  # noqa: PLC0415  (an extra)
 
     own: dict[Any, Any] = {
-        "figure.facecolor": scheme.paper, "axes.facecolor": scheme.paper, "savefig.facecolor": scheme.paper,
+        "figure.facecolor": LIGHT.paper, "axes.facecolor": LIGHT.paper, "savefig.facecolor": LIGHT.paper,
         "font.family": FONT, "font.size": POINTS, "legend.fontsize": POINTS,
         "xtick.labelsize": POINTS, "ytick.labelsize": POINTS,
-        "text.color": scheme.ink, "axes.labelcolor": scheme.muted, "xtick.color": scheme.muted,
-        "ytick.color": scheme.muted, "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": scheme.grid, "axes.edgecolor": scheme.grid,
+        "text.color": LIGHT.ink, "axes.labelcolor": LIGHT.muted, "xtick.color": LIGHT.muted,
+        "ytick.color": LIGHT.muted, "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": LIGHT.grid, "axes.edgecolor": LIGHT.grid,
         "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 0.8,
-        "patch.linewidth": 0.5,
+        "patch.linewidth": 0.5, "svg.fonttype": "none", "svg.hashsalt": "melzarr",
     }  # fmt: skip
     return mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **own})
 
@@ -196,11 +214,16 @@ def _whole_numbers() -> Locator:
     return MaxNLocator(integer=True, nbins=6)
 
 
-def _png(figure: Figure) -> bytes:
-    """Give a chart's bytes: a palette, which is a quarter of full colour, and not a word of what drew it."""
-    from PIL import Image  # noqa: PLC0415  (comes with matplotlib)
+def _svg(figure: Figure) -> bytes:
+    """Give a chart's bytes: as drawn, and with the colours of the dark scheme for who prefers it."""
+    data = io.BytesIO()
+    figure.savefig(data, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return data.getvalue().replace(b"</style>", f"{_dark_rules()}</style>".encode(), 1)
 
-    drawn, data = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
-    Image.open(drawn).convert("RGB").quantize(COLOURS).save(data, format="png", optimize=True)
-    return data.getvalue()
+
+def _dark_rules() -> str:
+    """Write the CSS that takes the place of each colour; programs that know none show the light scheme."""
+    pairs = [(getattr(LIGHT, role), getattr(DARK, role)) for role in Scheme.__slots__]
+    rules = [f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+             for light, dark in pairs for what in ("fill", "stroke")]  # fmt: skip
+    return f"@media (prefers-color-scheme: dark){{{''.join(rules)}}}"

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline import charts
 from pipeline.archive import ZipTree
 from pipeline.card import About, card, citation, columns, description, tracks_csv
+from pipeline.charts import Charts
 from pipeline.chunk import SHARDS
 from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
 from pipeline.croissant import croissant
@@ -16,7 +18,6 @@ from pipeline.describe import describe
 from pipeline.errors import CallError
 from pipeline.files import files_below, sha256_of, write_whole
 from pipeline.findings import find
-from pipeline.picture import draw
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tree import Tree
@@ -29,7 +30,7 @@ ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 Step = Callable[[str, int], Callable[[int], object]]
 
 
-def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> None:
+def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, draw: Charts = charts) -> None:
     """Write all that explains a store into the folder of its metadata, and last the checksums of everything.
 
     Parameters
@@ -44,6 +45,8 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         What was asked for.
     step : callable
         Called with the name and the number of tracks of each step; gives what is called as they are done.
+    draw : Charts
+        What draws the pictures.
     """
     published = wish.date(store)
     findings = find(store, step("look", store.n_tracks))
@@ -52,7 +55,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
     picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
     if picture:
         (folder / PICTURES).mkdir(exist_ok=True)
-        draw(store, folder / picture)
+        draw.draw_examples(store, folder / picture)
     recipe_faults = store.attributes["recipe"].get("faults", [])
     said = recipe_faults if isinstance(recipe_faults, list) else []
     about = About(
@@ -66,7 +69,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step) -> 
         author=wish.author,
         picture=picture,
     )
-    write_report(store, findings, folder, pictures=PICTURES, name=plain_name)
+    write_report(store, findings, folder, pictures=PICTURES, name=plain_name, draw=draw)
     write_whole(folder / TRACKS, *tracks_csv(store))
     write_whole(folder / CARD, card(store, facts, about).encode())
     if wish.for_hub:

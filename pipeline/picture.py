@@ -22,6 +22,7 @@ SECONDS = 10.0  # of each track
 RANGE_DB = (-60.0, 30.0)  # one scale for all, so that pictures of two stores can be compared
 COLUMNS = 2
 MAX_LABELS = 20
+MAX_LABEL = 60  # letters of a label, which is as wide as a column
 
 
 def draw(store: Store, path: Path) -> list[str]:
@@ -119,6 +120,7 @@ def _draw_track(axes: Axes, store: Store, number: int) -> Any:
     bands = store.values("band")
     ticks = [int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]]
     axes.set_yticks(ticks, [f"{bands[tick]:.0f}" for tick in ticks])
-    label = "".join(char if char.isprintable() else " " for char in store.values("label", slice(number, number + 1))[0])
+    label = store.values("label", slice(number, number + 1))[0][:MAX_LABEL]
+    label = "".join(char if char.isprintable() else " " for char in label)
     axes.set_title(label, loc="left", fontsize="medium", pad=2, parse_math=False)
     return image

@@ -6,7 +6,7 @@ import base64
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline import charts, findings, likeness
 from pipeline.built import STEPS, Built
-from pipeline.charts import SCHEMES
+from pipeline.charts import Charts
 from pipeline.files import write_whole
 from pipeline.findings import Findings
 from pipeline.listen import MAX_DRAWN, Example
@@ -40,10 +40,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart in its two schemes, as addresses that hold the picture itself, and in words."""
+    """A chart as an address that holds the picture itself, and in words."""
 
-    light: str
-    dark: str
+    image: str
     said: str
 
 
@@ -65,6 +64,7 @@ def write_report(
     *,
     pictures: str = "",
     name: str = "",
+    draw: Charts = charts,
 ) -> list[Path]:
     """Write a page about a store, and its pictures.
 
@@ -84,6 +84,8 @@ def write_report(
         Folder in `folder` for the pictures; by default they lie beside the page, which holds them all itself.
     name : str
         What the page calls the store, by default the last part of where it lies.
+    draw : Charts
+        What draws the pictures.
 
     Returns
     -------
@@ -99,13 +101,13 @@ def write_report(
     """
     charts.require_matplotlib()
     training = None if run is None else read_run(run)
-    drawn = _Pictures(folder / pictures)
+    drawn = _Pictures(folder / pictures, draw)
     view = {
         "name": name or store.tree.name or "store",
         "found": found,
         "facts": found.facts,
         "faults": found.faults(),
-        "legend": drawn.keep("scale", charts.mel_pixels(np.linspace(*RANGE_DB, 250)[None, :].repeat(8, axis=0))),
+        "legend": drawn.keep_png("scale", draw.mel_pixels(np.linspace(*RANGE_DB, 250)[None, :].repeat(8, axis=0))),
         "range_db": RANGE_DB,
         "mels": _mels(found, drawn),
         "spectra": _spectra(found, drawn),
@@ -126,22 +128,23 @@ def write_report(
 class _Pictures:
     """Pictures that a page holds, and that also become files of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, draw: Charts) -> None:
+        self.folder, self.draw = folder, draw
         self.files: dict[str, bytes] = {}
 
-    def keep(self, name: str, data: bytes, *, as_file: bool = True) -> str:
-        """Take a picture and return its address."""
+    def keep_png(self, name: str, data: bytes) -> str:
+        """Take a picture of pixels and return its address."""
+        return self._keep(f"{name}.png", "png", data)
+
+    def chart(self, name: str, data: bytes, said: str) -> Chart:
+        """Take a chart."""
+        return Chart(self._keep(f"{name}.svg", "svg+xml", data), said)
+
+    def _keep(self, file: str, kind: str, data: bytes) -> str:
         from markupsafe import Markup  # noqa: PLC0415  (comes with jinja2, which is slow to import)
 
-        if as_file:
-            self.files[f"{name}.png"] = data
-        return Markup(f"data:image/png;base64,{base64.b64encode(data).decode()}")  # noqa: S704  (plain ASCII)
-
-    def chart(self, name: str, drawn: Sequence[bytes], said: str) -> Chart:
-        """Take a chart in both schemes; the light one becomes a file."""
-        light, dark = (self.keep(name, data, as_file=not n) for n, data in enumerate(drawn))
-        return Chart(light, dark, said)
+        self.files[file] = data
+        return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")  # noqa: S704  (plain ASCII)
 
     def write(self) -> list[Path]:
         """Write the files."""
@@ -159,7 +162,7 @@ def file_name(kind: str, number: int, label: str) -> str:
 def _mels(found: Findings, drawn: _Pictures) -> list[Mel]:
     names = [file_name("mel", number, example.label) for number, example in enumerate(found.examples, 1)]
     return [
-        Mel(example, drawn.keep(name, charts.mel_pixels(example.levels)), _seen(example, found.bands))
+        Mel(example, drawn.keep_png(name, drawn.draw.mel_pixels(example.levels)), _seen(example, found.bands))
         for name, example in zip(names, found.examples, strict=True)
     ]
 
@@ -181,14 +184,14 @@ def _spectra(found: Findings, drawn: _Pictures) -> list[tuple[str, Floats, Chart
     limits = charts.level_limits([*(level for _, level in rows), found.all_db])
     spectra = []
     for number, (label, level) in enumerate(rows, 1):
-        both = [charts.draw_spectrum(found.bands, level, found.all_db, limits, scheme) for scheme in SCHEMES]
+        image = drawn.draw.draw_spectrum(found.bands, level, found.all_db, limits)
         peak, apart = int(np.argmax(level)), level - found.all_db
         most = int(np.argmax(np.abs(apart)))
         said = (
             f"Mean level of {brief(label)} by frequency: highest at {hertz(found.bands[peak])} with {db(level[peak])}; "
             f"furthest from the mean of all labels at {hertz(found.bands[most])}, by {apart[most]:+.0f} dB."
         )
-        spectra.append((label, level, drawn.chart(file_name("spectrum", number, label), both, said)))
+        spectra.append((label, level, drawn.chart(file_name("spectrum", number, label), image, said)))
     return spectra
 
 
@@ -202,7 +205,7 @@ def _lengths(found: Findings, drawn: _Pictures) -> Chart | None:
         f"Histogram of durations from {lengths.shortest:.1f} to {lengths.longest:.1f} s; most tracks, "
         f"{lengths.counts[most]}, last from {lengths.edges[most]:.1f} to {lengths.edges[most + 1]:.1f} s."
     )
-    return drawn.chart("durations", [charts.draw_lengths(lengths, scheme) for scheme in SCHEMES], said)
+    return drawn.chart("durations", drawn.draw.draw_lengths(lengths), said)
 
 
 def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
@@ -215,9 +218,10 @@ def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
         f"Loss of train windows in each of {len(training.history)} epochs: from {first[1]:.3f} to {last[1]:.3f}.",
         f"Accuracy by epoch: in the last {last[2]:.3f} of train, {last[3]:.3f} of valid windows, at best {best:.3f}.",
     )
-    drawings = zip(*(charts.draw_history(training, scheme) for scheme in SCHEMES), strict=True)
-    return [drawn.chart(name, both, words)
-            for name, both, words in zip(("loss", "accuracy"), drawings, said, strict=True)]  # fmt: skip
+    images = drawn.draw.draw_history(training)
+    return [
+        drawn.chart(name, image, words) for name, image, words in zip(("loss", "accuracy"), images, said, strict=True)
+    ]
 
 
 def _confusion(training: Training | None) -> dict[str, Any] | None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import charts
 from pipeline.archive import ZipTree
 from pipeline.build import Progress, Summary
-from pipeline.charts import require_matplotlib
+from pipeline.charts import Charts, require_matplotlib
 from pipeline.companions import read_checksums
 from pipeline.derive import derive
 from pipeline.errors import CallError
@@ -41,6 +42,7 @@ def share(
     replace: bool = False,
     progress: Progress = lambda _: None,
     step: Step = lambda _, __: lambda _: None,
+    draw: Charts = charts,
 ) -> Summary:
     """Share a store, or go on with what was interrupted.
 
@@ -58,6 +60,8 @@ def share(
         Called with the receipt of each shard that was copied.
     step : callable
         Called with the name and the number of tracks of each further step.
+    draw : Charts
+        What draws the pictures.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def share(
         spec=spec,
         sharded=wish.sharded,
         replace=replace,
-        explain=lambda new, folder: explain(new, folder, where, wish, step),
+        explain=lambda new, folder: explain(new, folder, where, wish, step, draw),
         progress=progress,
     )
 

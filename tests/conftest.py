@@ -18,7 +18,7 @@ from seaweed import Seaweed, weed
 from pipeline import synth
 from pipeline.build import build
 from pipeline.catalog import Catalog, read_catalog
-from pipeline.cluster import InProcess
+from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.plan import Plan, make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
@@ -84,6 +84,14 @@ def finished(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     catalog, plan = planned(music)
     build(plan, catalog, target, InProcess())
     return open_store(target)
+
+
+@pytest.fixture(scope="session")
+def one_worker() -> Iterator[OnDask]:
+    """A local cluster of one worker, for tests that do not end it."""
+    with connect("local", 1, 1 << 28) as runner:
+        assert isinstance(runner, OnDask)
+        yield runner
 
 
 @pytest.fixture

@@ -178,6 +178,7 @@ def test_evaluate_says_the_same_to_a_person_and_to_a_script(tiny: Store, trained
     assert "next: melzarr predict" in said
 
 
+@pytest.mark.slow
 def test_tensorflow_says_nothing_to_who_evaluates(tiny: Store, trained: Run, tmp_path: Path) -> None:
     done = process(MAIN, "evaluate", trained.path, tiny.tree.path, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -53,6 +53,7 @@ def test_silence_and_a_constant_band_stay_finite() -> None:
     assert np.isfinite(np.asarray(model(np.zeros((1, 5, 128), np.float32)))).all()
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_in_safe_mode_without_melzarr(tmp_path: Path) -> None:
     model = network(FeatureSpec(), 10, **STATISTICS)
     model.save(tmp_path / "m.keras")

@@ -45,6 +45,7 @@ def test_its_windows_are_those_of_a_store_on_a_disk(memory: int | None, tiny: St
         np.testing.assert_array_equal(x, expected[1])
 
 
+@pytest.mark.slow
 def test_it_is_trained_from_and_evaluated(tiny: Store, remote: Store, quick_file: Path, tmp_path: Path) -> None:
     runs = []
     for store, name in ((remote, "there"), (tiny, "here")):

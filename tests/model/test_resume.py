@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,36 +119,6 @@ def test_a_training_that_is_stopped_after_each_epoch_goes_on_to_the_same_weights
     assert run.metrics == undisturbed.metrics
     epoch = [16] * 5
     assert counted == [0, *epoch, 80, *epoch, 160, *epoch]  # each begins with what was done before
-
-
-KILLED = """
-import os, signal
-from model import train
-from model.cli import main
-count, batches = train._Batches.on_train_batch_end, iter(range(1, 100))
-def kill_in_the_second_epoch(self, batch, logs=None):
-    count(self, batch, logs)
-    if next(batches) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-train._Batches.on_train_batch_end = kill_in_the_second_epoch
-main()
-"""
-
-
-def test_a_process_that_is_killed_in_an_epoch_goes_on_to_the_same_weights(
-    tiny: Store, trained: Run, quick: TrainRecipe, quick_file: Path, tmp_path: Path
-) -> None:
-    run = Run(tmp_path / "run")
-    words = ["train", str(tiny.tree), "--recipe", str(quick_file), "--run", str(run.path), "--seed", str(SEED)]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *words], check=False, capture_output=True, text=True, timeout=300
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (len(run.history()), run.is_finished) == (1, False)
-    train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
-    assert same_weights(run, trained)
-    assert timeless(run) == timeless(trained)
-    assert run.metrics == trained.metrics
 
 
 @pytest.mark.usefixtures("light")

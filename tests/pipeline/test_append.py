@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner, Result
-from kills import digests
+from processes import digests
 
 from model.cli import main
 from pipeline import on_disk, synth
@@ -380,45 +375,6 @@ def test_a_source_that_has_grown_since_a_kill_is_appended_as_it_is_now(
     synth.write_track(own_music / "drums/z.wav", "drums", 3, seed=2, sample_rate=22050, seconds=3)
     append(young, own_music)
     assert digests(young) == digests(of_some(own_music, tmp_path / "all.zarr", plan_of, range(13)))
-
-
-SLOWLY = """
-import sys, time
-from pipeline import derive, worker
-from model.cli import main
-def slowly(function):
-    def call(*arguments):
-        time.sleep(0.1)
-        return function(*arguments)
-    return call
-derive.make_repacked, worker._compute = slowly(derive.make_repacked), slowly(worker._compute)
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.parametrize(("where", "n_receipts"), [("s.zarr.appended", 2), ("s.zarr", 3)])
-def test_one_whose_process_was_killed_goes_on_and_ends_in_the_same_bytes(
-    where: str, n_receipts: int, own_music: Path, tmp_path: Path, plan_of
-) -> None:
-    whole = of_some(own_music, tmp_path / "whole.zarr", plan_of, range(12))
-    about = open_store(whole).attributes
-    derive([Part.whole(open_store(whole))], tmp_path / "expected.zarr", about, tracks_per_shard=1)
-    target = tmp_path / "s.zarr"
-    derive([Part(open_store(whole), np.arange(5))], target, about, tracks_per_shard=1)
-    before = digests(target)
-    command = [sys.executable, "-c", SLOWLY, "append", str(target), str(own_music), "--workers", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    receipts, deadline = open_workspace(tmp_path / where).n_receipts, time.monotonic() + 120
-    while receipts() < n_receipts and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert receipts() >= n_receipts
-    assert digests(target) == before
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
-    assert digests(target) == digests(tmp_path / "expected.zarr")
-    assert left(tmp_path) == ["expected.zarr", "s.zarr", "whole.zarr"]
 
 
 # In an object store.

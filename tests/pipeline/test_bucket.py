@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-from kills import digests
+from processes import digests
 from seaweed import Seaweed
 
 from model.cli import main

@@ -254,6 +254,7 @@ def test_a_manifest_keeps_groups_together(music: Path, tmp_path: Path) -> None:
     assert len(set(xr.open_zarr(tmp_path / "s.zarr").group.values.tolist())) == len({row[-1] for row in rows})
 
 
+@pytest.mark.slow
 def test_the_demo_from_fetch_to_verify(tmp_path: Path) -> None:
     """The README's way, on four tracks of the real recipe with two workers, in processes of its own."""
     recipe = tmp_path / "datasets/demo/recipe.toml"

@@ -46,29 +46,27 @@ def test_no_worker_is_this_process() -> None:
         assert list(runner.run(lambda _: os.getpid(), [1])) == [os.getpid()]
 
 
-def test_every_thread_pool_of_a_worker_has_one_thread() -> None:
-    with connect("local", 1, 1 << 28) as runner:
-        (found,) = runner.run(environment, [tuple(ENVIRONMENT)])
-        (sizes,) = runner.run(pool_sizes, [None])
+def test_every_thread_pool_of_a_worker_has_one_thread(one_worker: OnDask) -> None:
+    (found,) = one_worker.run(environment, [tuple(ENVIRONMENT)])
+    (sizes,) = one_worker.run(pool_sizes, [None])
     assert found == ENVIRONMENT
     assert len(sizes) >= 3
     assert set(sizes.values()) == {1}
 
 
-def test_the_local_cluster_and_its_dashboard_listen_on_loopback_alone() -> None:
-    with connect("local", 1, 1 << 28) as runner:
-        assert list(runner.run(environment, [()])) == [{}]  # the worker is there
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = {
-            connection.laddr.ip
-            for process in processes
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert listening == {"127.0.0.1"}
-        assert urlsplit(runner.dashboard).hostname == "127.0.0.1"
-        with urlopen(runner.dashboard, timeout=30) as page:  # noqa: S310  (on loopback)
-            assert b"Dask" in page.read()
+def test_the_local_cluster_and_its_dashboard_listen_on_loopback_alone(one_worker: OnDask) -> None:
+    assert list(one_worker.run(environment, [()])) == [{}]  # the worker is there
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    assert urlsplit(one_worker.dashboard).hostname == "127.0.0.1"
+    with urlopen(one_worker.dashboard, timeout=30) as page:  # noqa: S310  (on loopback)
+        assert b"Dask" in page.read()
 
 
 def test_workers_are_as_many_as_cores_and_memory_allow() -> None:
@@ -139,22 +137,22 @@ def lacks(_: object) -> None:
     raise ModuleNotFoundError("No module named 'moon'", name="moon")
 
 
-def test_a_worker_that_lacks_something_is_a_sentence() -> None:
-    with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match="a worker lacks moon; install there"):
-        list(runner.run(lacks, [1]))
+def test_a_worker_that_lacks_something_is_a_sentence(one_worker: OnDask) -> None:
+    with pytest.raises(BuildError, match="a worker lacks moon; install there"):
+        list(one_worker.run(lacks, [1]))
 
 
 def slowly(_: object) -> None:
-    time.sleep(10)
+    time.sleep(4)  # longer than the client's patience, and the scheduler's end waits for it
 
 
 def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.cluster.PATIENCE", 2)
+    monkeypatch.setattr("pipeline.cluster.PATIENCE", 1)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=":0"
     ) as cluster, connect(cluster.scheduler_address, None, 1) as runner:  # fmt: skip
         results = runner.run(slowly, [1])
-        threading.Timer(1, cluster.scale, [0]).start()
+        threading.Timer(0.5, cluster.scale, [0]).start()
         with pytest.raises(BuildError, match="no worker has been there; start some"):
             next(results)
 
@@ -185,11 +183,12 @@ def ends_itself(_: object) -> None:
     os._exit(1)
 
 
-def test_an_error_in_a_worker_comes_back_as_it_is() -> None:
-    with connect("local", 1, 1 << 28) as runner, pytest.raises(ValueError, match="from the worker"):
-        list(runner.run(raises, [1]))
+def test_an_error_in_a_worker_comes_back_as_it_is(one_worker: OnDask) -> None:
+    with pytest.raises(ValueError, match="from the worker"):
+        list(one_worker.run(raises, [1]))
 
 
+@pytest.mark.slow
 def test_workers_that_die_again_and_again_are_a_sentence() -> None:
     with connect("local", 1, 1 << 28) as runner, pytest.raises(BuildError, match=r"workers of .* died 2 times"):
         list(runner.run(ends_itself, [1]))

@@ -57,6 +57,7 @@ def in_a_process(folder: Path, cache: Path, before: str = "") -> tuple[np.ndarra
     return np.load(out), done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_with_an_empty_cache_compile_once(tmp_path: Path, expected: np.ndarray) -> None:
     cache = tmp_path / "cache"
     with ThreadPoolExecutor(4) as pool:
@@ -77,6 +78,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 """
 
 
+@pytest.mark.slow
 def test_a_cache_without_a_place_or_on_a_full_disk_or_damaged_breaks_nothing(
     tmp_path: Path, expected: np.ndarray
 ) -> None:

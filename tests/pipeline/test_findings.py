@@ -189,6 +189,7 @@ def test_many_copies_of_one_track_take_no_longer_than_others() -> None:
     assert {pair.second for pair in found} == {0}
 
 
+@pytest.mark.slow
 def test_real_music_is_found_again_in_other_encodings_and_different_songs_are_apart(shared: Path) -> None:
     """Ten of the clips; the threshold was measured with all, see `pipeline.likeness`."""
     spec, folder = FeatureSpec(), shared / "music"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kills import digests
+from processes import digests
 
 from pipeline import synth
 from pipeline.build import build

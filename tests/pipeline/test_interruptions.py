@@ -6,14 +6,13 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from kills import digests
+from processes import command, digests, start
 
 from pipeline import synth
 from pipeline.build import build
@@ -52,11 +51,7 @@ def undisturbed(many: Path) -> dict[str, str]:
 
 def features(music: Path, target: Path, **environment: str) -> subprocess.Popen[str]:
     """Start a build on two workers, in a session of its own, as a terminal does."""
-    command = [str(Path(sys.executable).with_name("melzarr")), "features", str(music), str(target)]
-    return subprocess.Popen(
-        [*command, "--workers", "2", "--tracks-per-shard", "1"], env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    return start(command("features", music, target, "--workers", 2, "--tracks-per-shard", 1), **environment)
 
 
 def as_shards_come(process: subprocess.Popen[str], target: Path, numbers: Iterator[int]) -> Iterator[int]:

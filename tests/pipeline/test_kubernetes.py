@@ -24,8 +24,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from dask.utils import parse_bytes
-from kills import digests
-from processes import Processes
+from processes import Processes, digests
 
 import pipeline
 from pipeline.build import build

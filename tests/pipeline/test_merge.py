@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +14,7 @@ import xarray as xr
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from kills import digests
+from processes import digests
 
 from model.cli import main
 from model.selection import select
@@ -252,41 +247,3 @@ def test_between_buckets(half: Half, finished: Store, bucket: BucketTree) -> Non
     assert done.exit_code == 0, done.output
     assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.tree.path)
     assert not bucket.below("s.zarr.building").exists()
-
-
-SLOWLY = """
-import sys, time
-from pipeline import derive
-from model.cli import main
-make = derive.make_repacked
-def slowly(*arguments):
-    time.sleep(0.05)
-    return make(*arguments)
-derive.make_repacked = slowly
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.parametrize("tracks", [7, 1])
-def test_one_that_was_killed_goes_on_and_ends_in_the_same_bytes(tracks: int, finished: Store, tmp_path: Path) -> None:
-    """The command in a process of its own, killed once some shards are there."""
-    stores = [tmp_path / f"{number}.zarr" for number in range(2)]
-    for path, numbers in zip(stores, (range(tracks), range(tracks, 12)), strict=True):
-        part = Part(finished, np.array(numbers))
-        derive([part], path, finished.attributes, tracks_per_shard=1)
-    target, undisturbed = tmp_path / "s.zarr", tmp_path / "undisturbed.zarr"
-    merge([open_store(path) for path in stores], undisturbed)
-    command = [sys.executable, "-c", SLOWLY, "merge", *map(str, stores), str(target)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    receipts, deadline = open_workspace(target).n_receipts, time.monotonic() + 120
-    while receipts() < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert not target.exists()
-    assert 3 <= receipts() < 12
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "12 tracks lie in shards that were kept" in again.stdout
-    assert digests(target) == digests(undisturbed)
-    assert not open_workspace(target).root.exists()

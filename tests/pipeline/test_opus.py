@@ -165,7 +165,10 @@ def test_what_is_mended_is_a_stream_with_right_checksums_and_the_same_packets(tm
         assert crc_by_bits(new[:22] + bytes(4) + new[26:]) == struct.unpack_from("<I", new, 22)[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"OggS", b"no opus" * 100, opus(1)[:47], opus(1)[:200]])
+@pytest.mark.parametrize(
+    "content", [b"", b"OggS", b"no opus" * 100, opus(1)[:47], opus(1)[:200]],
+    ids=["nothing", "the sign alone", "something else", "half of its first page", "half of its second page"],
+)  # fmt: skip
 def test_what_is_no_stream_of_opus_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     assert mended_opus(tmp_path / "file") is None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kills import digests
+from processes import command, digests, start
 from seaweed import Seaweed, weed
 
 from pipeline.bucket import BucketTree
@@ -53,10 +52,6 @@ def expected(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return digests(target)
 
 
-def command(*arguments: object) -> list[str]:
-    return [str(Path(sys.executable).with_name("melzarr")), *map(str, arguments)]
-
-
 def melzarr(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **environment}
@@ -77,10 +72,7 @@ def remote_digests(tree: BucketTree) -> dict[str, str]:
 
 def started(source: BucketTree, target: BucketTree) -> subprocess.Popen[str]:
     """Start a build and let it make some shards."""
-    process = subprocess.Popen(
-        command("features", source, target, *SMALL),
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start(command("features", source, target, *SMALL))
     until(lambda: open_workspace(target).n_receipts() > 8, process)
     return process
 

@@ -1,6 +1,7 @@
 """The page: what it says, that it is whole, safe and always the same, and the files that it is made from."""
 
 import base64
+import functools
 import io
 import json
 import re
@@ -8,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import astuple, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
+import plain_charts
 import pytest
 from click.testing import CliRunner, Result
 from faulty_store import HOSTILE, RATE, Song, make_store, song, write_run
@@ -26,11 +29,13 @@ from pipeline.built import Built, read_built, write_built
 from pipeline.errors import MelzarrError, RunError
 from pipeline.findings import Findings, find
 from pipeline.listen import COLUMNS
-from pipeline.report import MAX_CELLS, PAGE, TEXT, clean, file_name, write_report
+from pipeline.report import MAX_CELLS, PAGE, TEXT, clean, file_name
+from pipeline.report import write_report as draw_report
 from pipeline.run_files import WORST, read_run
 from pipeline.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
+write_report = functools.partial(draw_report, draw=plain_charts)
 SMALL = ["--workers", "0", "--n-windows", "60", "--tracks-per-shard", "5"]
 
 
@@ -73,7 +78,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(faulty: Store, found: Findings, tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("page")
-    write_report(faulty, found, folder)
+    draw_report(faulty, found, folder)
     return Page(folder / PAGE)
 
 
@@ -102,7 +107,9 @@ def test_the_page_says_what_was_found(page: Page, found: Findings, faulty: Store
 def test_the_page_stands_by_itself(page: Page) -> None:
     for _, attributes in page.tags:
         for name in ("src", "srcset", "href", "action", "data"):
-            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+            assert (attributes.get(name) or "#").startswith(
+                ("#", "data:image/png;base64,", "data:image/svg+xml;base64,")
+            )
     assert not page.all("script")
     assert "url(" not in page.html
     assert "@import" not in page.html
@@ -110,22 +117,39 @@ def test_the_page_stands_by_itself(page: Page) -> None:
 
 
 def test_pictures_are_whole_and_lie_beside_the_page(faulty: Store, found: Findings, tmp_path: Path) -> None:
-    first, *pictures = write_report(faulty, found, tmp_path / "a", pictures="images")
+    run = write_run(tmp_path / "run", faulty)
+    first, *pictures = draw_report(faulty, found, tmp_path / "a", run, pictures="images")
     assert first == tmp_path / "a" / PAGE
-    assert {path.parent for path in pictures} == {tmp_path / "a/images"}
-    assert sorted(tmp_path.rglob("*.png")) == sorted(pictures)
-    held = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", first.read_text(encoding="utf-8"))
-    assert {path.read_bytes() for path in pictures} <= {base64.b64decode(data) for data in held}
-    for data in held:
-        assert b"Software" not in base64.b64decode(data)
-        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+    assert sorted((tmp_path / "a/images").iterdir()) == sorted(pictures)
+    held = {
+        base64.b64decode(data)
+        for data in re.findall(r"data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)", first.read_text(encoding="utf-8"))
+    }
+    assert {path.read_bytes() for path in pictures} == held
+    assert len([path for path in pictures if path.suffix == ".svg"]) == 3 + 1 + 2  # labels, durations, curves
+    for path in pictures:
+        data = path.read_bytes()
+        assert b"Software" not in data
+        assert b"atplotlib v" not in data
+        if path.suffix == ".png":
+            Image.open(io.BytesIO(data)).verify()
+        else:
+            assert ET.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  (our own)
 
 
-def test_every_picture_is_told_in_words_and_every_chart_is_drawn_twice(page: Page) -> None:
+def test_every_colour_of_a_chart_has_one_in_the_dark(found: Findings) -> None:
+    drawn = charts.draw_spectrum(found.bands, found.mean_db[0], found.all_db, (-80, 0)).decode()
+    rules, used = drawn[: drawn.index("</style>")], set(re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", drawn))
+    assert used == set(re.findall(r'\[style\*="(.*?)"\]', rules)) & used
+    assert len(used) > 4
+    for light, dark in zip(astuple(charts.LIGHT), astuple(charts.DARK), strict=True):
+        assert f'[style*="fill: {light}"]{{fill:{dark}!important}}' in rules
+
+
+def test_every_picture_is_told_in_words(page: Page) -> None:
     described = [attributes["alt"] for attributes in page.all("img")]
     assert sum(not alt for alt in described) == 1  # the scale of colours, whose ends are written beside it
-    assert len(page.all("picture")) == len(page.all("source")) == 3 + 1  # three labels and the durations
-    assert all(attributes["media"] == "(prefers-color-scheme: dark)" for attributes in page.all("source"))
+    assert sum(attributes.get("class") == "chart" for attributes in page.all("img")) == 3 + 1  # labels, durations
     assert any(alt.startswith("Mel spectrogram of the first 2.4 s of track-000: loudest around") for alt in described)
     assert any(alt.startswith("Mean level of bells by frequency: highest at") for alt in described)
 
@@ -142,7 +166,7 @@ def test_mel_pixels_are_the_levels_on_the_fixed_scale() -> None:
 
 def test_the_same_store_gives_the_same_bytes(faulty: Store, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_report(faulty, find(faulty), tmp_path / name)
+        draw_report(faulty, find(faulty), tmp_path / name)
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("a", "b")]
     assert files[0] == files[1]
     assert len(files[0]) > 8
@@ -197,7 +221,7 @@ def test_facts_of_others_that_are_hostile_are_shown_as_text(faulty: Store, found
 )
 def test_a_page_is_written_of_whatever_there_is(songs: list[Song], tmp_path: Path) -> None:
     store = make_store(tmp_path, songs)
-    write_report(store, find(store), tmp_path / "page")
+    draw_report(store, find(store), tmp_path / "page")
     said = Page(tmp_path / "page" / PAGE).said
     assert "At a glance" in said
     assert not re.search(r"\b(nan|inf|None|-inf)\b", said)
@@ -212,7 +236,7 @@ def test_five_hundred_labels_are_bounded(faulty: Store, found: Findings, tmp_pat
     write_report(faulty, many, tmp_path)
     page = Page(tmp_path / PAGE)
     assert "the 100 labels with the most tracks of 500" in page.said
-    assert len(page.all("picture")) == 24 + 1
+    assert sum(attributes.get("class") == "chart" for attributes in page.all("img")) == 24 + 1
     assert (tmp_path / PAGE).stat().st_size < 2_000_000
 
 
@@ -227,7 +251,7 @@ def test_without_matplotlib_it_is_a_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MelzarrError, match=r"needs matplotlib, which is not installed; pip install 'melzarr\[plot\]'"):
-        write_report(faulty, found, tmp_path)
+        draw_report(faulty, found, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -334,7 +358,7 @@ def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(faulty: Store, fo
         assert words in re.sub(r"<[^>]+>", " ", page.said) or words in spaced(page)
     assert "Another store" not in page.said
     assert any("Accuracy by epoch: in the last 0.600" in (img["alt"] or "") for img in page.all("img"))
-    assert {"loss.png", "accuracy.png"} <= {path.name for path in (tmp_path / "page").iterdir()}
+    assert {"loss.svg", "accuracy.svg"} <= {path.name for path in (tmp_path / "page").iterdir()}
 
 
 def spaced(page: Page) -> str:

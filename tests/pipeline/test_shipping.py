@@ -12,8 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from kills import digests
-from processes import Processes, environment_without, wait_for
+from processes import Processes, digests, environment_without, wait_for
 
 import pipeline
 from pipeline.apart import featurise_apart

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import dask
 import psutil
 import pytest
-from kills import digests
+from processes import digests
 
 from pipeline import synth
 from pipeline.build import build

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from kills import digests
+from processes import digests
 
 from model.cli import main
 from pipeline.bucket import BucketTree

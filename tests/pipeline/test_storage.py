@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from kills import digests
+from processes import digests
 
 from pipeline.build import build
 from pipeline.cluster import InProcess

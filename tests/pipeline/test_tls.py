@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Security
-from kills import digests
+from processes import digests
 
 from pipeline.build import build
 from pipeline.cluster import InProcess

@@ -11,7 +11,6 @@ itself has started are signalled.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from pathlib import Path
 import click
 import psutil
 import soundfile
+from processes import command, digests, start
 
 from pipeline import synth
 from pipeline.built import ENDING
@@ -93,19 +93,9 @@ def music(folder: Path) -> Path:
     return folder
 
 
-def digests(store: Path) -> dict[str, str]:
-    """SHA-256 of each file of a store."""
-    files = sorted(path for path in store.rglob("*") if path.is_file())
-    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def features(source: Path, target: Path, cluster: list[str]) -> subprocess.Popen[str]:
     """Start a build in a session of its own."""
-    command = [str(Path(sys.executable).with_name("melzarr")), "features", str(source), str(target)]
-    return subprocess.Popen(
-        [*command, *cluster, *ARGUMENTS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, env={**os.environ, **SETTINGS},
-    )  # fmt: skip
+    return start(command("features", source, target, *cluster, *ARGUMENTS), **SETTINGS)
 
 
 class Cluster:
@@ -232,7 +222,7 @@ def disturbed(source: Path, target: Path, found: Round, rng: random.Random) -> N
                     if process.poll() is None:
                         struck = victims_of(found.victim, client, cluster, rng)
                         found.phases = strike(struck, signal.Signals[found.signal])
-                said, _ = process.communicate(timeout=PATIENCE)
+                said = "".join(process.communicate(timeout=PATIENCE))
             except subprocess.TimeoutExpired:
                 found.fault = f"it hung for {PATIENCE} s"
                 return
@@ -255,7 +245,7 @@ def one_round(
     mode = list(MODES)[(0, 0, 1, 1, 2)[number % 5]]
     sent = rng.choices(list(SIGNALS), list(SIGNALS.values()))[0]
     found = Round(number, mode, rng.choice(MODES[mode]), sent.name, rng.uniform(0.2, 1) * longest[mode])
-    target, start = folder / f"{number}/made.zarr", time.perf_counter()
+    target, begun = folder / f"{number}/made.zarr", time.perf_counter()
     target.parent.mkdir()
     disturbed(source, target, found, rng)
     if not found.fault:
@@ -267,7 +257,7 @@ def one_round(
             {path.name for path in target.parent.glob("*zarr*")} - {target.name, f"{target.name}{ENDING}"}
         ):
             found.fault = f"left behind: {', '.join(left)}"
-    found.seconds = time.perf_counter() - start
+    found.seconds = time.perf_counter() - begun
     if not found.fault:
         shutil.rmtree(target.parent)
     return found
@@ -277,14 +267,14 @@ def undisturbed(source: Path, folder: Path) -> tuple[dict[str, str], dict[str, f
     """Build once in each mode; return the digests of the files, and how long each took."""
     longest, expected = {}, {}
     for mode in MODES:
-        target, start = folder / f"{mode}/made.zarr", time.perf_counter()
+        target, begun = folder / f"{mode}/made.zarr", time.perf_counter()
         target.parent.mkdir()
         with place(mode, folder) as (arguments, _):
             process = features(source, target, arguments)
-            said, _ = process.communicate(timeout=PATIENCE)
+            said = "".join(process.communicate(timeout=PATIENCE))
         if process.returncode:
             raise RuntimeError(said)
-        longest[mode], expected = time.perf_counter() - start, digests(target)
+        longest[mode], expected = time.perf_counter() - begun, digests(target)
     return expected, longest
 
 

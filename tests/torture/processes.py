@@ -1,7 +1,8 @@
-"""Schedulers and workers as processes of their own, also in environments that lack melzarr."""
+"""Commands, schedulers and workers as processes of their own, also in environments that lack melzarr."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -22,6 +23,25 @@ def wait_for(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.1)
+
+
+def digests(store: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder, such as a store."""
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def command(*words: object) -> list[str]:
+    """Write a command of melzarr, as this environment has it."""
+    return [str(Path(sys.executable).with_name("melzarr")), *map(str, words)]
+
+
+def start(words: Sequence[str], cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start a command in a session of its own, as a terminal does, so that all that it starts can be signalled."""
+    return subprocess.Popen(
+        list(words), cwd=cwd, env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
 
 
 def environment_without(folder: Path, *names: str) -> Path:
