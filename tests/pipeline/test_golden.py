@@ -22,8 +22,6 @@ from pipeline.plan import make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 
-pytestmark = pytest.mark.compat
-
 SHARD = "mel/c/0/0/0/0"
 SPEC = FeatureSpec(n_windows=24)  # 1.02 s
 EXACT = "e1cdf2592a5f7095b3a59d392f7af96e64bc2f7d5b2197a7273619e68829dabd"
