@@ -28,11 +28,16 @@ NEVER = 0
 def changes(folder: str) -> Callable[[str, tuple[object, ...]], bool]:
     """Make the function that says whether an event of Python's is a change to what is below a folder."""
 
+    def is_inside(name: object) -> bool:
+        if not isinstance(name, str | bytes | os.PathLike):
+            return False
+        return os.path.abspath(os.fsdecode(name)).startswith(folder)  # noqa: PTH100  (asked for each file)
+
     def is_change(event: str, arguments: tuple[object, ...]) -> bool:
         if event == "open":
             path, _, flags = arguments
-            return isinstance(flags, int) and bool(flags & WRITES) and str(path).startswith(folder)
-        return event in CHANGES and any(str(name).startswith(folder) for name in arguments)
+            return isinstance(flags, int) and bool(flags & WRITES) and is_inside(path)
+        return event in CHANGES and any(map(is_inside, arguments))
 
     return is_change
 
@@ -68,7 +73,7 @@ def run(
 def n_changes(done: subprocess.CompletedProcess[str]) -> int:
     """How many changes a command made that came to its end."""
     assert done.returncode == 0, done.stdout + done.stderr
-    return int(re.findall(r"^(\d+) changes$", done.stderr, re.MULTILINE)[-1])
+    return int(re.findall(r"(\d+) changes$", done.stderr, re.MULTILINE)[-1])
 
 
 if __name__ == "__main__":
