@@ -47,7 +47,13 @@ PROTOCOL = click.option(
     "the dataset's recipe, such as fault-filtered.",
 )
 EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Epochs at most, in place of the recipe's.")
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, dropout and order.")
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of weights, dropout and order.",
+)
 MEMORY = click.option(
     "--memory",
     metavar="SIZE",
@@ -109,10 +115,11 @@ def _train(
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     protocol = make_protocol(store, protocol_name, seed)
     click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
-    if not force and run.is_finished:
-        click.echo("finished before, and kept")
+    is_kept = not force and run.is_finished
     with _progress(0 if force else len(run.history()), recipe, protocol) as watch:
         found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
+    if is_kept:
+        click.echo("finished before, and kept")
     for part in ("valid", "test"):
         show(metrics_lines(part, found["protocol"], found[part]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import MelzarrError
-from pipeline.picture import new_figure, save
+from pipeline.picture import drawable, new_figure, save
 
 if TYPE_CHECKING:
     from model.predict import Prediction
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SONGS_DRAWN = 12  # in one picture; more would be too small to read
 STEPS_DRAWN = 400  # points in time of a song
 MAX_CELLS = 30  # classes up to which a confusion's numbers are written into it
+MAX_CLASSES = 60  # classes up to which a confusion is drawn; of more, the most frequent confusions are listed
+LISTED = 30
 
 
 def draw_history(history: History, path: Path) -> None:
@@ -39,7 +42,7 @@ def draw_history(history: History, path: Path) -> None:
 
 
 def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
-    """Draw which label is taken for which.
+    """Draw which label is taken for which: all of them, or the most frequent confusions if there are many labels.
 
     Parameters
     ----------
@@ -50,9 +53,15 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     path : Path
         The picture.
     """
-    labels, counts = metrics["labels"], np.array(metrics["confusion"])
+    labels, counts = [drawable(label) for label in metrics["labels"]], np.array(metrics["confusion"])
+    accuracy = metrics["track_accuracy"]
+    interval = f"(95 %: {accuracy['low']:.2f} to {accuracy['high']:.2f})"
+    title = f"{accuracy['value']:.2f} {interval} of {metrics['n_tracks']} tracks\n{words}"
+    if len(labels) > MAX_CLASSES:
+        _list_confusions(labels, counts, title, path)
+        return
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 3.0 + 0.42 * len(labels)
+    side = 1.8 + 0.42 * len(labels) + 0.1 * max(12, *map(len, labels))
     figure = new_figure(path, (side + 1.2, side))
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -60,14 +69,28 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     axes.set_xticks(places, labels, rotation=45, ha="right")
     axes.set_yticks(places, labels)
     axes.set(xlabel="answered, by mean log-probability", ylabel="true")
-    accuracy = metrics["track_accuracy"]
-    interval = f"(95 %: {accuracy['low']:.2f} to {accuracy['high']:.2f})"
-    axes.set_title(f"{accuracy['value']:.2f} {interval} of {metrics['n_tracks']} tracks\n{words}", fontsize="small")
+    axes.set_title(title, fontsize="small")
     if len(labels) <= MAX_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=ink, fontsize="small")
     figure.colorbar(image, ax=axes, label="share of the label's tracks", shrink=0.8)
+    save(figure, path)
+
+
+def _list_confusions(labels: Sequence[str], counts: npt.NDArray[np.int_], title: str, path: Path) -> None:
+    """Write the most frequent confusions as a table."""
+    wrong = counts - np.diag(np.diag(counts))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
+    pairs = [divmod(int(place), len(labels)) for place in worst if wrong.flat[place]]
+    figure = new_figure(path, (9, 1.2 + 0.24 * max(1, len(pairs))))
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set_title(f"{title}\n{len(labels)} labels; what is most often taken for what", fontsize="small", loc="left")
+    for row, (true, found) in enumerate(pairs):
+        cells = (labels[true], "→", labels[found], str(counts[true, found]))
+        for x, cell in zip((0.0, 0.46, 0.5, 0.97), cells, strict=True):
+            axes.text(x, 1 - (row + 0.5) / len(pairs), cell, va="center", fontsize="small")
     save(figure, path)
 
 
@@ -146,9 +169,9 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
             extent=(0.0, end, len(labels) - 0.5, -0.5),
             interpolation="nearest",
         )
-        axes.set_yticks(range(len(labels)), labels, fontsize="small")
+        axes.set_yticks(range(len(labels)), [drawable(label) for label in labels], fontsize="small")
         told = ", ".join(f"{label} {share:.2f}" for label, share in song.top(3))
-        axes.set_title(f"{song.path.name}: {told}".replace("$", r"\$"), loc="left", fontsize="medium", pad=3)
+        axes.set_title(f"{drawable(song.path.name)}: {told}", loc="left", fontsize="medium", pad=3)
     rows[-1].set_xlabel("time in the song, s")
     figure.colorbar(image, ax=list(rows), label="probability", aspect=40, pad=0.01)
     save(figure, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -24,6 +25,9 @@ from model.run import History, Run
 from model.selection import label_names
 from pipeline.errors import RunError, StoreError
 from pipeline.store import Store
+
+PICTURES = ("history.png", "confusion.png", "network.png")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,10 @@ def train(
     with run.locked():
         run.start(configuration(store, recipe, protocol, seed), replace=replace)
         if run.is_finished:
-            return run.metrics
+            found = run.metrics
+            if not all((run.path / name).is_file() for name in PICTURES):  # it was killed before they were drawn
+                _draw(run, run.model(), found)
+            return found
         _fit(store, recipe, protocol, run, seed, memory, watch)
         model = run.model()
         answers = {name: answer(model, store, parts[name], watch.tracks) for name in ("valid", "test")}
@@ -125,8 +132,8 @@ def train(
             **{name: metrics(given, labels) for name, given in answers.items()},
         }
         run.keep_answers(row for name, given in answers.items() for row in _answered(store, labels, name, given))
-        _draw(run, model, found)
         run.finish(found)
+        _draw(run, model, found)
     return found
 
 
@@ -245,6 +252,15 @@ def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> I
 
 
 def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
-    draw_history(run.history(), run.path / "history.png")
-    draw_confusion(found["test"], found["protocol"]["words"], run.path / "confusion.png")
-    draw_network(model, run.path / "network.png")
+    """Draw the pictures of a run; one that cannot be drawn is a remark, for the figures are there without it."""
+    draw = {
+        "history.png": lambda path: draw_history(run.history(), path),
+        "confusion.png": lambda path: draw_confusion(found["test"], found["protocol"]["words"], path),
+        "network.png": lambda path: draw_network(model, path),
+    }
+    for name in PICTURES:
+        try:
+            draw[name](run.path / name)
+        except Exception as error:  # noqa: BLE001  (whatever matplotlib makes of it)
+            said = "%s could not be drawn (%s: %s); the figures are there without it"
+            logger.warning(said, run.path / name, type(error).__name__, error)

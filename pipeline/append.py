@@ -246,7 +246,7 @@ def clean(store: Store) -> None:
     store : Store
         The store.
     """
-    open_workspace(store.tree).tidy(next(store.receipts(), None))
+    open_workspace(store.tree).tidy(store.receipts())
     workspace = open_workspace(_beside(store.tree))
     workspace.tidy()
     if workspace.occupied() and is_store(workspace.target):

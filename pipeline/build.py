@@ -22,7 +22,7 @@ from pipeline.store import open_store
 from pipeline.tracks import TEXT
 from pipeline.tree import Tree
 from pipeline.worker import ShardJob, make_shard, make_shard_apart
-from pipeline.workspace import Workspace
+from pipeline.workspace import PLAN, Workspace
 from pipeline.workspaces import open_workspace
 
 MAX_FAILED = 0.05  # share of tracks that may fail
@@ -108,6 +108,7 @@ def build(
     target = workspace.target
     with workspace.locked():
         workspace.refuse_occupied(replace)
+        workspace.root.remove([PLAN])  # parts of another build that still run come to an end
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
             jobs = seeded(jobs, workspace)
@@ -179,7 +180,7 @@ def _readable(target: Tree) -> Iterator[Receipt]:
 
 
 def shard_jobs(
-    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner
+    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner, plan_id: str = ""
 ) -> Iterator[ShardJob]:
     """Make the jobs of some shards.
 
@@ -195,6 +196,8 @@ def shard_jobs(
         The shards.
     runner : Runner
         Where they will be computed.
+    plan_id : str
+        Of the plan that is written down there, if it is.
     """
     for shard in shards:
         yield ShardJob(
@@ -206,6 +209,7 @@ def shard_jobs(
             shard=shard,
             key=plan.key(shard),
             track_seconds=TRACK_SECONDS if runner.expendable else None,
+            plan_id=plan_id,
         )
 
 

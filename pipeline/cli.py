@@ -19,6 +19,7 @@ from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
+    DASHBOARD,
     DATASETS,
     DEFAULT_DATASETS,
     FORCE,
@@ -172,6 +173,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
 @STORE
 @CLUSTER
 @WORKERS_ANYWHERE
+@DASHBOARD
 @MEMORY
 @WALLTIME
 @FORCE
@@ -182,6 +184,7 @@ def features(
     store: Tree,
     cluster: str,
     workers: int | None,
+    dashboard: bool,
     memory: int | None,
     walltime: float | None,
     force: bool,
@@ -213,7 +216,7 @@ def features(
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
-        workspace.tidy(_first_receipt(store))
+        workspace.tidy(_receipts(store))
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
@@ -222,7 +225,8 @@ def features(
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
         click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
-    with connect(cluster, workers, plan.worker_bytes, memory=memory, walltime=walltime, say=beside_bar) as runner:
+    resources: dict[str, Any] = {"memory": memory, "walltime": walltime, "say": beside_bar, "dashboard": dashboard}
+    with connect(cluster, workers, plan.worker_bytes, **resources) as runner:
         from pipeline.build import build  # while the workers start
         from pipeline.screen import summary_lines
         from pipeline.store import open_store
@@ -255,11 +259,11 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _first_receipt(store: Tree) -> Receipt:
-    """Receipt of a finished store's first shard."""
+def _receipts(store: Tree) -> Iterable[Receipt]:
+    """Receipts of a finished store."""
     from pipeline.store import open_store
 
-    return next(open_store(store).receipts())
+    return open_store(store).receipts()
 
 
 def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
@@ -312,7 +316,7 @@ def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
 @STORE
 @click.option("--source", help="What the store was made from; its files are compared, and needed for --sample.")
 @click.option("--sample", type=click.IntRange(0), default=0, help="Tracks to compute again with librosa.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the sample.")
 @AS_JSON
 @DATASETS
 @click.pass_context

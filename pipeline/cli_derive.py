@@ -12,6 +12,7 @@ from pipeline.errors import BuildError
 from pipeline.options import (
     AS_JSON,
     CLUSTER,
+    DASHBOARD,
     DATASETS,
     FORCE,
     GROUP,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @SOURCE
 @CLUSTER
 @WORKERS_ANYWHERE
+@DASHBOARD
 @MEMORY
 @WALLTIME
 @MAX_FAILED
@@ -47,6 +49,7 @@ def append(
     source: str,
     cluster: str,
     workers: int | None,
+    dashboard: bool,
     memory: int | None,
     walltime: float | None,
     max_failed: float | None,
@@ -88,15 +91,16 @@ def append(
         show([*kept, *(f"computed by different versions: {line}" for line in different)])
         click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
     if not is_built(added):
-        _build_new(added, cluster, workers, memory, walltime, max_failed, as_json)
+        resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
+        _build_new(added, cluster, workers, resources, max_failed, as_json)
     with build_progress(opened.n_tracks + n_new, "append") as progress:
         summary = append_tracks(added, progress)
     _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
 
 
 def _build_new(
-    added: Addition, cluster: str, workers: int | None, memory: int | None, walltime: float | None,
-    max_failed: float | None, as_json: bool,
+    added: Addition, cluster: str, workers: int | None, resources: dict[str, Any], max_failed: float | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Compute the new tracks."""
     from pipeline.append import build_new
@@ -104,9 +108,9 @@ def _build_new(
     from pipeline.screen import summary_lines
     from pipeline.store import open_store
 
-    with connect(cluster, workers, added.plan.worker_bytes, memory=memory, walltime=walltime, say=beside_bar) as runner:
-        n_workers, dashboard = count(runner.n_workers, "worker"), runner.dashboard
-        click.echo(f"{n_workers}{dashboard and f'; dashboard at {dashboard}'}", err=as_json)
+    with connect(cluster, workers, added.plan.worker_bytes, say=beside_bar, **resources) as runner:
+        at = runner.dashboard and f"; dashboard at {runner.dashboard}"
+        click.echo(f"{count(runner.n_workers, 'worker')}{at}", err=as_json)
         with build_progress(len(added.catalog.tracks)) as progress:
             summary = build_new(added, runner, max_failed=max_failed, progress=progress)
     if not as_json:
@@ -169,7 +173,7 @@ def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
             f"{out} is finished, but is not what these stores give; name another place, or replace it with --force: "
             f"it stays until the new one is complete"
         )
-    workspace.tidy(next(finished.receipts()))
+    workspace.tidy(finished.receipts())
     return True
 
 

@@ -166,6 +166,7 @@ def connect(
     memory: int | None = None,
     walltime: float | None = None,
     say: Say = lambda _: None,
+    dashboard: bool = False,
 ) -> Iterator[Runner]:
     """Open the place where a build runs, and close it afterwards.
 
@@ -185,6 +186,8 @@ def connect(
         Time of each job of a batch system.
     say : callable
         Told what a person who waits would like to know.
+    dashboard : bool
+        Whether Dask shows what it does, to everybody on this machine.
 
     Raises
     ------
@@ -200,8 +203,11 @@ def connect(
     if cluster == "local" and workers == 0:
         yield InProcess()
         return
-    with _place(cluster, Wish(worker_bytes, workers, memory, walltime, say)) as place:
-        yield OnDask(place.client, place.n_workers, place.watch)
+    with _place(cluster, Wish(worker_bytes, workers, memory, walltime, say, dashboard)) as place:
+        runner = OnDask(place.client, place.n_workers, place.watch)
+        if not dashboard and cluster in {"local", *SYSTEMS}:
+            runner.dashboard = ""  # Dask gives an address also where nothing answers
+        yield runner
 
 
 def _place(cluster: str, wish: Wish) -> AbstractContextManager[Place]:

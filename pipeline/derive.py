@@ -22,7 +22,7 @@ from pipeline.receipt import Receipt
 from pipeline.repack import Job, jobs_of, make_repacked
 from pipeline.spec import FeatureSpec
 from pipeline.tree import Tree
-from pipeline.workspace import Workspace
+from pipeline.workspace import PLAN, Workspace
 from pipeline.workspaces import open_workspace
 
 DERIVED = "derived.json"  # file of the workspace: what is being made there, and of what
@@ -97,6 +97,7 @@ def derive(
     with workspace.locked():
         workspace.refuse_occupied(replace)
         refuse_replaced(parts)
+        workspace.root.remove([PLAN])  # parts of a build that still run come to an end
         _begin(workspace, plan, parts)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             for receipt in _bounded(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.errors import BuildError
 
 
 def write_whole(path: Path, *parts: bytes) -> None:
@@ -41,6 +45,43 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def require_own_folder(path: Path) -> None:
+    """Refuse a folder that is a link or belongs to another user, before anything in it is used or removed.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; it need not be there.
+
+    Raises
+    ------
+    BuildError
+        If it is a link, no folder, or another user's.
+    """
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(facts.st_mode):
+        raise BuildError(f"{path} is a link to {path.readlink()}, where nothing may be removed; remove the link")
+    if not stat.S_ISDIR(facts.st_mode):
+        raise BuildError(f"{path} is no folder, and in the way; move it")
+    if facts.st_uid != os.geteuid() and facts.st_uid != _owner_of_new_files(path.parent):
+        raise BuildError(
+            f"{path} belongs to another user (uid {facts.st_uid}), whose work is not gone on with; remove it, or make "
+            f"it yours with chown if you trust it"
+        )
+
+
+def _owner_of_new_files(folder: Path) -> int | None:
+    """User to whom files belong that this process makes; a file system may say that all are one user's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_uid
+    except OSError:
+        return None
 
 
 def sha256_of(path: Path) -> str:

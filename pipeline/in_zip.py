@@ -28,6 +28,7 @@ class ZipWorkspace(DiskWorkspace):
     def _put(self, store: Path) -> None:
         assert isinstance(self.target, ZipTree)  # noqa: S101  (by whom it was made)
         archive = self.folder / "archive"
+        archive.unlink(missing_ok=True)  # left by a kill, or a link
         pack_folder(store, archive)
         # First, for a kill in between is followed by the same again: no archive has another one's digest for long.
         digests = {self.target.name: sha256_of(archive)}

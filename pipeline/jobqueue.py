@@ -21,7 +21,7 @@ import distributed
 from dask.utils import parse_bytes
 
 from pipeline.errors import CallError
-from pipeline.place import ENVIRONMENT, NANNY_BYTES, SILENT, Place, Wish, need, orderly_end, quiet
+from pipeline.place import ENVIRONMENT, NANNY_BYTES, SILENT, Place, Wish, need, orderly_end, quiet, security
 from pipeline.scaler import Scaler
 from pipeline.shipping import ship
 
@@ -91,7 +91,7 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
             held.enter_context(dask.config.set({"distributed.dashboard.link": f"http://{HOST}:{{port}}/status"}))
-        cluster = cluster_class(**settings, security=_security(), silence_logs=SILENT)
+        cluster = cluster_class(**settings, security=security(), silence_logs=SILENT)
         held.callback(_remove_keys, cluster)
         held.enter_context(cluster)
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
@@ -160,7 +160,11 @@ def job_settings(name: str, wish: Wish, configured: Mapping[str, Any], folder: P
         ],
         "log_directory": configured.get("log-directory") or str(folder),
         "shared_temp_directory": configured.get("shared-temp-directory") or str(folder),
-        "scheduler_options": {"dashboard_address": DASHBOARD, **(configured.get("scheduler-options") or {})},
+        "scheduler_options": {
+            "dashboard": wish.dashboard,
+            "dashboard_address": DASHBOARD,
+            **(configured.get("scheduler-options") or {}),
+        },
     }
     if configured.get("name") in {None, "dask-worker"}:  # which is preset
         settings["job_name"] = "melzarr"
@@ -233,17 +237,3 @@ def _remove_keys(cluster: Any) -> None:
     for name, file in vars(cluster).items():
         if name.startswith("_job_") and hasattr(file, "close"):
             file.close()
-
-
-def _security() -> Any:
-    """Certificates that Dask's configuration names, or new ones."""
-    configured = distributed.Security()
-    if configured.get_tls_config_for_role("worker")["ca_file"]:
-        return configured
-    try:
-        return distributed.Security.temporary()
-    except ImportError as error:
-        raise CallError(
-            "TLS between client and workers needs cryptography: pip install 'melzarr[cluster]'; or name certificates "
-            "in Dask's configuration, distributed.comm.tls"
-        ) from error

@@ -12,12 +12,12 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.errors import CallError
-from pipeline.place import ENVIRONMENT, SILENT, Place, Wish, orderly_end, quiet
+from pipeline.place import ENVIRONMENT, SILENT, Place, Wish, orderly_end, quiet, security
 
 
 @contextmanager
 def local(wish: Wish) -> Iterator[Place]:
-    """Have single-threaded workers start on this machine, reachable from it alone; they come in their time."""
+    """Start single-threaded workers on this machine, which only this process can reach; they come in their time."""
     if wish.worker_bytes > MEMORY_LIMIT:
         raise CallError(
             f"a worker needs {wish.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
@@ -34,7 +34,8 @@ def local(wish: Wish) -> Iterator[Place]:
                 threads_per_worker=1,
                 memory_limit=max(wish.worker_bytes, MEMORY_LIMIT // n_workers),
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
+                dashboard_address="127.0.0.1:0" if wish.dashboard else None,
+                security=security(),
                 preload="pipeline.preload",
                 silence_logs=SILENT,
             )

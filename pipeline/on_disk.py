@@ -10,19 +10,21 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
 from pipeline.chunk import shard_name
 from pipeline.errors import BuildError
-from pipeline.files import naming, sha256_of, sync
+from pipeline.files import naming, require_own_folder, sha256_of, sync
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
 from pipeline.workspace import NOT_WRITTEN, Workspace
 
 ASIDE = "replaced"  # folder of a store whose place another one takes
+PARTS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
+PRIVATE = 0o700  # mode of a workspace: nobody else may put anything into it
 
 
 class DiskWorkspace(Workspace):
@@ -39,6 +41,11 @@ class DiskWorkspace(Workspace):
     def occupied(self) -> bool:
         """Whether there is anything."""
         return self.target.exists()
+
+    def refuse_foreign(self) -> None:
+        """Raise a BuildError if the workspace, or a folder in it, is a link or another user's."""
+        for folder in (self.folder, *(self.folder / name for name in PARTS)):
+            require_own_folder(folder)
 
     def offer(self, receipt: Receipt) -> None:
         """Link a shard of the finished store, or copy it where the file system has no links."""
@@ -74,15 +81,12 @@ class DiskWorkspace(Workspace):
         """Give the folder, in which the shards lie already."""
         return DiskTree(folder)
 
-    def drop(self, receipt: Receipt) -> None:
-        """Remove a shard that cannot be kept, also where it was moved into the store to be."""
-        super().drop(receipt)
-        self.store.remove([shard_name(receipt.index)])
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace by a lock of the file system, which a dead process lets go."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.refuse_foreign()
+        self.folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        self.refuse_foreign()  # once more, for it may have come in between
         lock = filelock.FileLock(self.folder / "lock", timeout=0)
         try:
             lock.acquire()
@@ -101,6 +105,8 @@ class DiskWorkspace(Workspace):
                 self.root.write("owner.json", json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
                 yield
         finally:
+            if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {"lock", "owner.json"}:
+                self.discard()  # nothing was begun
             lock.release()
 
     def _require_hold(self) -> None:
@@ -115,11 +121,15 @@ class DiskWorkspace(Workspace):
 
     @contextmanager
     def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:
-        self.settle(digests, sizes)
         store = _folder(self.store)
-        _sweep(str(store), "", frozenset(map(shard_name, range(len(digests)))))
+        store.mkdir(exist_ok=True)
+        expected = frozenset(map(shard_name, range(len(digests))))
+        sweep(store, expected)  # first, or a shard could be moved to where a link leads
+        self.settle(digests, sizes)
+        sweep(store, expected)
         yield store
         self.refuse_occupied(replace)
+        self.require_settled(sizes)  # once more, at the last moment
         self._put(store)
         sync(self.folder.parent)  # before the receipts go, from which it could be done again
 
@@ -145,8 +155,23 @@ class DiskWorkspace(Workspace):
                     (self.folder / ASIDE).rename(_folder(self.target))
 
     def discard(self) -> None:
-        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one.
+
+        It is renamed first, so that what a kill leaves of it is never taken for work.
+        """
+        trash = self.folder.with_name(f"{self.folder.name}.trash")
+        _remove(trash)  # left by a kill
+        with suppress(FileNotFoundError):
+            self.folder.rename(trash)
+        _remove(trash)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder and all in it; no link is followed, also not where the folder itself is one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(tree: Tree) -> Path:
@@ -168,27 +193,51 @@ def _linked(path: Path, name: Path) -> bool:
     return name.exists()
 
 
-def _sweep(folder: str, prefix: str, expected: frozenset[str]) -> bool:
-    """Keep the expected files below a folder, and the folders that hold them; return whether there are any.
+def sweep(folder: Path, expected: frozenset[str]) -> None:
+    """Keep the expected files below a folder, and the folders that hold them; remove all else.
 
-    What is removed are leftovers of other plans and of kills. What is kept is made sure of on the disk.
+    What is removed are leftovers of other plans and of kills. No link is followed: each folder is opened by a
+    descriptor, and a link is removed as such. What is kept is synced to the disk.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    expected : frozenset of str
+        Paths below it, with forward slashes.
     """
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        _sweep(descriptor, "", expected)
+    finally:
+        os.close(descriptor)
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def _sweep(folder: int, prefix: str, expected: frozenset[str]) -> bool:
+    """Sweep one folder by its descriptor; return whether anything was kept."""
     kept = False
     with os.scandir(folder) as found:
         entries = list(found)  # before any is removed
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            if _sweep(entry.path, f"{name}/", expected):
-                kept = True
-            else:
-                Path(entry).rmdir()
-        elif name in expected:
-            kept = True
+            below = os.open(entry.name, _FOLDER, dir_fd=folder)
+            try:
+                keep = _sweep(below, f"{name}/", expected)
+            finally:
+                os.close(below)
+            if not keep:
+                os.rmdir(entry.name, dir_fd=folder)
         else:
-            Path(entry).unlink()
+            keep = name in expected and entry.is_file(follow_symlinks=False)
+            if not keep:
+                os.unlink(entry.name, dir_fd=folder)
+        kept = kept or keep
     if kept:
-        sync(folder)
+        os.fsync(folder)
     return kept
 
 

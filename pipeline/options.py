@@ -155,6 +155,9 @@ CLUSTER = click.option(
     help="Where to compute: local (this machine), slurm, pbs, sge, lsf, kubernetes, or a Dask scheduler by its "
     "tcp://HOST:PORT or tls://HOST:PORT.",
 )
+DASHBOARD = click.option(
+    "--dashboard", is_flag=True, help="Show what Dask does at an address that everybody on this machine can open."
+)
 MEMORY = click.option(
     "--memory",
     callback=read_size,
@@ -197,7 +200,7 @@ SPLIT = click.option(
 )
 VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
 TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
-SEED = click.option("--seed", type=int, help="Seed of the split.  [default: 0]")
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the split.  [default: 0]")
 TRACKS_PER_SHARD = click.option(
     "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
 )

@@ -22,7 +22,7 @@ SECONDS = 10.0  # of each track
 RANGE_DB = (-60.0, 30.0)  # one scale for all, so that pictures of two stores can be compared
 COLUMNS = 2
 MAX_LABELS = 20
-MAX_LABEL = 60  # letters of a label, which is as wide as a column
+MAX_LABEL = 32  # letters of a label
 
 
 def draw(store: Store, path: Path) -> list[str]:
@@ -88,12 +88,25 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a picture in the format that the path's extension names, without a word of what drew it."""
+    """Save a picture in the format that the path's extension names, without a word of what drew it.
+
+    Text is drawn as it is: a label may hold what matplotlib would read as mathematics.
+    """
+    from matplotlib.text import Text  # noqa: PLC0415  (an extra)
+
     kind, data = path.suffix[1:].lower(), io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label in letters that no font here has
         figure.savefig(data, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
     write_whole(path, data.getvalue())
+
+
+def drawable(label: str) -> str:
+    """Give a label, or the name of a song, in a length that fits a picture and without what cannot be drawn."""
+    short = label if len(label) <= MAX_LABEL else f"{label[:MAX_LABEL]}…"
+    return "".join(char if char.isprintable() else " " for char in short)
 
 
 def _examples(store: Store) -> list[int]:
@@ -120,7 +133,5 @@ def _draw_track(axes: Axes, store: Store, number: int) -> Any:
     bands = store.values("band")
     ticks = [int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]]
     axes.set_yticks(ticks, [f"{bands[tick]:.0f}" for tick in ticks])
-    label = store.values("label", slice(number, number + 1))[0][:MAX_LABEL]
-    label = "".join(char if char.isprintable() else " " for char in label)
-    axes.set_title(label, loc="left", fontsize="medium", pad=2, parse_math=False)
+    axes.set_title(drawable(store.values("label", slice(number, number + 1))[0]), loc="left", fontsize="medium", pad=2)
     return image

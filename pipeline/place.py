@@ -53,6 +53,8 @@ class Wish:
         Time that a job of a batch system is given.
     say : callable
         Told, in a sentence, what a person who waits would like to know.
+    dashboard : bool
+        Whether Dask shows what it does at an address, which everybody on this machine can open.
     """
 
     worker_bytes: int
@@ -60,6 +62,7 @@ class Wish:
     memory: int | None = None
     walltime: float | None = None
     say: Say = lambda _: None
+    dashboard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,15 @@ def orderly_end(*, on_sigterm: bool = False) -> Iterator[ExitStack]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the signature of a handler)
     raise KeyboardInterrupt
+
+
+def security() -> distributed.Security:
+    """Certificates that Dask's configuration names, or new ones; who has none reaches no scheduler and no worker."""
+    configured: distributed.Security = distributed.Security()
+    if configured.get_tls_config_for_role("worker")["ca_file"]:
+        return configured
+    made: distributed.Security = distributed.Security.temporary()
+    return made
 
 
 def need(extra: str, what: str, error: ImportError) -> CallError:

@@ -72,7 +72,7 @@ def publish(
             f"{len(missing)} of {plan.n_shards} shards are missing, with the tracks {', '.join(tracks[:5])}"
             f"{' …' if len(tracks) > 5 else ''}; run the same command again to make them"
         )
-    with workspace.publishing(digests, sizes, replace=replace) as folder:
+    with workspace.publishing(digests, sizes, replace=replace, check=open_store) as folder:
         write_description(
             folder,
             spec=plan.spec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -25,15 +26,18 @@ from pipeline.store import open_store
 from pipeline.tracks import FIELDS, Track, Tracks
 from pipeline.tree import Tree
 from pipeline.trees import open_tree
-from pipeline.workspace import Workspace
+from pipeline.workspace import PLAN, Workspace
 from pipeline.workspaces import open_workspace
 
-PLAN, TRACKS = "plan.json", "tracks.csv"
+TRACKS = "tracks.csv"
 BLOCK = 1 << 14  # tracks that are text at a time
 NAMED = 20  # missing shards that an error names
 
 # What a plan file holds beside the tracks, and of which type.
-FACTS = {"spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool}
+FACTS = {
+    "spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool,
+    "tracks_sha256": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,15 @@ class WrittenPlan:
         Attributes of the store to be.
     replace : bool
         Whether a store that is there is replaced.
+    id : str
+        SHA-256 of its file, which names that of the tracks by its digest.
     """
 
     plan: Plan
     root: Tree
     about: dict[str, Any]
     replace: bool
+    id: str
 
     def part(self, number: int, n_parts: int) -> Iterator[Shard]:
         """Shards of one part of many, counted from 1: every so manieth, since neighbours are of one kind and length."""
@@ -92,6 +99,7 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
     }
     with workspace.locked():
         workspace.root.write(TRACKS, *_as_csv(plan))
+        facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # so that a kill in between leaves no plan
         workspace.root.write(PLAN, json.dumps(facts, indent=2).encode())
 
 
@@ -113,10 +121,14 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
         Where no plan was written, or it is damaged.
     """
     workspace = open_workspace(target)
+    workspace.refuse_foreign()
     try:
-        facts = json.loads(workspace.root.read(PLAN))
+        written = workspace.root.read(PLAN)
+        facts = json.loads(written)
         if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
             raise TypeError("it is no plan")
+        if workspace.root.sha256(TRACKS) != facts["tracks_sha256"]:
+            raise ValueError(f"{TRACKS} is not the one that it was written with")
         with workspace.root.local(TRACKS) as path, path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             if tuple(next(rows, ())) != FIELDS:
@@ -133,7 +145,9 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
             f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr features init "
             f"SOURCE {workspace.target}"
         ) from error
-    return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"])
+    return WrittenPlan(
+        plan, open_tree(facts["root"]), facts["about"], facts["replace"], hashlib.sha256(written).hexdigest()
+    )
 
 
 def make_part(
@@ -168,7 +182,7 @@ def make_part(
     """
     start = time.perf_counter()
     plan, workspace = written.plan, open_workspace(target)
-    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
+    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner, written.id)
     if written.replace:
         jobs = seeded(jobs, workspace)
     with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:

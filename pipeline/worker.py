@@ -55,6 +55,8 @@ class ShardJob:
         The shard's key, from the plan.
     track_seconds : float, optional
         Time that a track may take, where the process may be ended that takes longer.
+    plan_id : str
+        Which plan's workspace it must be, for a part of a build; see `Workspace.require_plan`.
     """
 
     spec: FeatureSpec
@@ -65,6 +67,7 @@ class ShardJob:
     shard: Shard
     key: str
     track_seconds: float | None = None
+    plan_id: str = ""
 
 
 @dataclass(slots=True)
@@ -126,6 +129,7 @@ def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
         workspace = open_workspace(job.target)
+        workspace.require_plan(job.plan_id)
         earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
             return _compute(job, featurise)
@@ -208,7 +212,9 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sums=add_sums(sums, spec.n_mels),
     )
     with watch.step("write"):
-        open_workspace(job.target).write(parts, receipt)
+        workspace = open_workspace(job.target)
+        workspace.require_plan(job.plan_id)  # once more, for the shard took its time
+        workspace.write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.tree import Tree
 
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
 REMOVING = "removing"  # file that says that the store is on its way out
+PLAN = "plan.json"  # what the parts of a build make; written by its first stage
 NOT_WRITTEN = "its bytes are not those that were written"
 
 
@@ -152,6 +153,10 @@ class Workspace(ABC):
         with ThreadPoolExecutor(self.root.readers) as pool:
             for _ in pool.map(move, range(len(digests))):
                 pass
+        self.require_settled(sizes)
+
+    def require_settled(self, sizes: Sequence[int]) -> None:
+        """Raise a BuildError if a shard is not in its place in the store, in its size."""
         found = self._settled()
         if lost := [index for index, size in enumerate(sizes) if found.get(shard_name(index)) != size]:
             raise BuildError(
@@ -168,7 +173,14 @@ class Workspace(ABC):
         """Raise a BuildError where the lock was lost."""
 
     @contextmanager
-    def publishing(self, digests: Sequence[str], sizes: Sequence[int], *, replace: bool = False) -> Iterator[Path]:
+    def publishing(
+        self,
+        digests: Sequence[str],
+        sizes: Sequence[int],
+        *,
+        replace: bool = False,
+        check: Callable[[Tree], object] = lambda _: None,
+    ) -> Iterator[Path]:
         """Let a store appear.
 
         Parameters
@@ -179,6 +191,8 @@ class Workspace(ABC):
             Bytes of their files.
         replace : bool
             Whether a store that is there is replaced.
+        check : callable
+            Called with the store once it is there; raises if it does not open, and then the workspace stays.
 
         Yields
         ------
@@ -188,6 +202,7 @@ class Workspace(ABC):
         """
         with self._appearing(digests, sizes, replace) as folder:
             yield folder
+        check(self.target)
         self.root.write(PUBLISHED)
         self.discard()
 
@@ -198,20 +213,50 @@ class Workspace(ABC):
                 f"{self.target} has appeared meanwhile; look at it, and replace it with --force if you like"
             )
 
-    def tidy(self, first: Receipt | None = None) -> None:
+    def tidy(self, published: Iterable[Receipt] = ()) -> None:
         """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone.
 
         Parameters
         ----------
-        first : Receipt, optional
-            Of the finished store's first shard: a workspace that has the same is what is left of that store.
+        published : iterable of Receipt
+            All receipts of the finished store: a workspace that has the very same is what is left of that store.
         """
         if self.root.size(REMOVING) is not None:
             self.remove_store()
-        earlier = self.read_receipt(0)
-        if self.is_spent or (first and earlier and (first.key, first.sha256) == (earlier.key, earlier.sha256)):
+        if self.is_spent or self._is_left_of(published):
             with self.locked():
                 self.discard()
+
+    def _is_left_of(self, published: Iterable[Receipt]) -> bool:
+        """Whether the receipts are those of a finished store, each of them, and no stage of a build is to come."""
+        if self.root.size(PLAN) is not None:
+            return False
+        n_same = 0
+        for receipt in published:
+            earlier = self.read_receipt(receipt.index)
+            if earlier is None or (earlier.key, earlier.sha256) != (receipt.key, receipt.sha256):
+                return False
+            n_same += 1
+        return n_same > 0 and n_same == self.n_receipts()
+
+    def require_plan(self, plan_id: str) -> None:
+        """Raise a BuildError if the workspace is no more that of a plan.
+
+        Parameters
+        ----------
+        plan_id : str
+            SHA-256 of the plan's file; empty for a build in one, which holds the lock while its workers write.
+        """
+        if not plan_id:
+            return
+        try:
+            same = self.root.sha256(PLAN) == plan_id
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise BuildError(
+                f"the plan of {self.target} is another one since this part began, or is finished; begin the part again"
+            )
 
     def remove_store(self) -> None:
         """Remove the finished store; a kill leaves it as it was, or what `tidy` removes."""
@@ -239,6 +284,9 @@ class Workspace(ABC):
     def _appearing(
         self, digests: Sequence[str], sizes: Sequence[int], replace: bool
     ) -> AbstractContextManager[Path]: ...
+
+    def refuse_foreign(self) -> None:  # noqa: B027  (in an object store there are neither links nor owners)
+        """Raise a BuildError if the workspace, or a part of it, is a link or another user's."""
 
     @abstractmethod
     def occupied(self) -> bool:

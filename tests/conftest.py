@@ -103,10 +103,10 @@ def finished(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(target)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_worker() -> Iterator[OnDask]:
-    """A local cluster of one worker, for tests that do not end it."""
-    with connect("local", 1, 1 << 28) as runner:
+    """A local cluster of one worker for the tests of a module, which do not end it."""
+    with connect("local", 1, 1 << 28, dashboard=True) as runner:
         assert isinstance(runner, OnDask)
         yield runner
 

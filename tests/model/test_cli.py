@@ -133,6 +133,7 @@ def test_by_default_a_run_is_named_by_its_store_recipe_and_protocol(
     assert (config["protocol"]["name"], config["seed"], config["recipe"]["epochs"]) == ("other", 9, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("light")
 def test_force_begins_anew(tiny: Store, quick_file: Path, tmp_path: Path) -> None:
     words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", tmp_path / "run", "--epochs", 1]

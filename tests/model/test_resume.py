@@ -52,6 +52,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_whatever_the_memory(
     assert found == again.metrics == trained.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("light")
 def test_another_seed_gives_other_weights(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
     one, other = Run(tmp_path / "one"), Run(tmp_path / "other")
@@ -86,7 +87,9 @@ PLACES: dict[str, tuple[Any, str, int]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [name if n < 2 else pytest.param(name, marks=pytest.mark.slow) for n, name in enumerate(PLACES)]
+)
 def test_wherever_a_training_is_stopped_it_goes_on_to_the_same_weights(
     tiny: Store, quick: TrainRecipe, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -105,6 +108,7 @@ def test_wherever_a_training_is_stopped_it_goes_on_to_the_same_weights(
     assert sorted(path.name for path in run.path.rglob("*")) == sorted(p.name for p in undisturbed.path.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_after_each_epoch_goes_on_to_the_same_weights(
     tiny: Store, quick: TrainRecipe, undisturbed: Run, tmp_path: Path
 ) -> None:

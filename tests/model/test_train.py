@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import train as room
+from model.picture import draw_confusion
 from model.protocol import make_protocol
 from model.recipe import TrainRecipe
 from model.run import Run
@@ -227,3 +229,47 @@ def test_a_track_that_is_damaged_ends_a_training_with_a_sentence(renamed, quick:
     with pytest.raises(StoreError, match=r"track 0 cannot be read \(.+\); see: melzarr verify .*tiny\.zarr"):
         train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
     assert Run(tmp_path / "run").history() == []
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def confusion_of(labels: list[str]) -> dict[str, object]:
+    n = len(labels)
+    return {
+        "labels": labels, "n_tracks": 4 * n - 1,
+        "confusion": (np.eye(n, dtype=int) * 3 + np.eye(n, k=1, dtype=int)).tolist(),
+        "track_accuracy": {"value": 0.75, "low": 0.7, "high": 0.8},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ["cash$_$money", "$\\frac{", "a" * 500, "b\n\x1b[31m"])
+def test_a_label_is_drawn_as_text_and_is_no_mathematics(label: str, tmp_path: Path) -> None:
+    draw_confusion(confusion_of([label, "rock"]), "by track", tmp_path / "confusion.png")
+    assert max(size_of(tmp_path / "confusion.png")) < 2000
+
+
+def test_the_confusion_of_many_labels_is_a_list_of_bounded_size(tmp_path: Path) -> None:
+    draw_confusion(confusion_of([f"artist {n}" for n in range(2000)]), "by track", tmp_path / "confusion.png")
+    assert max(size_of(tmp_path / "confusion.png")) < 2000
+
+
+def test_a_picture_that_fails_is_a_remark_and_the_figures_are_there(
+    own_run: Run, tiny: Store, quick: TrainRecipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no")
+
+    (own_run.path / "confusion.png").unlink()
+    monkeypatch.setattr(room, "draw_confusion", fail)
+    found = train(tiny, quick, make_protocol(tiny, "track"), own_run, seed=SEED)
+    assert found == own_run.metrics
+    assert "confusion.png could not be drawn (ValueError: no)" in caplog.text
+    monkeypatch.undo()
+    train(tiny, quick, make_protocol(tiny, "track"), own_run, seed=SEED)
+    assert (own_run.path / "confusion.png").is_file()

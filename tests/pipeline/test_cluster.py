@@ -21,7 +21,7 @@ from distributed.system import MEMORY_LIMIT
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError, CallError
 from pipeline.local import local_workers
-from pipeline.place import ENVIRONMENT
+from pipeline.place import ENVIRONMENT, quiet
 from pipeline.worker import one_thread
 
 
@@ -67,6 +67,22 @@ def test_the_local_cluster_and_its_dashboard_listen_on_loopback_alone(one_worker
     assert urlsplit(one_worker.dashboard).hostname == "127.0.0.1"
     with urlopen(one_worker.dashboard, timeout=30) as page:  # noqa: S310  (on loopback)
         assert b"Dask" in page.read()
+
+
+def test_nobody_without_the_certificate_of_the_build_reaches_its_scheduler_or_a_worker(one_worker: OnDask) -> None:
+    client = one_worker.client
+    list(one_worker.run(environment, [()]))  # the worker is there
+    for address in (client.scheduler.address, *client.nthreads()):
+        assert address.startswith("tls://127.0.0.1:")
+        for other in (address, address.replace("tls://", "tcp://")):
+            settings = {"security": distributed.Security.temporary()} if other.startswith("tls") else {}
+            with pytest.raises((OSError, TimeoutError)), quiet():
+                distributed.Client(other, timeout=2, set_as_default=False, **settings)
+
+
+def test_there_is_no_dashboard_unless_it_is_asked_for() -> None:
+    with connect("local", 1, 1 << 28) as runner:
+        assert runner.dashboard == ""
 
 
 def test_workers_are_as_many_as_cores_and_memory_allow() -> None:

@@ -86,7 +86,7 @@ def test_the_configuration_goes_before_presets_and_options_before_both() -> None
     assert (made["log_directory"], made["shared_temp_directory"]) == ("/mine", "/shared")
     assert made["job_script_prologue"][-2:] == configured["job-script-prologue"]
     assert last(made, "--lifetime") == "5m"
-    assert made["scheduler_options"] == configured["scheduler-options"]
+    assert made["scheduler_options"] == {"dashboard": False, **configured["scheduler-options"]}
     assert not made.keys() & {"walltime", "job_name", "death_timeout", "interface"}, "dask_jobqueue reads them itself"
     made = settings(wish=Wish(NEED, memory=5 << 30, walltime=600), **configured)
     assert parse_bytes(made["memory"]) == 5 << 30

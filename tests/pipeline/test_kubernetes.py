@@ -239,6 +239,7 @@ def test_no_kubernetes_is_a_sentence(music: Path, tmp_path: Path) -> None:
     assert "KUBECONFIG" in sentence
 
 
+@pytest.mark.slow
 def test_no_operator_is_a_sentence_and_the_cluster_was_asked_for_as_it_should_be(
     api: tuple[int, list[tuple[str, str, Any]]], music: Path, tmp_path: Path
 ) -> None:

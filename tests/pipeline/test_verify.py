@@ -233,6 +233,7 @@ def test_librosas_windows_of_the_article_are_its_authors(shared: Path) -> None:
     assert (np.abs(there - reference["mel"]) / largest).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_real_music_equals_librosa(shared: Path, tmp_path: Path) -> None:
     from pipeline.build import build
     from pipeline.plan import make_plan
