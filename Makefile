@@ -34,7 +34,8 @@ endef
 IS_DATASET := $(wildcard datasets/$(SOURCE)/recipe.toml)
 FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-per-label $(TRACKS_PER_STYLE))
 TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
-SIDE_BY_SIDE := --numprocesses $(or $(WORKERS),logical) --maxprocesses 8 --dist loadfile
+# One process more than there are cores, for tests also wait: for disks, servers and other processes.
+SIDE_BY_SIDE = --numprocesses $(or $(WORKERS),$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 8 --dist loadfile
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
 
 # What is installed is compiled when it is first imported; that must be kept, or every process does it again.

@@ -256,17 +256,17 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, Buffer] = {}
-        self.store = zarr.storage.MemoryStore(self._files)
+        self.held: dict[str, Buffer] = {}
+        self.store = zarr.storage.MemoryStore(self.held)
 
     def write_chunks(self) -> None:
         """Write the chunks that there are, and keep none."""
-        for name in [name for name in self._files if not name.endswith("zarr.json")]:
-            self._write(name, self._files.pop(name))
+        for name in [name for name in self.held if not name.endswith("zarr.json")]:
+            self._write(name, self.held.pop(name))
 
     def write_metadata(self) -> None:
         """Write the metadata."""
-        for name, data in self._files.items():
+        for name, data in self.held.items():
             self._write(name, data)
 
     def _write(self, name: str, data: Buffer) -> None:

@@ -23,6 +23,8 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("no chromium is here: apt-get install chromium", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (360, 768, 1280)
 SCHEMES = ("light", "dark")
 

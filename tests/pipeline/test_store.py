@@ -19,7 +19,7 @@ from pipeline.cluster import InProcess
 from pipeline.describe import describe
 from pipeline.errors import StoreError
 from pipeline.files import tree_bytes
-from pipeline.layout import CHUNK_VALUES, COORDINATES, Variable, _write
+from pipeline.layout import CHUNK_VALUES, COORDINATES, Variable, _Files, _write
 from pipeline.mel import level_db
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
@@ -143,9 +143,13 @@ def test_its_receipts_are_those_of_its_workers(
 def test_no_chunk_beside_the_windows_grows_with_the_store(tmp_path: Path, shape: tuple[int, ...]) -> None:
     data = np.arange(math.prod(shape)).reshape(shape)
     dims = ("shard", "band")[: len(shape)]
-    group = zarr.create_group(tmp_path / "s.zarr")
-    _write(group, Variable("numbers", dims, data, {}))
-    _write(group, Variable("texts", dims, data.astype("S"), {}))
+    files = _Files(tmp_path / "s.zarr")
+    group = zarr.create_group(files.store)
+    _write(group, Variable("numbers", dims, data, {}), files)
+    _write(group, Variable("texts", dims, data.astype("S"), {}), files)
+    assert all(name.endswith("zarr.json") for name in files.held)  # chunks are not kept in memory
+    files.write_metadata()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
     assert group["numbers"].chunks[0] == min(shape[0], max(1, CHUNK_VALUES // math.prod(shape[1:])))
     assert group["numbers"].chunks[1:] == shape[1:]
     np.testing.assert_array_equal(group["numbers"][...], data)
