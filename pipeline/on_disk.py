@@ -159,18 +159,28 @@ class DiskWorkspace(Workspace):
 
         It is renamed first, so that what a kill leaves of it is never taken for work.
         """
-        trash = self.folder.with_name(f"{self.folder.name}.trash")
-        _remove(trash)  # left by a kill
-        with suppress(FileNotFoundError):
-            self.folder.rename(trash)
-        _remove(trash)
+        self.clear_trash()
+        try:
+            self.folder.rename(self._trash)
+        except FileNotFoundError:
+            return
+        except OSError:  # something of somebody else's is in the way
+            _remove(self.folder)
+        self.clear_trash()
+
+    def clear_trash(self) -> None:
+        """Remove what a kill has left of a workspace that was being removed."""
+        _remove(self._trash)
+
+    @property
+    def _trash(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.trash")
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder and all in it; no link is followed, also not where the folder itself is one."""
-    if folder.is_symlink():
-        folder.unlink()
-    else:
+    """Remove a folder of one's own and all in it; a link and the folder of another user are left."""
+    with suppress(BuildError):
+        require_own_folder(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 

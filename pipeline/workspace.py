@@ -221,6 +221,7 @@ class Workspace(ABC):
         published : iterable of Receipt
             All receipts of the finished store: a workspace that has the very same is what is left of that store.
         """
+        self.clear_trash()
         if self.root.size(REMOVING) is not None:
             self.remove_store()
         if self.is_spent or self._is_left_of(published):
@@ -287,6 +288,9 @@ class Workspace(ABC):
 
     def refuse_foreign(self) -> None:  # noqa: B027  (in an object store there are neither links nor owners)
         """Raise a BuildError if the workspace, or a part of it, is a link or another user's."""
+
+    def clear_trash(self) -> None:  # noqa: B027  (in an object store files go one by one)
+        """Remove what a kill has left of a workspace that was being removed."""
 
     @abstractmethod
     def occupied(self) -> bool:

@@ -276,9 +276,21 @@ def test_what_a_kill_leaves_of_a_workspace_that_was_removed_goes_with_the_next(
             build(plan, catalog, target, InProcess())
     assert verify(open_store(target)).problems == []
     assert not open_workspace(target).root.exists()
-    catalog, plan = plan_of(music, n_mels=64)
-    build(plan, catalog, target, InProcess(), replace=True)
+    assert (tmp_path / "s.zarr.building.trash").is_dir()
+    open_workspace(target).tidy()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
+
+
+@needs_root
+def test_what_another_user_has_put_in_the_place_of_trash_stays(
+    music: Path, tmp_path: Path, precious: Path, plan_of
+) -> None:
+    trash, (catalog, plan) = tmp_path / "s.zarr.building.trash", plan_of(music)
+    precious.rename(trash)
+    os.chown(trash, STRANGER, -1)
+    build(plan, catalog, tmp_path / "s.zarr", InProcess())
+    assert unchanged(trash)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", trash.name]
 
 
 def test_a_build_that_is_refused_leaves_nothing(own_store: Store, music: Path, plan_of) -> None:
