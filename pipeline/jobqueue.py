@@ -21,7 +21,18 @@ import distributed
 from dask.utils import parse_bytes
 
 from pipeline.errors import CallError
-from pipeline.place import ENVIRONMENT, NANNY_BYTES, SILENT, Place, Wish, need, orderly_end, quiet, security
+from pipeline.place import (
+    ENVIRONMENT,
+    NANNY_BYTES,
+    SILENT,
+    Place,
+    Wish,
+    http_settings,
+    need,
+    orderly_end,
+    quiet,
+    security,
+)
 from pipeline.scaler import Scaler
 from pipeline.shipping import ship
 
@@ -91,6 +102,7 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
             held.enter_context(dask.config.set({"distributed.dashboard.link": f"http://{HOST}:{{port}}/status"}))
+        held.enter_context(dask.config.set(http_settings(dashboard=wish.dashboard)))
         cluster = cluster_class(**settings, security=security(), silence_logs=SILENT)
         held.callback(_remove_keys, cluster)
         held.enter_context(cluster)

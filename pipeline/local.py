@@ -12,7 +12,7 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.errors import CallError
-from pipeline.place import ENVIRONMENT, SILENT, Place, Wish, orderly_end, quiet, security
+from pipeline.place import ENVIRONMENT, SILENT, Place, Wish, http_settings, orderly_end, quiet, security
 
 
 @contextmanager
@@ -25,6 +25,7 @@ def local(wish: Wish) -> Iterator[Place]:
         )
     n_workers = local_workers(wish.workers, wish.worker_bytes)
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in ENVIRONMENT.items()}
+    settings |= http_settings(dashboard=wish.dashboard)
     settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
     # Quiet to the end, since a cluster that is closed in the middle of its work has much to say.
     with quiet(), dask.config.set(settings), orderly_end() as held:
@@ -34,7 +35,8 @@ def local(wish: Wish) -> Iterator[Place]:
                 threads_per_worker=1,
                 memory_limit=max(wish.worker_bytes, MEMORY_LIMIT // n_workers),
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0" if wish.dashboard else None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": wish.dashboard},
                 security=security(),
                 preload="pipeline.preload",
                 silence_logs=SILENT,

@@ -132,6 +132,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (
     raise KeyboardInterrupt
 
 
+def http_settings(*, dashboard: bool) -> dict[str, object]:
+    """Dask's settings for the pages of its scheduler: a scheduler serves some even if it has no dashboard."""
+    return {} if dashboard else {"distributed.scheduler.http.routes": []}
+
+
 def security() -> distributed.Security:
     """Certificates that Dask's configuration names, or new ones; who has none reaches no scheduler and no worker."""
     configured: distributed.Security = distributed.Security()

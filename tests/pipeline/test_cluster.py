@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -82,7 +83,16 @@ def test_nobody_without_the_certificate_of_the_build_reaches_its_scheduler_or_a_
 
 def test_there_is_no_dashboard_unless_it_is_asked_for() -> None:
     with connect("local", 1, 1 << 28) as runner:
+        assert isinstance(runner, OnDask)
         assert runner.dashboard == ""
+        port = runner.client.scheduler_info()["services"]["dashboard"]
+        for page in ("status", "info/main/workers.html", "json/identity.json", "metrics"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30)
+        listening = {
+            found.laddr.ip for found in psutil.Process().net_connections() if found.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
 
 
 def test_workers_are_as_many_as_cores_and_memory_allow() -> None:
