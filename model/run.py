@@ -19,7 +19,9 @@ import tensorflow as tf
 
 from pipeline.errors import RunError
 from pipeline.files import write_whole
+from pipeline.places import refuse_inside
 from pipeline.spec import FeatureSpec
+from pipeline.tree import DiskTree
 
 History = list[dict[str, float]]
 ANSWERS = ("split", "track", "label", "answer", "probability_of_answer", "probability_of_label")
@@ -144,8 +146,11 @@ class Run:
         Raises
         ------
         RunError
-            Where another training holds it.
+            If another training holds it.
+        CallError
+            If it lies in a store.
         """
+        refuse_inside(DiskTree(self.config_file))
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
         try:

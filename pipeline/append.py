@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,13 @@ from pipeline.derive import derive
 from pipeline.errors import BuildError, CatalogError
 from pipeline.merge import merged_splits, merged_versions
 from pipeline.parts import Part, tracks_of
+from pipeline.places import refuse_place
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store, is_store, open_store
 from pipeline.tracks import BLOCK, FIELDS, TEXT, Tracks
 from pipeline.tree import Tree, source_sha256
 from pipeline.versions import versions
+from pipeline.workspace import Workspace
 from pipeline.workspaces import open_workspace
 
 SHARES = ("valid", "test", "seed")  # of a split by hash
@@ -38,6 +41,8 @@ class Addition:
 
     Parameters
     ----------
+    workspace : Workspace
+        Where the store becomes the new one.
     store : Store
         The store.
     catalog : Catalog
@@ -50,6 +55,7 @@ class Addition:
         Ids of those to which the source gives another label, path, group or part now; they stay as they are.
     """
 
+    workspace: Workspace
     store: Store
     catalog: Catalog
     plan: Plan
@@ -76,18 +82,24 @@ def _beside(tree: Tree) -> Tree:
     return tree.beside(f"{tree.name}.appended")
 
 
-def open_growing(tree: Tree) -> Store:
-    """Open a store that is to grow, after whatever an earlier append was stopped in.
+@contextmanager
+def growing(tree: Tree) -> Iterator[Workspace]:
+    """Hold a store that is to grow, after whatever an earlier append was stopped in, so that nobody else changes it.
 
     Parameters
     ----------
     tree : Tree
         Where it lies.
 
+    Yields
+    ------
+    Workspace
+        Held until the end of the block.
+
     Raises
     ------
     BuildError, CallError, StoreError
-        Where it is a share, can only be read, or there is none.
+        If it is a share, can only be read, is held by another process, has files of other kinds, or there is none.
     """
     workspace = open_workspace(tree)
     if tree.size(CHECKSUMS) is not None:
@@ -96,7 +108,10 @@ def open_growing(tree: Tree) -> Store:
             f"was made from, and share that again"
         )
     workspace.recover()
-    return open_store(tree)
+    open_store(tree)
+    refuse_place(workspace, replace=True)
+    with workspace.locked():
+        yield workspace
 
 
 def shares_of(store: Store) -> dict[str, Any]:
@@ -105,11 +120,13 @@ def shares_of(store: Store) -> dict[str, Any]:
     return {name: rule[name] for name in SHARES if name in rule} if rule.get("method") == "hash" else {}
 
 
-def addition(store: Store, catalog: Catalog, progress: Advance = lambda _: None) -> Addition:
+def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Advance = lambda _: None) -> Addition:
     """Find out what a source has that a store lacks.
 
     Parameters
     ----------
+    workspace : Workspace
+        As `growing` gives it.
     store : Store
         The store.
     catalog : Catalog
@@ -121,9 +138,12 @@ def addition(store: Store, catalog: Catalog, progress: Advance = lambda _: None)
     ------
     BuildError
         Where a file is no longer the one that a track of the store was made from.
+    CallError
+        If a track of the source lies in the store.
     CatalogError
         Where nothing says in which part a new track is, or a group would be in two.
     """
+    refuse_place(workspace, replace=True, catalog=catalog)
     tracks = Tracks.of(catalog.tracks)
     places = {name: number for number, name in enumerate(store.column("track").tolist())}
     numbers = np.array([places.get(name, -1) for (name,) in tracks.rows("id")], np.intp)
@@ -135,7 +155,7 @@ def addition(store: Store, catalog: Catalog, progress: Advance = lambda _: None)
         refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([Part.whole(store)]), added.tracks)))
     tracks_per_shard = store.tracks_per_shard if store.is_sharded else None
     plan = make_plan(store.spec, added.tracks, versions(), tracks_per_shard)
-    return Addition(store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
+    return Addition(workspace, store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
 
 
 def _refuse_changed(
@@ -232,27 +252,27 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
     """
     store, parts = added.store, [Part.whole(added.store), Part.whole(open_store(added.beside))]
     summary = derive(
-        parts, store.tree, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
+        parts, added.workspace, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
     )
     open_workspace(added.beside).remove_store()
     return summary
 
 
-def clean(store: Store) -> None:
+def clean(added: Addition) -> None:
     """Remove what a kill after the last step of an append has left, where all of it is in the store.
 
     Parameters
     ----------
-    store : Store
-        The store.
+    added : Addition
+        In which nothing is new.
     """
-    open_workspace(store.tree).tidy(store.receipts())
-    workspace = open_workspace(_beside(store.tree))
-    workspace.tidy()
-    if workspace.occupied() and is_store(workspace.target):
-        here = set(_files(store))
-        if all(row in here for row in _files(open_store(workspace.target))):
-            workspace.remove_store()
+    added.workspace.tidy(added.store.receipts())
+    beside = open_workspace(added.beside)
+    beside.tidy()
+    if beside.occupied() and is_store(beside.target):
+        here = set(_files(added.store))
+        if all(row in here for row in _files(open_store(beside.target))):
+            beside.remove_store()
 
 
 def _files(store: Store) -> Iterator[tuple[str, str]]:

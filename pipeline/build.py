@@ -15,6 +15,7 @@ from pipeline.catalog import Catalog
 from pipeline.cluster import Runner
 from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.ledger import Ledger
+from pipeline.places import refuse_place
 from pipeline.plan import Plan, Shard
 from pipeline.publish import attributes, publish
 from pipeline.receipt import Receipt
@@ -99,6 +100,8 @@ def build(
 
     Raises
     ------
+    CallError
+        Where the store cannot be there without something else being lost.
     BuildError
         Where another build holds the store or has just finished it, too many tracks fail, or the workers are lost.
         What was finished is kept.
@@ -106,6 +109,7 @@ def build(
     start = time.perf_counter()
     workspace = open_workspace(target)
     target = workspace.target
+    refuse_place(workspace, replace=replace, catalog=catalog)
     with workspace.locked():
         workspace.refuse_occupied(replace)
         workspace.root.remove([PLAN])  # parts of another build that still run come to an end

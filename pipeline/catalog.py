@@ -43,6 +43,8 @@ class Catalog:
         How the tracks were split, in words and numbers.
     recipe : Recipe, optional
         The recipe that the tracks came from.
+    is_folder : bool
+        Whether they are all audio files of a folder, rather than those that a manifest names.
     """
 
     root: Tree
@@ -50,6 +52,7 @@ class Catalog:
     left_out: tuple[str, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
+    is_folder: bool = False
 
 
 def read_catalog(
@@ -86,11 +89,11 @@ def read_catalog(
     tree = open_tree(source.audio if isinstance(source, Recipe) else source)
     rule = split or (recipe.split if recipe else HashSplit())
     left_out: list[str] = []
-    root = tree.beside("")
+    root, is_folder = tree.beside(""), False
     if is_manifest(tree) and root.size(tree.name) is not None:
         listed = _manifest(root, tree.name, group_column)
     elif tree.folder.is_dir() if tree.folder else tree.exists():
-        listed, root = _listed(tree, left_out), tree
+        listed, root, is_folder = _listed(tree, left_out), tree, True
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
         raise CatalogError(f"{tree} is no folder and no manifest; {remedy}")
@@ -101,7 +104,7 @@ def read_catalog(
         )
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
-    return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe)
+    return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe, is_folder)
 
 
 def is_manifest(tree: Tree) -> bool:

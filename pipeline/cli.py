@@ -35,7 +35,7 @@ from pipeline.options import (
     source_options,
 )
 from pipeline.source import audio_root, prepare
-from pipeline.tree import Tree
+from pipeline.tree import DiskTree, Tree
 
 if TYPE_CHECKING:
     from pipeline.build import Progress, Summary
@@ -211,6 +211,7 @@ def features(
     """
     from pipeline.catalog import missing_parts
     from pipeline.cluster import connect
+    from pipeline.places import refuse_place
     from pipeline.workspaces import open_workspace
 
     catalog, plan = prepare(source, options)
@@ -220,6 +221,7 @@ def features(
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
+    refuse_place(workspace, replace=force, catalog=catalog)  # before workers are started
     show(missing_parts(catalog))
     earlier = workspace.n_receipts()
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
@@ -299,9 +301,12 @@ def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> boo
 def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
     """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
     from pipeline.describe import describe
+    from pipeline.places import refuse_inside
     from pipeline.screen import store_lines
     from pipeline.store import open_store
 
+    if picture:
+        refuse_inside(DiskTree(picture))
     opened = open_store(store)
     facts = describe(opened)
     click.echo(as_text(facts)) if as_json else show(store_lines(facts))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.append import Addition
     from pipeline.build import Summary
     from pipeline.store import Store
+    from pipeline.workspace import Workspace
 
 
 @main.command()
@@ -69,20 +70,33 @@ def append(
       melzarr append music.zarr ~/Music/genres
       melzarr append music.zarr new.csv --group album --cluster slurm --workers 20
     """
-    from pipeline.append import addition, clean, is_built, open_growing, shares_of
+    from pipeline.append import growing
+
+    with growing(store) as workspace:
+        resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
+        _append(workspace, source, cluster, workers, resources, max_failed, group_column, datasets, as_json)
+
+
+def _append(
+    workspace: Workspace, source: str, cluster: str, workers: int | None, resources: dict[str, Any],
+    max_failed: float | None, group_column: str, datasets: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Add to a store that is held."""
+    from pipeline.append import addition, clean, is_built, shares_of
     from pipeline.append import append as append_tracks
     from pipeline.changes import count_tracks
     from pipeline.merge import differing
     from pipeline.source import read_source
+    from pipeline.store import open_store
 
-    opened = open_growing(store)
+    store, opened = workspace.target, open_store(workspace.target)
     catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
     with progress_bar(len(catalog.tracks), "compare") as bar:
-        added = addition(opened, catalog, bar.update)
+        added = addition(workspace, opened, catalog, bar.update)
     kept = count_tracks(f"kept as they are, though {source} gives another label, path, group or split", added.differing)
     n_new = len(added.catalog.tracks)
     if not n_new:
-        clean(opened)
+        clean(added)
         facts = {"store": str(store), "new": 0, "there": added.n_there}
         click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
         return
@@ -91,7 +105,6 @@ def append(
         show([*kept, *(f"computed by different versions: {line}" for line in different)])
         click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
     if not is_built(added):
-        resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
         _build_new(added, cluster, workers, resources, max_failed, as_json)
     with build_progress(opened.n_tracks + n_new, "append") as progress:
         summary = append_tracks(added, progress)

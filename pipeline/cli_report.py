@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from pipeline.cli import count, main, next_step, progress_bar, show
-from pipeline.errors import CallError
 from pipeline.options import STORE
-from pipeline.tree import Tree
+from pipeline.tree import DiskTree, Tree
 
 
 @main.command()
@@ -31,14 +30,15 @@ def report(store: Tree, run: Path | None, folder: Path | None) -> None:
     from pipeline.built import read_built
     from pipeline.charts import require_matplotlib
     from pipeline.findings import find
-    from pipeline.report import write_report
+    from pipeline.places import refuse_inside
+    from pipeline.report import PAGE, write_report
     from pipeline.run_files import read_run
     from pipeline.screen import size
     from pipeline.store import open_store
 
     opened = open_store(store)
     folder = folder or Path(f"{_stem(store.name)}-report")
-    _refuse_inside(store, folder)
+    refuse_inside(DiskTree(folder / PAGE))
     require_matplotlib()
     if run:
         read_run(run)  # what is no run is said before the store is read, which takes long
@@ -55,9 +55,3 @@ def report(store: Tree, run: Path | None, folder: Path | None) -> None:
 def _stem(name: str) -> str:
     """Name of a store without what it ends in."""
     return re.sub(r"(\.zarr)?(\.zip)?$", "", name) or "store"
-
-
-def _refuse_inside(store: Tree, folder: Path) -> None:
-    """Refuse to write into the store, whose UUID is that of all its files."""
-    if store.folder and folder.resolve().is_relative_to(store.folder.resolve()):
-        raise CallError(f"--to {folder} is in the store itself; name a folder outside of it")

@@ -14,13 +14,14 @@ from typing import Any
 
 from pipeline.build import Progress, Summary, summarise
 from pipeline.ledger import Ledger
-from pipeline.parts import Part, plan_of, refuse_replaced
+from pipeline.parts import Part, plan_of
 from pipeline.places import refuse_place
 from pipeline.plan import Plan, as_json
 from pipeline.publish import Explain, publish
 from pipeline.receipt import Receipt
 from pipeline.repack import Job, jobs_of, make_repacked
 from pipeline.spec import FeatureSpec
+from pipeline.store import reading
 from pipeline.tree import Tree
 from pipeline.workspace import PLAN, Workspace
 from pipeline.workspaces import open_workspace
@@ -31,7 +32,7 @@ ROOM = 1 << 29  # bytes that the shards in work may take together; one is always
 
 def derive(
     parts: Sequence[Part],
-    target: str | Path | Tree,
+    target: str | Path | Tree | Workspace,
     about: Mapping[str, Any],
     *,
     spec: FeatureSpec | None = None,
@@ -52,7 +53,7 @@ def derive(
     ----------
     parts : sequence of Part
         The tracks, in this order.
-    target : str, Path or Tree
+    target : str, Path, Tree or Workspace
         Where the store will be.
     about : mapping of str to value
         Attributes of its group, as another store has them; spec and UUID are put in here.
@@ -90,13 +91,16 @@ def derive(
     """
     start = time.perf_counter()
     parts = [part for part in parts if part.numbers.size]
-    plan = plan_of(parts, about, spec, tracks_per_shard, sharded)
+    stores = [part.store for part in parts]
+    with reading(stores):
+        plan = plan_of(parts, about, spec, tracks_per_shard, sharded)
     facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
     workspace = open_workspace(target)
-    refuse_place(workspace, (part.store.tree for part in parts[int(in_place) :]), replace=replace)
-    with workspace.locked():
+    refuse_place(workspace, (store.tree for store in stores[int(in_place) :]), replace=replace)
+    with workspace.locked(), reading(stores):
         workspace.refuse_occupied(replace)
-        refuse_replaced(parts)
+        for store in stores:
+            store.refuse_replaced()
         workspace.root.remove([PLAN])  # parts of a build that still run come to an end
         _begin(workspace, plan, parts)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:

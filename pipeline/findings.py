@@ -210,6 +210,8 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     ------
     StoreError
         Where a coordinate cannot be read.
+    BuildError
+        If another store took its place meanwhile.
     """
     facts = describe(store)
     label, split, status = (store.column(name) for name in ("label", "split", "status"))
@@ -222,6 +224,8 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     classes = np.fromiter((place.get(name, -1) for name in label), np.intp, len(label))
     heard = (status == "ok") | (status == "short")
     sound = listen(store, heard, classes, len(labels), progress)
+    if sound.n_unreadable:
+        store.refuse_replaced()
     parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
     parts = np.where(heard, parts, -1)
     near = near_pairs(sound.prints, parts)

@@ -60,7 +60,7 @@ class BucketWorkspace(Workspace):
         return Preview(self.target, DiskTree(folder), len(digests), place)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         """Hold the workspace by a file that is written again and again."""
         with self._lease.held():
             if self.is_spent:
@@ -145,7 +145,7 @@ class BucketWorkspace(Workspace):
             if self.target.read(METADATA) != metadata:  # else it was written, and the answer lost
                 raise BuildError(f"{self.target} has appeared meanwhile; look at it, and build another") from error
 
-    def discard(self) -> None:
+    def _discard(self) -> None:
         """Remove what is left of a build but its lock, which goes when it is let go."""
         self._clear()
 

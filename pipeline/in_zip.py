@@ -25,6 +25,9 @@ class ZipWorkspace(DiskWorkspace):
         """Any file on a disk: it goes into the archive by its bytes."""
         return isinstance(tree, DiskTree)
 
+    def _longest_name(self) -> str:
+        return f".{digest_file(Path(self.target.name)).name}.{'0' * 16}.part"  # while it is written
+
     def _put(self, store: Path) -> None:
         assert isinstance(self.target, ZipTree)  # noqa: S101  (by whom it was made)
         archive = self.folder / "archive"

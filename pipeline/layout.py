@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from pipeline.files import files_below, sha256_of, sync
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import TEXT
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MEL_DIMS = ("track", "window", "frame", "band")
 CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
@@ -143,9 +144,20 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
     "peak": (("track",), {"long_name": "largest magnitude of its samples, 1 is full scale"}),
     "clipped": (("track",), {"long_name": "share of its samples at full scale"}),
-    "mean_db": (("band",), {"long_name": "mean level over the train split's valid windows", "units": "dB"}),
+    "mean_db": (("band",), {"long_name": "mean level over the windows of the train split's ok tracks", "units": "dB"}),
     "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
 }
+
+
+RECEIPTS = ("key", "sha256", "n_bytes", "count", "level", "square")
+_FILE = re.compile(
+    rf"(receipts/)?zarr\.json|(mel|{'|'.join(COORDINATES)}|receipts/({'|'.join(RECEIPTS)}))/(zarr\.json|c(/[0-9]+)*)"
+)
+
+
+def is_file_of_a_store(name: str) -> bool:
+    """Whether a path is one that a file of a store can have."""
+    return _FILE.fullmatch(name) is not None
 
 
 def coordinate(name: str, values: Column) -> Variable:

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 
 from pipeline.chunk import shard_name
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, CallError
 from pipeline.files import naming, require_own_folder, sha256_of, sync
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
@@ -46,6 +46,27 @@ class DiskWorkspace(Workspace):
         """Raise a BuildError if the workspace, or a folder in it, is a link or another user's."""
         for folder in (self.folder, *(self.folder / name for name in PARTS)):
             require_own_folder(folder)
+
+    def probe(self) -> None:
+        """Raise a CallError or BuildError if the store could not get its name."""
+        folder = self.folder.absolute().parent
+        while not folder.exists():
+            folder = folder.parent
+        name, limit = self._longest_name(), os.pathconf(folder, "PC_NAME_MAX")
+        if 0 < limit < len(os.fsencode(name)):
+            raise CallError(
+                f"{self.target.name:.40}… is too long a name: files beside it, such as {name[-24:]!r}, would have "
+                f"{len(os.fsencode(name))} bytes of the {limit} that {folder} allows; name a shorter one"
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BuildError(f"{folder} may not be written to; allow it, or name another place")
+        target = self.target.folder
+        if target and target.is_dir() and target.stat().st_dev != folder.stat().st_dev:
+            raise BuildError(f"{target} is a disk of its own, which cannot be replaced; name a folder on it")
+
+    def _longest_name(self) -> str:
+        """Longest name of a file or folder that is made beside the store."""
+        return self._trash.name
 
     def offer(self, receipt: Receipt) -> None:
         """Link a shard of the finished store, or copy it where the file system has no links."""
@@ -82,7 +103,7 @@ class DiskWorkspace(Workspace):
         return DiskTree(folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         """Hold the workspace by a lock of the file system, which a dead process lets go."""
         self.refuse_foreign()
         self.folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
@@ -106,7 +127,7 @@ class DiskWorkspace(Workspace):
                 yield
         finally:
             if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {"lock", "owner.json"}:
-                self.discard()  # nothing was begun
+                self._discard()  # nothing was begun
             lock.release()
 
     def _require_hold(self) -> None:
@@ -154,7 +175,7 @@ class DiskWorkspace(Workspace):
                 if not self.target.exists() and (self.folder / ASIDE).exists():
                     (self.folder / ASIDE).rename(_folder(self.target))
 
-    def discard(self) -> None:
+    def _discard(self) -> None:
         """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one.
 
         It is renamed first, so that what a kill leaves of it is never taken for work.

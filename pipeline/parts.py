@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.catalog import refuse_separated_groups
-from pipeline.errors import BuildError, CallError, CatalogError, SpecError
+from pipeline.errors import CallError, CatalogError, SpecError
 from pipeline.plan import Plan, make_plan
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
@@ -113,14 +112,3 @@ def _refuse_duplicates(tracks: Tracks, parts: Sequence[Part]) -> None:
             f"{str(ids[order[place]])!r} is the id of a track of {first.tree} and of one of {second.tree}; leave one "
             f"of them out"
         )
-
-
-def refuse_replaced(parts: Sequence[Part]) -> None:
-    """Refuse a store that became another one after it was opened, as by an append that ran at the same time."""
-    for part in parts:
-        try:
-            now = json.loads(part.store.tree.read("zarr.json"))["attributes"]["uuid"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            now = ""
-        if now != part.store.attributes["uuid"]:
-            raise BuildError(f"{part.store.tree} was replaced or removed while it was read; run the same command again")

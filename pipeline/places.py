@@ -1,21 +1,28 @@
-"""Where a new store may be put: nowhere that anything else would be lost."""
+"""Where something new may be put: nowhere that anything else would be lost or damaged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from pipeline.archive import ZipTree
+from pipeline.catalog import Catalog
+from pipeline.companions import AUDIO, CHECKSUMS, read_checksums
 from pipeline.errors import BuildError, CallError, StorageError, StoreError
+from pipeline.layout import is_file_of_a_store
 from pipeline.store import is_store
-from pipeline.tree import Tree
+from pipeline.tracks import Tracks
+from pipeline.tree import DiskTree, Tree
 from pipeline.trees import ZIP_SUFFIX
 from pipeline.workspace import Workspace
 
-HARMLESS = {".gitattributes", ".DS_Store"}  # hidden files that are made again, or not missed
+HARMLESS = {".gitattributes", ".DS_Store"}  # files that are made again, or not missed
 
 
-def refuse_place(workspace: Workspace, others: Iterable[Tree] = (), *, replace: bool) -> None:
+def refuse_place(
+    workspace: Workspace, others: Iterable[Tree] = (), *, replace: bool, catalog: Catalog | None = None
+) -> None:
     """Refuse to put a store where it cannot be, or where something else would be lost.
 
     Parameters
@@ -23,16 +30,18 @@ def refuse_place(workspace: Workspace, others: Iterable[Tree] = (), *, replace: 
     workspace : Workspace
         Of the new store.
     others : iterable of Tree
-        Stores that it is made of, and that stay.
+        Stores that it is made of and that stay.
     replace : bool
-        Whether a store that is there may be replaced; what is none never is.
+        Whether a store that is there may be replaced; anything else never is.
+    catalog : Catalog, optional
+        The tracks that it is made of.
 
     Raises
     ------
     CallError
-        Where the place has no name, or the wrong one, or is a store that stays, in one, or around one.
+        If the place has no name or the wrong one, lies in a store, or is, holds or lies in what stays.
     BuildError
-        Where something is there.
+        If something is there, or the place cannot be written to.
     """
     target = workspace.target
     if target.name in {"", ".", ".."}:
@@ -40,11 +49,15 @@ def refuse_place(workspace: Workspace, others: Iterable[Tree] = (), *, replace: 
     if target.name.endswith(".zip") and not isinstance(target, ZipTree) and not target.exists():
         remedy = "name a folder there" if target.name.endswith(ZIP_SUFFIX) else f"end it in {ZIP_SUFFIX}"
         raise CallError(f"{target} would be no archive; {remedy}")
+    refuse_inside(target)
     for other in others:
         here, there = _place(target), _place(other)
         if here.is_relative_to(there) or there.is_relative_to(here):
             where = "is" if here == there else "lies in" if here.is_relative_to(there) else "holds"
             raise CallError(f"{target} {where} the store {other}, which stays; name another place")
+    if catalog:
+        _refuse_source(target, catalog)
+    workspace.probe()
     if workspace.is_spent:
         workspace.tidy()  # what a kill after the last step has left
     if not workspace.occupied():
@@ -53,12 +66,79 @@ def refuse_place(workspace: Workspace, others: Iterable[Tree] = (), *, replace: 
         raise BuildError(f"{target} exists and is no store of melzarr's; name another place, or remove it yourself")
     if not replace:
         raise BuildError(f"{target} is there already; name another place, or replace it with --force")
-    if target.folder:
-        names = sorted(path.name for path in target.folder.iterdir())
-        if hidden := [name for name in names if name.startswith(".") and name not in HARMLESS]:
-            raise BuildError(
-                f"{target} holds {hidden[0]}, which would go with it; make the new one elsewhere, and copy it over"
-            )
+    if foreign := min(_foreign_files(target), default=""):
+        raise BuildError(
+            f"{target} holds {foreign}, which is not part of the store and would go with it; move it, or make the new "
+            f"store elsewhere"
+        )
+
+
+def refuse_inside(place: Tree) -> None:
+    """Refuse to write into a store, for its UUID is that of all its files.
+
+    Parameters
+    ----------
+    place : Tree
+        What would be written: a store, or a file.
+
+    Raises
+    ------
+    CallError
+        If it lies in a store.
+    """
+    for parent in _parents(place):
+        if parent.size("zarr.json") is not None and is_store(parent):
+            raise CallError(f"{place} lies in the store {parent}, which it would damage; name a place outside of it")
+
+
+def _parents(tree: Tree) -> Iterator[Tree]:
+    """All folders in which a tree lies, the nearest first."""
+    path = tree.path if isinstance(tree, ZipTree) else tree.folder
+    if path:
+        yield from map(DiskTree, path.resolve().parents)
+    elif tree.can_list:
+        while str(tree := tree.beside("")).count("/") > 1:  # as in s3://bucket
+            yield tree
+
+
+def _refuse_source(target: Tree, catalog: Catalog) -> None:
+    """Refuse a place that holds the tracks, or lies where it would be taken for tracks itself."""
+    here, root = _place(target), _place(catalog.root)
+    if root.is_relative_to(here):
+        raise CallError(f"the source {catalog.root} lies in {target}, and would go with it; name another place")
+    if not here.is_relative_to(root):
+        if target.folder and (target.folder / AUDIO).is_dir() and _lead_into(here, catalog):
+            raise CallError(f"tracks of {catalog.root} are links into {target}, and would be lost; name another place")
+        return
+    if catalog.is_folder:
+        raise CallError(
+            f"{target} lies in the source {catalog.root}, each folder of which is a label; name a place outside of it"
+        )
+    prefix = f"{here.relative_to(root)}/"
+    if source := next(
+        (source for (source,) in Tracks.of(catalog.tracks).rows("source") if source.startswith(prefix)), ""
+    ):
+        raise CallError(f"the track {source} lies in {target}, and would go with it; name another place")
+
+
+def _lead_into(place: PurePosixPath, catalog: Catalog) -> bool:
+    """Whether a file of the tracks is a link to one below a place."""
+    root = str(catalog.root)
+    files = (os.path.realpath(f"{root}/{source}") for (source,) in Tracks.of(catalog.tracks).rows("source"))
+    return any(file.startswith(f"{place}/") for file in files)
+
+
+def _foreign_files(target: Tree) -> Iterator[str]:
+    """Names of the files in the place of a store that neither it nor its list of checksums knows."""
+    if isinstance(target, ZipTree):
+        return
+    try:
+        listed = read_checksums(target.read(CHECKSUMS)).keys() | {CHECKSUMS}
+    except (FileNotFoundError, ValueError):
+        listed = set()
+    for name, _ in target.files():
+        if not (is_file_of_a_store(name) or name in listed or name.rpartition("/")[2] in HARMLESS):
+            yield name
 
 
 def _is_store(target: Tree) -> bool:

@@ -49,9 +49,14 @@ class TrackReceipt:
     clipped: float = float("nan")
 
 
+def counts(split: str, status: str) -> bool:
+    """Whether a store's statistics are taken from a track of this split and status: from what a network learns from."""
+    return split == "train" and status == "ok"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BandSums:
-    """Sums over valid frames of the train split, from which its statistics follow.
+    """Sums over the frames of the train split's ok tracks, from which its statistics follow.
 
     Parameters
     ----------

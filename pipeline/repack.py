@@ -16,7 +16,7 @@ from pipeline.errors import StorageError, StoreError
 from pipeline.mel import level_db
 from pipeline.parts import Part
 from pipeline.plan import Plan, Shard
-from pipeline.receipt import BandSums, Receipt, TrackReceipt
+from pipeline.receipt import BandSums, Receipt, TrackReceipt, counts
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
 from pipeline.worker import Stopwatch, add_sums, padded, sum_levels
@@ -145,7 +145,7 @@ def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
     with watch.step("read"):
         for track, row in zip(job.shard.tracks, job.rows, strict=True):
             with _blaming(row.source.store, f"track {track.id}"):
-                chunk, levels = _chunk(row, plan.spec, wants_sums=track.split == "train")
+                chunk, levels = _chunk(row, plan.spec, wants_sums=counts(track.split, row.entry.status))
             chunks.append(chunk)
             sums += [levels] if levels else []
     parts, digest = pack(chunks, plan.tracks_per_shard) if plan.sharded else chunks, hashlib.sha256()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline import charts
 from pipeline.archive import ZipTree
 from pipeline.build import Progress, Summary
+from pipeline.catalog import Catalog
 from pipeline.charts import Charts, require_matplotlib
 from pipeline.companions import read_checksums
 from pipeline.derive import derive
@@ -22,7 +23,7 @@ from pipeline.errors import CallError
 from pipeline.explain import Step, explain
 from pipeline.in_zip import digest_file
 from pipeline.mel import stored_levels
-from pipeline.parts import Part
+from pipeline.parts import Part, tracks_of
 from pipeline.places import refuse_place
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
@@ -80,7 +81,8 @@ def share(
     where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
     require_matplotlib()  # here, for a copy can take hours
     _require_audio(store, numbers, wish.audio)
-    refuse_place(open_workspace(where), [store.tree], replace=replace)  # likewise, before the comparison
+    audio = Catalog(wish.audio, tracks_of([Part(store, numbers)])) if wish.audio else None
+    refuse_place(open_workspace(where), [store.tree], replace=replace, catalog=audio)  # likewise, before the comparison
     about = wish.about(store)
     if derived := _derived(store, numbers, about):
         if spec != store.spec:

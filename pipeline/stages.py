@@ -19,6 +19,7 @@ from pipeline.catalog import Catalog
 from pipeline.cluster import Runner
 from pipeline.errors import BuildError, StorageError, StoreError
 from pipeline.ledger import Ledger
+from pipeline.places import refuse_place
 from pipeline.plan import Plan, Shard, make_plan
 from pipeline.publish import attributes, publish
 from pipeline.spec import FeatureSpec
@@ -85,10 +86,13 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
 
     Raises
     ------
+    CallError
+        Where the store cannot be there without something else being lost.
     BuildError
-        Where a build holds the store.
+        Where a build holds the store, or something else is there.
     """
     workspace = open_workspace(target)
+    refuse_place(workspace, replace=replace, catalog=catalog)
     facts = {
         "spec": plan.spec.to_dict(),
         "versions": plan.versions,

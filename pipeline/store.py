@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import zarr
 from pipeline.chunk import SHARDS, decode_chunk, index_bytes, read_index, shard_name
 from pipeline.claims import checked_spec
 from pipeline.companions import is_companion
-from pipeline.errors import SpecError, StoreError
+from pipeline.errors import BuildError, SpecError, StorageError, StoreError
 from pipeline.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
 from pipeline.receipt import BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
@@ -108,6 +110,15 @@ class Store:
                         f"{name}/{array.metadata.encode_chunk_key(place)}"
                         for place in itertools.product(*map(range, counts))
                     )
+
+    def refuse_replaced(self) -> None:
+        """Raise a BuildError if there is another store now, as after an append that ran at the same time."""
+        try:
+            now = json.loads(self.tree.read("zarr.json"))["attributes"]["uuid"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            now = ""
+        if now != self.attributes["uuid"]:
+            raise BuildError(f"{self.tree} was replaced or removed while it was read; run the same command again")
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
@@ -214,6 +225,19 @@ class Store:
 
 _RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
 _SUM_FIELDS = ("count", "level", "square")
+
+
+@contextmanager
+def reading(stores: Iterable[Store]) -> Iterator[None]:
+    """Have damage that is none, because a store was replaced while it was read, be said as that."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except StoreError:
+        for store in stores:
+            store.refuse_replaced()
+        raise
 
 
 def is_store(tree: Tree) -> bool:

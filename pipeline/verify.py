@@ -20,7 +20,7 @@ from pipeline.chunk import shard_name
 from pipeline.companions import differences
 from pipeline.errors import StorageError, StoreError
 from pipeline.mel import stored_levels
-from pipeline.receipt import STATUSES
+from pipeline.receipt import STATUSES, counts
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
@@ -80,7 +80,21 @@ def verify(
         Seed of the draw.
     progress : callable
         Called with the number of tracks done since the last call.
+
+    Raises
+    ------
+    BuildError
+        If another store took its place meanwhile, so that what was found says nothing.
     """
+    verdict = _verify(store, root, n_samples, seed, progress)
+    if verdict.problems:
+        store.refuse_replaced()
+    return verdict
+
+
+def _verify(
+    store: Store, root: str | Path | Tree | None, n_samples: int, seed: int, progress: Callable[[int], object]
+) -> Verdict:
     verdict = Verdict()
     try:
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
@@ -106,7 +120,7 @@ def verify(
 def _check_shards(
     store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Callable[[int], object]
 ) -> tuple[_Levels, dict[str, str]]:
-    """Check each track, then the bytes of each shard; return the train split's levels, and the shards' digests."""
+    """Check each track, then the bytes of each shard; return the levels of what is trained on, and the digests."""
     digests: dict[str, str] = {}
     levels, step, expected = _Levels.zero(store.spec.n_mels), store.tracks_per_shard, store.values("receipts/sha256")
     metadata = store.tree.read("mel/zarr.json")
@@ -169,7 +183,7 @@ def _check_track(
     n_valid = int(facts["n_windows"][number])
     if problem := status_problem(mel, status, n_valid, facts["error"][number]):
         verdict.problems.append(f"{name}: {problem}")
-    if facts["split"][number] == "train":
+    if counts(facts["split"][number], status):
         levels.add(mel[:n_valid], store.spec)
     return True
 
@@ -233,7 +247,7 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
         expected = {"mean_db": levels.mean, "std_db": np.sqrt(levels.deviation / levels.count)}
     for name, values in expected.items():
         if not np.allclose(store.values(name), values, rtol=0, atol=STATISTICS_DB, equal_nan=True):
-            verdict.problems.append(f"{name} is not that of the train split's valid windows")
+            verdict.problems.append(f"{name} is not that of the windows of the train split's ok tracks")
 
 
 def _check_sources(root: Tree, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:

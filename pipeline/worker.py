@@ -23,7 +23,7 @@ from pipeline.errors import AudioError, BuildError
 from pipeline.files import source_sha256
 from pipeline.mel import as_stored, mel_windows, quick_levels
 from pipeline.plan import Shard
-from pipeline.receipt import BandSums, Receipt, TrackReceipt
+from pipeline.receipt import BandSums, Receipt, TrackReceipt, counts
 from pipeline.spec import FeatureSpec
 from pipeline.tree import Tree
 from pipeline.tree import source_sha256 as digest_below
@@ -194,7 +194,7 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
             path = next(paths)
         windows, entry = featurise(path, spec, watch)
         entries.append(entry)
-        if track.split == "train":
+        if counts(track.split, entry.status):
             with watch.step("mel"):
                 sums.append(sum_levels(windows, spec))
         with watch.step("write"):

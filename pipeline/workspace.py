@@ -47,6 +47,7 @@ class Workspace(ABC):
         self.target = target
         self.root = target.beside(f"{target.name}.building")
         self.store = self._store()
+        self._n_holds, self._is_over = 0, False  # of the lock, by this process
 
     # What workers do.
 
@@ -206,6 +207,9 @@ class Workspace(ABC):
         self.root.write(PUBLISHED)
         self.discard()
 
+    def probe(self) -> None:  # noqa: B027  (in an object store, taking the lock shows it)
+        """Raise a CallError or BuildError if the store could not appear in its place, before anything is computed."""
+
     def refuse_occupied(self, replace: bool) -> None:
         """Raise a BuildError where something is in the store's place that is not to be replaced."""
         if self.occupied() and not replace:
@@ -312,16 +316,42 @@ class Workspace(ABC):
             SHA-256 of all shards, in order.
         """
 
-    @abstractmethod
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the workspace for one build; a dead build's lock is free.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace for one build; a dead build's lock is free. Who holds it already may hold it once more.
 
         Raises
         ------
         BuildError
             Where another build holds it.
         """
+        if self._n_holds:
+            self._n_holds += 1
+            try:
+                yield
+            finally:
+                self._n_holds -= 1
+            return
+        with self._lock():
+            self._n_holds, self._is_over = 1, False
+            try:
+                yield
+            finally:
+                self._n_holds = 0
+                if self._is_over:
+                    self._discard()
+
+    def discard(self) -> None:
+        """Remove what is left of a build; if it is held for more than that, at the end of it all."""
+        if self._n_holds > 1:
+            self.root.write(PUBLISHED)
+            self._is_over = True
+        else:
+            self._discard()
 
     @abstractmethod
-    def discard(self) -> None:
-        """Remove what is left of a build."""
+    def _lock(self) -> AbstractContextManager[None]:
+        """Hold the workspace, which this process does not hold yet."""
+
+    @abstractmethod
+    def _discard(self) -> None: ...

@@ -12,14 +12,16 @@ from pipeline.trees import open_tree
 from pipeline.workspace import Workspace
 
 
-def open_workspace(where: str | Path | Tree) -> Workspace:
+def open_workspace(where: str | Path | Tree | Workspace) -> Workspace:
     """Give the workspace of a store on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
-    where : str, Path or Tree
-        Where the store will be; a link is followed.
+    where : str, Path, Tree or Workspace
+        Where the store will be; a link is followed. A workspace is given back, with its lock.
     """
+    if isinstance(where, Workspace):
+        return where
     target = open_tree(where)
     if isinstance(target, ZipTree):
         return ZipWorkspace(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,22 +13,26 @@ import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner, Result
-from processes import digests
+from processes import command, digests, start
 
 from model.cli import main
 from pipeline import on_disk, synth
+from pipeline.append import addition, build_new, growing
+from pipeline.append import append as append_tracks
 from pipeline.archive import pack_folder
 from pipeline.bucket import BucketTree
 from pipeline.build import build
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
 from pipeline.derive import derive
+from pipeline.errors import BuildError
 from pipeline.files import write_whole
 from pipeline.in_bucket import BucketWorkspace
 from pipeline.on_disk import DiskWorkspace
 from pipeline.parts import Part
 from pipeline.split import HashSplit
 from pipeline.store import Store, open_store
+from pipeline.trees import open_tree
 from pipeline.verify import verify
 from pipeline.workspace import PUBLISHED, REMOVING, Workspace
 from pipeline.workspaces import open_workspace
@@ -481,8 +486,8 @@ def test_help_names_the_commands_in_the_order_of_the_work() -> None:
     text = melzarr("--help").stdout
     places = [text.index(f"\n  {name} ") for name in ("features", "inspect", "verify", "append", "merge", "train")]
     assert places == sorted(places)
-    for command in ("append", "merge"):
-        assert f"melzarr {command} " in melzarr(command, "--help").stdout
+    for name in ("append", "merge"):
+        assert f"melzarr {name} " in melzarr(name, "--help").stdout
 
 
 def test_a_folder_that_is_none_is_refused_before_anything(young: Path, tmp_path: Path) -> None:
@@ -492,12 +497,48 @@ def test_a_folder_that_is_none_is_refused_before_anything(young: Path, tmp_path:
 
 
 def test_what_is_added_is_what_the_catalog_has(young: Path, own_music: Path) -> None:
-    from pipeline.append import addition
-
     catalog = read_catalog(own_music)
-    added = addition(open_store(young), catalog)
+    added = addition(open_workspace(young), open_store(young), catalog)
     assert list(added.catalog.tracks) == list(catalog.tracks)[7:]
     assert (added.n_there, added.differing, added.plan.tracks_per_shard) == (7, (), 5)
+
+
+def test_while_a_store_grows_nobody_else_changes_it(young: Path, own_music: Path) -> None:
+    before = digests(young)
+    with growing(open_tree(young)):
+        for words in (("append", young, own_music), ("features", own_music, young, "--force", *SMALL)):
+            refused = melzarr(*words, "--workers", 0)
+            assert refused.exit_code == 1, refused.output
+            assert f"{young} is being built by process {os.getpid()}" in refused.stderr
+    assert digests(young) == before
+    assert left(young.parent) == ["s.zarr"]
+
+
+def test_of_two_appends_at_once_one_does_all_and_the_other_says_why_it_did_nothing(
+    young: Path, own_music: Path, finished: Store
+) -> None:
+    both = [start(command("append", young, own_music, "--workers", 0)) for _ in range(2)]
+    told = {process.wait(timeout=120): process.communicate()[1] for process in both}
+    if set(told) == {0, 1}:  # else they came one after the other, and the second found nothing new
+        assert "is being built by process" in told[1]
+    assert 0 in told
+    assert digests(young) == digests(finished.tree.path)
+    assert left(young.parent) == ["s.zarr"]
+
+
+def test_a_store_that_was_replaced_before_it_was_held_is_not_mixed_with_another(
+    young: Path, own_music: Path, plan_of
+) -> None:
+    store = open_store(young)
+    with growing(open_tree(young)) as workspace:
+        added = addition(workspace, store, read_catalog(own_music))
+        build_new(added, InProcess())
+        shutil.rmtree(young)
+        of_some(own_music, young.with_name("t.zarr"), plan_of, range(6))
+        young.with_name("t.zarr").rename(young)
+        with pytest.raises(BuildError, match="was replaced or removed while it was read; run the same command again"):
+            append_tracks(added)
+    assert open_store(young).n_tracks == 6
 
 
 def test_a_share_is_refused_with_the_remedy(young: Path, own_music: Path) -> None:

@@ -147,9 +147,8 @@ def test_any_tracks_of_any_stores_are_those_tracks(
     for name in ("mel", *(name for name in found.coords if name not in {"mean_db", "std_db"})):
         np.testing.assert_array_equal(found[name].values, expected[name].values)
         assert found[name].attrs == expected[name].attrs
-    train = expected.mel.values[expected.split.values == "train"].astype(np.float64)
+    train = expected.mel.values[((expected.split == "train") & (expected.status == "ok")).values].astype(np.float64)
     levels = 10 * np.log10(np.maximum(train, 1e-10)).reshape(-1, 128)
-    levels = levels[np.isfinite(levels).all(axis=1)]
     if len(levels):
         np.testing.assert_allclose(found.mean_db, levels.mean(axis=0), atol=1e-4)
         np.testing.assert_allclose(found.std_db, levels.std(axis=0), atol=1e-4)

@@ -7,11 +7,14 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.receipt import STATUSES, BandSums, Receipt, TrackReceipt
+from pipeline.spec import FeatureSpec
+from pipeline.worker import BLOCK_WINDOWS, sum_levels
 
 UNKNOWN = TrackReceipt(status="failed", error="the file is empty (0 bytes)")
 KNOWN = TrackReceipt(
@@ -120,3 +123,13 @@ def test_a_field_that_is_lacking_is_named(field: str) -> None:
     del fields[field]
     with pytest.raises(ValueError, match=f"no receipt: .*'{field}'"):
         Receipt.from_json(json.dumps(fields).encode())
+
+
+def test_the_sums_of_a_long_track_are_those_of_numpy() -> None:
+    n_windows = 2 * BLOCK_WINDOWS + 3  # which are summed in three blocks
+    windows = np.random.default_rng(0).lognormal(-3, 4, (n_windows, 5, 16)).astype(np.float32)
+    levels = 10 * np.log10(np.maximum(windows.astype(np.float64), 1e-10)).reshape(-1, 16)
+    sums = sum_levels(windows, FeatureSpec(n_mels=16, n_windows=n_windows))
+    assert sums.count == len(levels)
+    np.testing.assert_allclose(sums.level, levels.sum(axis=0), atol=1e-4 * len(levels))  # of each level, as documented
+    np.testing.assert_allclose(sums.square, np.square(levels).sum(axis=0), rtol=1e-5)

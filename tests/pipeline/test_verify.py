@@ -9,10 +9,11 @@ import pytest
 import soundfile
 import zarr
 
+from pipeline.build import build
 from pipeline.catalog import read_catalog
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess
-from pipeline.errors import MelzarrError
+from pipeline.errors import BuildError, MelzarrError
 from pipeline.mel import as_stored
 from pipeline.receipt import STATUSES
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
@@ -112,7 +113,7 @@ def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, nu
 def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
     array = zarr.open_array(own_store.tree.path / "mean_db", mode="r+")
     array[3] = array[3] + 0.01
-    assert "mean_db is not that of the train split's valid windows" in problems_but_uuid(own_store)
+    assert "mean_db is not that of the windows of the train split's ok tracks" in problems_but_uuid(own_store)
 
 
 def problems_but_uuid(store: Store) -> list[str]:
@@ -169,7 +170,6 @@ SCALES = [{}, {"power": 1.0}, {"scale": "db"}, {"scale": "db", "dtype": "float16
 
 @pytest.mark.parametrize("fields", SCALES[1:])
 def test_other_scales_are_compared_with_librosa_too(fields, music: Path, tmp_path: Path, plan_of) -> None:
-    from pipeline.build import build
 
     catalog, plan = plan_of(music, **fields)
     build(plan, catalog, tmp_path / "s.zarr", InProcess())
@@ -233,9 +233,24 @@ def test_librosas_windows_of_the_article_are_its_authors(shared: Path) -> None:
     assert (np.abs(there - reference["mel"]) / largest).max() <= 1e-6
 
 
+def test_a_store_that_is_replaced_meanwhile_is_not_called_damaged(own_store: Store, plan_of, own_music: Path) -> None:
+    other = own_store.tree.path.with_name("other.zarr")
+    (own_music / "bells/bells.00000.wav").unlink()
+    catalog, plan = plan_of(own_music)
+    build(plan, catalog, other, InProcess())
+
+    def replaced(_: int) -> None:
+        if other.exists():
+            shutil.rmtree(own_store.tree.path)
+            other.rename(own_store.tree.path)
+
+    with pytest.raises(BuildError, match="was replaced or removed while it was read; run the same command again"):
+        verify(own_store, progress=replaced)
+    assert verify(open_store(own_store.tree)).problems == []
+
+
 @pytest.mark.slow
 def test_real_music_equals_librosa(shared: Path, tmp_path: Path) -> None:
-    from pipeline.build import build
     from pipeline.plan import make_plan
     from pipeline.versions import versions
 
