@@ -170,7 +170,7 @@ class _Lines(logging.Handler):
 def evaluate(run: Path, store: Tree, split: str, as_json: bool) -> None:
     """Say how good the model of RUN is on a part of STORE.
 
-    Of windows and of tracks, each with a 95 % interval from a bootstrap over tracks, and by which protocol.
+    Of windows and of tracks, each with a 95 % interval, and by which protocol.
 
     \b
       melzarr evaluate runs/demo-default-track demo.zarr

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
+from model.intervals import interval_of_macro_f1, interval_of_windows, wilson
 from model.loader import tracks
 from model.protocol import Protocol, make_protocol
 from model.run import Run
@@ -18,7 +19,6 @@ from model.selection import Selection, label_names
 from pipeline.errors import RunError
 from pipeline.store import Store
 
-RESAMPLES = 2000  # of the bootstrap; the ends of its 95 % interval then vary by some hundredths of its width
 LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
 BLOCK_WINDOWS = 2048  # windows that a model is given at a time
 
@@ -141,41 +141,41 @@ def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str,
     labels : sequence of str
         Names of the classes.
     seed : int
-        Seed of the bootstrap.
+        Seed of the intervals.
 
     Returns
     -------
     dict
-        Accuracies of windows and of tracks, each with the ends of a 95 % percentile interval from a bootstrap over
-        tracks (Efron and Tibshirani, 1993, chapter 13), for the windows of a track are not independent; and of the
-        tracks by mean log-probability: the recall of each class, macro F1 over the classes that occur, and the
-        confusion matrix, whose rows are the true classes.
+        Accuracies of windows and of tracks, and of the tracks by mean log-probability macro F1 over the classes that
+        occur, each with the ends of a 95 % interval (see `intervals`; the windows of a track are not independent);
+        the recall of each class, and the confusion matrix, whose rows are the true classes.
     """
     numbers, true, found = range(len(labels)), answers.labels, answers.by_mean
     there = np.unique(true)
     recall = recall_score(true, found, labels=there, average=None)
-    draws = np.random.default_rng(seed).integers(len(true), size=(RESAMPLES, len(true)))
-    resampled = answers.right[draws].sum(axis=1) / answers.n_windows[draws].sum(axis=1)
+    units = answers.numbers  # each track by itself
+    of_windows = interval_of_windows(answers.right, answers.n_windows, units, seed)
+    macro_f1 = float(f1_score(true, found, labels=there, average="macro", zero_division=0.0))
     return {
         "n_tracks": len(true),
         "n_windows": int(answers.n_windows.sum()),
-        "window_accuracy": _with_interval(answers.window_accuracy, resampled),
-        "track_accuracy": _share(found == true, draws),
-        "track_accuracy_by_vote": _share(answers.by_vote == true, draws),
-        "macro_f1": float(f1_score(true, found, labels=there, average="macro", zero_division=0.0)),
+        "window_accuracy": _figure(answers.window_accuracy, of_windows),
+        "track_accuracy": _share(found == true),
+        "track_accuracy_by_vote": _share(answers.by_vote == true),
+        "macro_f1": _figure(macro_f1, interval_of_macro_f1(true, found, units, seed)),
         "recall": {labels[number]: float(value) for number, value in zip(there, recall, strict=True)},
         "labels": list(labels),
         "confusion": confusion_matrix(true, found, labels=numbers).tolist(),
     }
 
 
-def _share(right: npt.NDArray[np.bool_], draws: Classes) -> dict[str, float]:
-    return _with_interval(float(right.mean()), right[draws].mean(axis=1))
+def _share(right: npt.NDArray[np.bool_]) -> dict[str, float]:
+    return _figure(float(right.mean()), wilson(int(right.sum()), len(right)))
 
 
-def _with_interval(value: float, resampled: Floats) -> dict[str, float]:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return {"value": value, "low": float(low), "high": float(high)}
+def _figure(value: float, interval: tuple[float, float]) -> dict[str, float]:
+    """Give a value with its interval, which holds it also where a prior draws both ends to one side."""
+    return {"value": value, "low": min(interval[0], value), "high": max(interval[1], value)}
 
 
 def evaluate(

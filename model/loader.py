@@ -16,6 +16,7 @@ import psutil
 import tensorflow as tf
 
 from model.selection import Selection
+from model.streams import OF_TRACKS, OF_WINDOWS, stream
 from pipeline.errors import StoreError
 from pipeline.store import Reader, Store
 
@@ -95,10 +96,6 @@ def windows(
     return counted.with_options(options)
 
 
-# What random numbers are for: it ends the seed of each stream, for zeros at its end would count for nothing.
-OF_TRACKS, OF_WINDOWS = 1, 2
-
-
 @dataclass(frozen=True, slots=True)
 class Order:
     """The order of an epoch: a function of the seed and the epoch's number alone.
@@ -125,13 +122,13 @@ class Order:
 
     def pools(self, epoch: int) -> list[npt.NDArray[np.intp]]:
         """Places in the selection of the tracks of each pool; each track is in one."""
-        rng = np.random.default_rng((self.seed, epoch, OF_TRACKS))
+        rng = stream(OF_TRACKS, self.seed, epoch)
         places = rng.permutation(self.selection.tracks.size)
         return [places[start : start + POOL] for start in range(0, places.size, POOL)]
 
     def windows(self, epoch: int, number: int, pool: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Windows of a pool in their order, shape (n, 2): place in the pool, and window."""
-        rng = np.random.default_rng((self.seed, epoch, number, OF_WINDOWS))
+        rng = stream(OF_WINDOWS, self.seed, epoch, number)
         pairs = np.argwhere(self.selection.windows[pool])
         if self.windows_per_track:
             pairs = pairs[_draw(pairs[:, 0], self.windows_per_track, rng)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from model.loader import tracks
 from model.selection import Selection, select
+from model.streams import OF_PARTS, stream
 from pipeline.errors import CatalogError, StoreError
 from pipeline.mel import quick_levels
 from pipeline.recipe import named_parts
@@ -104,7 +105,7 @@ def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selecti
 def _by_window(store: Store, seed: int) -> dict[str, Selection]:
     """Give each window of every ok track to a part by itself."""
     everything = select(store, "all", np.full(store.n_tracks, "all"))
-    drawn = np.random.default_rng(seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
+    drawn = stream(OF_PARTS, seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
     masks = {part: drawn == number for number, part in enumerate(PARTS)}
     return {part: replace(everything, windows=mask) for part, mask in masks.items() if mask.any()}
 

@@ -26,11 +26,11 @@ def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, 
         ("windows", metrics["window_accuracy"]),
         ("tracks, by mean log-probability", metrics["track_accuracy"]),
         ("tracks, by vote of their windows", metrics["track_accuracy_by_vote"]),
+        ("macro F1 of tracks", metrics["macro_f1"]),
     ]
     return [
         f"{part}: {metrics['n_tracks']} tracks, {metrics['n_windows']} windows; {protocol['words']}",
         *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for words, found in rows]),
-        f"  macro F1 of tracks {metrics['macro_f1']:.3f}",
     ]
 
 

@@ -18,6 +18,7 @@ ACCURACIES = {
     "window_accuracy": "windows",
     "track_accuracy": "tracks, by mean log-probability",
     "track_accuracy_by_vote": "tracks, by vote of their windows",
+    "macro_f1": "macro F1 of tracks",
 }
 MAX_EPOCHS = 10_000
 WORST = 50  # wrong answers that are kept
@@ -33,9 +34,7 @@ class Figures:
     n_tracks, n_windows : int
         That it answered.
     accuracies : tuple of (str, float, float, float)
-        What was counted, its share of right answers, and the ends of the 95 % interval.
-    macro_f1 : float
-        Of tracks.
+        What was counted, its share of right answers (last the mean F1 of the classes), and the ends of its interval.
     labels : tuple of str
         Names of the classes.
     confusion : tuple of tuple of int
@@ -45,7 +44,6 @@ class Figures:
     n_tracks: int
     n_windows: int
     accuracies: tuple[tuple[str, float, float, float], ...]
-    macro_f1: float
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -188,7 +186,7 @@ def _part(found: Mapping[str, Any]) -> Figures:
         value, low, high = (_finite(float(found[name][end])) for end in ("value", "low", "high"))
         accuracies.append((words, value, low, high))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
-    return Figures(n_tracks, n_windows, tuple(accuracies), _finite(float(found["macro_f1"])), labels, confusion)
+    return Figures(n_tracks, n_windows, tuple(accuracies), labels, confusion)
 
 
 def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -72,7 +71,7 @@ def test_figures_are_those_of_counting(rows: list[tuple[int, int, int, int, int]
     assert found["recall"] == pytest.approx(recall)
     answered = [sum(confusion[true][k] for true in range(4)) for k in range(4)]
     f1 = [2 * confusion[k][k] / (sum(confusion[k]) + answered[k]) for k in there]
-    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    assert found["macro_f1"]["value"] == pytest.approx(np.mean(f1))
     json.dumps(found, allow_nan=False)
 
 
@@ -81,7 +80,7 @@ def test_figures_are_those_of_counting(rows: list[tuple[int, int, int, int, int]
 def test_an_interval_contains_its_value_and_is_that_of_its_seed(rows: list[tuple[int, int, int, int, int]]) -> None:
     found, again, other = (metrics(answers_of(rows), LABELS, seed) for seed in (0, 0, 1))
     assert found == again
-    for name in ("window_accuracy", "track_accuracy", "track_accuracy_by_vote"):
+    for name in ("window_accuracy", "track_accuracy", "track_accuracy_by_vote", "macro_f1"):
         assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
         assert other[name]["value"] == found[name]["value"]
 
@@ -95,28 +94,10 @@ def random_answers(n: int, seed: int = 0) -> Answers:
     return Answers(np.arange(n), true, right, n_windows, by_mean, by_mean, shares, shares)
 
 
-def test_an_interval_is_that_of_scipys_percentile_bootstrap_over_tracks() -> None:
-    answers = random_answers(200)
-    found = metrics(answers, LABELS)
-    by_scipy = {
-        "track_accuracy": scipy.stats.bootstrap(
-            ((answers.by_mean == answers.labels).astype(float),), np.mean, method="percentile", rng=7
-        ),
-        "window_accuracy": scipy.stats.bootstrap(
-            (answers.right, answers.n_windows), lambda right, n, axis: right.sum(axis=axis) / n.sum(axis=axis),
-            paired=True, method="percentile", rng=7,
-        ),
-    }  # fmt: skip
-    for name, expected in by_scipy.items():
-        low, high = expected.confidence_interval
-        # With 2000 draws an end varies by 0.06 of the standard error, a 65th of the width; five times that is enough.
-        assert found[name]["low"] == pytest.approx(low, abs=0.075 * (high - low))
-        assert found[name]["high"] == pytest.approx(high, abs=0.075 * (high - low))
-
-
 def test_an_interval_of_sixteen_times_the_tracks_is_a_quarter_as_wide() -> None:
     few = random_answers(20)
     many = Answers(*(np.tile(getattr(few, name), 16) for name in Answers.__dataclass_fields__))
+    many = replace(many, numbers=np.arange(320))
     for name in ("window_accuracy", "track_accuracy"):
         small, large = (metrics(answers, LABELS)[name] for answers in (few, many))
         assert large["value"] == pytest.approx(small["value"])

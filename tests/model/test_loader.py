@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow", reason="the training extra is not install
 
 from model import loader  # noqa: E402
 from model.loader import Order, blocks, tracks, windows  # noqa: E402
-from model.selection import label_names, select  # noqa: E402
+from model.selection import Selection, label_names, select  # noqa: E402
 from pipeline.build import build  # noqa: E402
 from pipeline.catalog import read_catalog  # noqa: E402
 from pipeline.cluster import InProcess  # noqa: E402
@@ -105,6 +105,15 @@ def test_epochs_and_seeds_differ_and_a_later_epoch_can_be_the_first(finished: St
     assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(epochs[0], epoch_of(windows(finished, selection, 7, seed=6))[0])
     np.testing.assert_array_equal(epoch_of(windows(finished, selection, 7, seed=5, first_epoch=2))[0], epochs[2])
+
+
+def test_no_epoch_no_pool_and_no_seed_has_the_order_of_another() -> None:
+    selection = Selection(np.arange(40), np.zeros(40, np.int32), np.ones((40, 30), bool))
+    orders = {(seed, epoch): Order(selection, seed) for seed in (0, 1, 7, 2**32 - 1) for epoch in range(4)}
+    pools = [order.pools(epoch)[0].tobytes() for (_, epoch), order in orders.items()]
+    one = np.array([0])
+    mixed = [order.windows(epoch, n, one).tobytes() for (_, epoch), order in orders.items() for n in range(4)]
+    assert (len(set(pools)), len(set(mixed))) == (16, 64)
 
 
 @pytest.mark.parametrize("memory", [STREAMED, CACHED])
