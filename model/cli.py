@@ -58,7 +58,8 @@ MEMORY = click.option(
     "--memory",
     metavar="SIZE",
     callback=read_size,
-    help="Memory for decoded tracks, such as 4GB.  [default: half of what is free]",
+    help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read again each epoch, 128 at a time.  "
+    "[default: half of what is free]",
 )
 FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")
 
@@ -166,11 +167,13 @@ class _Lines(logging.Handler):
 @RUN
 @STORE
 @click.option("--split", default="test", show_default=True, type=click.Choice(PARTS), help="Which part.")
+@click.option("--with-trained", is_flag=True, help="Of another store, also count tracks that RUN was trained on.")
 @AS_JSON
-def evaluate(run: Path, store: Tree, split: str, as_json: bool) -> None:
+def evaluate(run: Path, store: Tree, split: str, with_trained: bool, as_json: bool) -> None:
     """Say how good the model of RUN is on a part of STORE.
 
-    Of windows and of tracks, each with a 95 % interval, and by which protocol.
+    Of windows and of tracks, each with a 95 % interval, and by which protocol. If STORE is not the one that RUN was
+    trained on, tracks of the same audio files are counted, said and left out.
 
     \b
       melzarr evaluate runs/demo-default-track demo.zarr
@@ -178,15 +181,16 @@ def evaluate(run: Path, store: Tree, split: str, as_json: bool) -> None:
     """
     load_tensorflow()
     from model.evaluate import evaluate as evaluate_run
-    from model.evaluate import fitting_protocol
+    from model.judged import judged
     from model.run import Run
     from model.screen import confusion_lines, metrics_lines
     from pipeline.store import open_store
 
     folder, opened = Run(run), open_store(store)
-    n_tracks = fitting_protocol(folder, opened).part(split).tracks.size
+    n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
+    _say_unfinished(folder)
     with progress_bar(n_tracks, "evaluate") as bar:
-        found = evaluate_run(folder, opened, split, bar.update)
+        found = evaluate_run(folder, opened, split, bar.update, with_trained=with_trained)
     if as_json:
         click.echo(as_text(found))
         return
@@ -194,6 +198,12 @@ def evaluate(run: Path, store: Tree, split: str, as_json: bool) -> None:
     click.echo()
     show(confusion_lines(found))
     next_step("predict", run, "song.mp3")
+
+
+def _say_unfinished(run: Run) -> None:
+    """Say so before a model is used whose training was stopped."""
+    if said := run.unfinished():
+        click.echo(said, err=True)
 
 
 @main.command()
@@ -222,6 +232,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 
     folder = Run(run)
     spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
+    _say_unfinished(folder)
     heard, answers = [], []
     n_windows = sum(expected_windows(path, spec) for path in songs)
     with progress_bar(n_windows, "predict", "window") as bar:

@@ -12,15 +12,14 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
 from model.intervals import interval_of_macro_f1, interval_of_windows, wilson
+from model.judged import judged
 from model.loader import tracks
-from model.protocol import Protocol, make_protocol
 from model.run import Run
-from model.selection import Selection, label_names
-from pipeline.errors import RunError
+from model.selection import Selection
 from pipeline.store import Store
 
 LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
-BLOCK_WINDOWS = 2048  # windows that a model is given at a time
+BLOCK_BYTES = 5 << 20  # of windows that a model is given at a time: 2048 of the default
 
 Classes = npt.NDArray[np.intp]
 Probabilities = npt.NDArray[np.float32]
@@ -91,8 +90,8 @@ def answer(
 
 def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:
     """Probability of each class in each window, shape (n_windows, n_classes), computed in blocks."""
-    starts = range(0, len(windows), BLOCK_WINDOWS)
-    blocks = [model.predict_on_batch(windows[start : start + BLOCK_WINDOWS]) for start in starts]
+    step = max(1, BLOCK_BYTES // max(1, windows[:1].nbytes))
+    blocks = [model.predict_on_batch(windows[start : start + step]) for start in range(0, len(windows), step)]
     return np.concatenate(blocks).astype(np.float32, copy=False)
 
 
@@ -179,7 +178,12 @@ def _figure(value: float, interval: tuple[float, float]) -> dict[str, float]:
 
 
 def evaluate(
-    run: Run, store: Store, split: str = "test", progress: Callable[[int], object] = lambda _: None
+    run: Run,
+    store: Store,
+    split: str = "test",
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    with_trained: bool = False,
 ) -> dict[str, Any]:
     """Say how good a run's model is on one part of a store.
 
@@ -193,51 +197,30 @@ def evaluate(
         The part.
     progress : callable
         Called with 1 after each track.
+    with_trained : bool
+        Whether tracks count that the model was trained on, if it is another store.
 
     Returns
     -------
     dict
-        The part, the protocol with its words, and the figures of `metrics`.
+        The part, the protocol with its words, how many of the tracks were trained on, whether the training was
+        finished, and the figures of `metrics`.
 
     Raises
     ------
     RunError
-        Where the model does not fit the store.
+        If the model does not fit the store, or was trained on all of the part.
     StoreError
-        Where the part has no track.
+        If the part has no track.
     """
-    protocol = fitting_protocol(run, store)
-    answers = answer(run.model(), store, protocol.part(split), progress)
+    found = judged(run, store, split, with_trained=with_trained)
+    answers = answer(run.model(), store, found.selection, progress)
     return {
         "run": str(run.path),
         "store": str(store.tree),
         "split": split,
-        "protocol": {"name": protocol.name, "words": protocol.words},
+        "protocol": {"name": found.protocol, "words": found.words},
+        "trained_on": found.n_trained,
+        "finished": run.is_finished,
         **metrics(answers, run.labels),
     }
-
-
-def fitting_protocol(run: Run, store: Store) -> Protocol:
-    """Protocol by which a run's model is judged on a store: its own, or on another store that store's split.
-
-    Raises
-    ------
-    RunError
-        Where the store has other features or other labels than the model.
-    """
-    config, spec = run.config, run.spec
-    differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
-    differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
-    if differing:
-        said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
-        raise RunError(f"{store.tree} has other features than the model of {run.path}: {said}; make it with the same")
-    if label_names(store) != run.labels:
-        raise RunError(
-            f"{store.tree} has the labels {', '.join(label_names(store))} and the model of {run.path} "
-            f"{', '.join(run.labels)}; they must be the same"
-        )
-    if store.attributes["uuid"] == config["store"]["uuid"]:
-        return make_protocol(store, config["protocol"]["name"], config["seed"])
-    protocol = make_protocol(store, "track")
-    words = f"a store that the model was not trained on, {protocol.words}; a track that is in both was perhaps"
-    return Protocol(protocol.name, words, protocol.parts)

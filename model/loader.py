@@ -61,8 +61,9 @@ def windows(
     windows_per_track : int > 0, optional
         So many of a track's windows, drawn anew each epoch, in place of all; neighbours overlap by 60 %.
     memory : int > 0, optional
-        Bytes that decoded tracks may take; by default half of what is free. Where the selection fits it is read once
-        and kept, else streamed from the store each epoch, 128 tracks at a time.
+        Bytes that decoded tracks may take; by default half of what is free. If the selection fits it is read once and
+        kept, else streamed from the store each epoch, 128 tracks at a time and the next 128 meanwhile, however much
+        that is: the order must not depend on it.
     threads : int > 0, optional
         Threads that read and decode; they do not change the order. By default two for a disk, and for an object store
         so many that the next tracks are there before they are wanted.
@@ -76,7 +77,8 @@ def windows(
         is the next epoch.
     """
     order = Order(selection, seed, windows_per_track)
-    source = _source(store, selection, memory, threads)
+    executor = _readers(store, threads)
+    source = _source(store, selection, memory, executor)
     epochs = itertools.count(first_epoch)
 
     def epoch() -> Iterator[Batch]:
@@ -90,6 +92,7 @@ def windows(
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     if isinstance(source, _Cache):
         weakref.finalize(dataset, source.clear)  # TensorFlow never lets go of a generator that it was given
+    weakref.finalize(dataset, executor.shutdown, wait=False)
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune, and to look for it takes longer than the batches
     counted = dataset.prefetch(PREFETCH).rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches))
@@ -189,11 +192,11 @@ def _gather(decoded: Windows, tracks: npt.NDArray[np.intp], window: npt.NDArray[
     return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" has it copied
 
 
-def _source(store: Store, selection: Selection, memory: int | None, threads: int | None) -> Source:
+def _source(store: Store, selection: Selection, memory: int | None, executor: ThreadPoolExecutor) -> Source:
     """Keep the decoded tracks where they fit the memory, else read each pool when it is needed."""
     budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
     needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
-    executor, read = _readers(store, threads), store.reader()
+    read = store.reader()
     if needed > budget:
         said = "streaming: %d tracks take %.1f MB decoded, more than %.1f"
         logger.info(said, selection.tracks.size, needed / 1e6, budget / 1e6)

@@ -17,7 +17,7 @@ from pipeline.errors import AudioError
 from pipeline.mel import as_stored, mel_windows
 from pipeline.spec import FeatureSpec
 
-BLOCK_WINDOWS = 1024  # windows computed at a time, so that memory does not grow with a song
+BLOCK_BYTES = 4 << 20  # of windows and samples computed at a time, so that memory does not grow with a song
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,8 @@ def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float
     AudioError
         Where the song is too short, silent or cannot be read; that it is silent is known only at its end.
     """
-    block = replace(spec, n_windows=BLOCK_WINDOWS)
+    one = replace(spec, n_windows=1)
+    block = replace(spec, n_windows=max(1, BLOCK_BYTES // (4 * max(spec.stride, one.n_frames * one.n_mels, 1))))
     step = block.n_windows * block.stride
     enough = max(block.n_samples, step)  # with gaps between the windows, those before the next block are passed over
     waiting, n_waiting, n_samples, peak = [np.empty(0, np.float32)], 0, 0, 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,23 @@ class Protocol:
     words: str
     parts: dict[str, Selection]
 
+    def remarks(self, labels: Sequence[str]) -> list[str]:
+        """Name the labels of which there is a track to test, but none to learn from.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Names of the classes.
+        """
+        learnt = set(self.parts["train"].labels.tolist()) if "train" in self.parts else set()
+        found = {part: set(self.parts[part].labels.tolist()) - learnt for part in self.parts if part != "train"}
+        return [
+            f"label {labels[number]} has no track to train on, but some in the {part} part, which cannot be answered "
+            f"rightly"
+            for part, numbers in found.items()
+            for number in sorted(numbers)
+        ]
+
     def part(self, name: str) -> Selection:
         """Windows of one part.
 
@@ -57,7 +75,13 @@ class Protocol:
 
 def protocol_names(store: Store) -> list[str]:
     """Names of the protocols that a store has."""
-    return [TRACK, *store.attributes["recipe"].get("splits", {}), WINDOW]
+    return [TRACK, *_named_splits(store), WINDOW]
+
+
+def _named_splits(store: Store) -> dict[str, Any]:
+    """Return the splits that the recipe in a store names; in a store of somebody else's it may be anything."""
+    splits = store.attributes["recipe"].get("splits")
+    return splits if isinstance(splits, dict) else {}
 
 
 def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
@@ -75,7 +99,7 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
     Raises
     ------
     CatalogError
-        Where there is none of that name.
+        If there is none of that name, or it cannot be read.
     """
     if name == WINDOW:
         shared = max(0.0, 1 - store.spec.stride / store.spec.window)
@@ -85,11 +109,16 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
         unit = "group" if (store.values("group") != store.values("track")).any() else "track"
         words = f"split by {unit}: nothing of a test {unit} was trained on"
         return Protocol(name, words, _by_track(store, store.values("split")))
-    splits = store.attributes["recipe"].get("splits", {})
+    splits = _named_splits(store)
     if name not in splits:
         known = ", ".join(protocol_names(store))
         raise CatalogError(f"{store.tree} has no protocol {name!r}; use one of {known}")
-    given = named_parts(splits[name])
+    try:
+        given = named_parts(splits[name])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CatalogError(
+            f"{store.tree}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
+        ) from error
     parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
     words = (
         f"split {name} of the dataset's recipe: nothing of a test track was trained on, and tracks in no part are out"

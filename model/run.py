@@ -34,6 +34,7 @@ LOCK = ".lock"
 # What a training writes, in the order in which it may be removed.
 OWN_FILES = (
     "metrics.json", "answers.csv", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras",
+    "trained-on.txt",
     ".*.part.keras", ".*.part", "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
 )  # fmt: skip
 
@@ -46,7 +47,7 @@ class Run:
     ----------
     path : Path
         The folder. It holds config.json (what is trained, how, on what), history.csv (a row for each epoch that is
-        done), model.keras and, while the training is not finished, the state after its last epoch; once it is,
+        done), trained-on.txt, model.keras and, while the training is not finished, the state after its last epoch; once it is,
         answers.csv, pictures and metrics.json.
     """
 
@@ -76,6 +77,11 @@ class Run:
     def answers_file(self) -> Path:
         """What the model answered for each track of the valid and the test part."""
         return self.path / "answers.csv"
+
+    @property
+    def trained_file(self) -> Path:
+        """SHA-256 of each audio file whose windows were trained on, a line each."""
+        return self.path / "trained-on.txt"
 
     @property
     def tensorboard(self) -> Path:
@@ -275,6 +281,28 @@ class Run:
             writer.write(tf.compat.v1.Event(file_version="brain.Event:2").SerializeToString())
             writer.write(event.SerializeToString())
         part.replace(path)
+
+    def keep_trained(self, digests: Iterable[str]) -> None:
+        """Write down of which audio files windows are trained on, by their SHA-256."""
+        if not self.trained_file.is_file():
+            write_whole(self.trained_file, "".join(f"{digest}\n" for digest in sorted(digests)).encode())
+
+    def trained_on(self) -> frozenset[str] | None:
+        """SHA-256 of the audio files whose windows were trained on; None if a run of an earlier version has no list."""
+        try:
+            return frozenset(self.trained_file.read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunError(f"{self.trained_file} cannot be read ({error}); train again with --force") from error
+
+    def unfinished(self) -> str:
+        """Say how far the training came, if it is not finished."""
+        if self.is_finished:
+            return ""
+        recipe = self.config.get("recipe")
+        epochs = recipe.get("epochs", "?") if isinstance(recipe, dict) else "?"
+        return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; go on with melzarr train"
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
         """Write what the model answered, a row of `ANSWERS` for each track."""

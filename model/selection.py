@@ -30,6 +30,10 @@ class Selection:
     labels: npt.NDArray[np.int32]
     windows: npt.NDArray[np.bool_]
 
+    def take(self, places: npt.NDArray[np.intp]) -> Selection:
+        """Select some of the tracks, by their places here."""
+        return Selection(self.tracks[places], self.labels[places], self.windows[places])
+
     @property
     def n_windows(self) -> int:
         """Windows in all."""

@@ -117,6 +117,13 @@ def train(
     if len(labels) < 2:
         raise RunError(f"{store.tree} has one label only, {labels[0]!r}: there is nothing to tell apart")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
+    if len(learnt := np.unique(parts["train"].labels)) < 2:
+        raise RunError(
+            f"{store.tree}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to tell "
+            f"apart; give tracks of others too"
+        )
+    for remark in protocol.remarks(labels):
+        logger.warning(remark)
     with run.locked():
         run.start(configuration(store, recipe, protocol, seed), replace=replace)
         if run.is_finished:
@@ -124,6 +131,7 @@ def train(
             if not all((run.path / name).is_file() for name in PICTURES):  # it was killed before they were drawn
                 _draw(run, run.model(), found)
             return found
+        run.keep_trained(set(store.column("source_sha256")[parts["train"].tracks].tolist()))
         _fit(store, recipe, protocol, run, seed, memory, watch)
         model = run.model()
         answers = {name: answer(model, store, parts[name], watch.tracks) for name in ("valid", "test")}

@@ -92,9 +92,9 @@ class Audio:
     header : Header
         What the file says of itself.
     peak : float
-        Largest magnitude of what was decoded, before it was resampled; 1 is full scale.
+        Largest magnitude of what was decoded, in any channel, before it was mixed and resampled; 1 is full scale.
     clipped : float
-        Share of it that is at full scale or beyond.
+        Share of the samples of all channels that are at full scale or beyond.
     """
 
     samples: npt.NDArray[np.float32]
@@ -162,23 +162,36 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
         wanted = n_samples
         if rate != sample_rate:
             wanted = -(-n_samples * rate // sample_rate) + round(RESAMPLE_MARGIN * rate)
-        mono = _decode(file, wanted)
+        level = _Level()
+        mono = _decode(file, wanted, level)
     if mono.size < min(wanted, round(header.duration * rate)):  # the header was wrong, as in an MP3 that was cut off
         header = replace(header, duration=mono.size / rate)
-    loudness = _peak_and_clipped(mono)
     if rate == sample_rate:
-        return Audio(mono, header, *loudness)
+        return Audio(mono, header, level.peak, level.clipped)
     # Only samples that the file covers wholly: the resampler may round its length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
-    return Audio(soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header, *loudness)
+    return Audio(
+        soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header, level.peak, level.clipped
+    )
 
 
-def _peak_and_clipped(mono: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Largest magnitude, and share of samples at full scale."""
-    if not mono.size:
-        return 0.0, 0.0
-    peak = float(max(np.max(mono), -np.min(mono)))
-    return peak, float(np.mean(np.abs(mono) >= FULL_SCALE)) if peak >= FULL_SCALE else 0.0
+@dataclass(slots=True)
+class _Level:
+    """Largest magnitude of samples, and how many are at full scale: of each channel, which mixing would hide."""
+
+    peak: float = 0.0
+    n_full: int = 0
+    n_samples: int = 0
+
+    def add(self, block: npt.NDArray[np.float32]) -> None:
+        peak = float(max(np.max(block), -np.min(block)))
+        if peak >= FULL_SCALE:
+            self.n_full += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+        self.peak, self.n_samples = max(self.peak, peak), self.n_samples + block.size
+
+    @property
+    def clipped(self) -> float:
+        return self.n_full / max(1, self.n_samples)
 
 
 def stream_audio(path: Path, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
@@ -281,17 +294,19 @@ def _header(file: SequentialFile) -> Header:
     return Header(rate, channels, duration, max(promised, duration), f"{file.format} {file.subtype}")
 
 
-def _decode(file: SequentialFile, n_samples: int) -> npt.NDArray[np.float32]:
-    """Decode the first samples of a file to mono."""
+def _decode(file: SequentialFile, n_samples: int, level: _Level) -> npt.NDArray[np.float32]:
+    """Decode the first samples of a file to mono, and measure them."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0
-    for block in _mono_blocks(file, mono.size):
+    for block in _mono_blocks(file, mono.size, level):
         mono[done : done + block.size] = block
         done += block.size
     return mono[:done]
 
 
-def _mono_blocks(file: SequentialFile, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
+def _mono_blocks(
+    file: SequentialFile, n_samples: int, level: _Level | None = None
+) -> Iterator[npt.NDArray[np.float32]]:
     """Decode the first samples of a file, block by block, and average the channels."""
     done = 0
     try:
@@ -303,6 +318,8 @@ def _mono_blocks(file: SequentialFile, n_samples: int) -> Iterator[npt.NDArray[n
                 first = done + int(np.flatnonzero(~np.isfinite(mono))[0])
                 place = f"sample {first} ({first / file.samplerate:.3f} s)"
                 raise AudioError(f"{place} is not a finite number; export the file again")
+            if level:
+                level.add(block)
             yield mono
             done += len(block)
     except soundfile.LibsndfileError as error:

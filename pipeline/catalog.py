@@ -203,8 +203,9 @@ def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
 
 def _manifest_track(root: Tree, where: str, row: Mapping[str, str], group_column: str) -> Track:
     path, label, part = row["path"], row["label"], row.get("split", "")
-    if "\0" in path:
-        raise CatalogError(f"{where}: path {path!r} holds a NUL character; mend it")
+    for column in ("path", "label", "id", group_column, "split"):
+        if "\0" in row.get(column, ""):  # which no file name has, and which would be lost at the end of a text
+            raise CatalogError(f"{where}: {column} {row[column]!r} holds a NUL character; mend it")
     if not path.strip() or not label.strip():
         raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
     source = os.path.normpath(path.removeprefix(f"{root}/")).replace(os.sep, "/")

@@ -142,8 +142,8 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "source_rate": (("track",), {"long_name": "sample rate of the file", "units": "Hz"}),
     "source_channels": (("track",), {"long_name": "channels of the file"}),
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
-    "peak": (("track",), {"long_name": "largest magnitude of its samples, 1 is full scale"}),
-    "clipped": (("track",), {"long_name": "share of its samples at full scale"}),
+    "peak": (("track",), {"long_name": "largest magnitude of its samples in any channel, 1 is full scale"}),
+    "clipped": (("track",), {"long_name": "share of its samples at full scale, of all channels"}),
     "mean_db": (("band",), {"long_name": "mean level over the windows of the train split's ok tracks", "units": "dB"}),
     "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
 }

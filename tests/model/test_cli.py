@@ -179,6 +179,16 @@ def test_evaluate_says_the_same_to_a_person_and_to_a_script(tiny: Store, trained
     assert "next: melzarr predict" in said
 
 
+def test_a_run_that_is_not_finished_is_used_but_not_in_silence(tiny: Store, own_run: Run, songs: list[Path]) -> None:
+    own_run.metrics_file.unlink()
+    own_run.history_file.write_text("".join(own_run.history_file.read_text().splitlines(keepends=True)[:2]))
+    said = f"{own_run.path} is not finished: 1 of 3 epochs; go on with melzarr train"
+    evaluated = melzarr("evaluate", own_run.path, tiny.tree, "--json")
+    assert evaluated.stderr.splitlines()[0] == said
+    assert json.loads(evaluated.stdout)["finished"] is False
+    assert melzarr("predict", own_run.path, songs[0]).stderr.splitlines()[0] == said
+
+
 @pytest.mark.slow
 def test_tensorflow_says_nothing_to_who_evaluates(tiny: Store, trained: Run, tmp_path: Path) -> None:
     done = process(MAIN, "evaluate", trained.path, tiny.tree.path, "--json", cwd=tmp_path)

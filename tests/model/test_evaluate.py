@@ -20,12 +20,12 @@ from model.evaluate import (  # noqa: E402
     Answers,
     answer,
     evaluate,
-    fitting_protocol,
     metrics,
     probabilities,
     track_classes,
     track_scores,
 )
+from model.judged import judged  # noqa: E402
 from model.protocol import make_protocol  # noqa: E402
 from model.run import Run  # noqa: E402
 from model.selection import select  # noqa: E402
@@ -184,7 +184,7 @@ def test_only_selected_windows_are_answered(tiny: Store, trained: Run) -> None:
 
 
 def test_windows_are_given_to_a_model_in_blocks(tiny: Store, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BLOCK_WINDOWS", 7)
+    monkeypatch.setattr(room, "BLOCK_BYTES", 7 * 5 * 128 * 4)
     model, windows = trained.model(), tiny.mel[0]
     found = probabilities(model, windows)
     assert (found.shape, found.dtype) == ((24, 2), np.float32)
@@ -209,20 +209,51 @@ def test_on_its_own_store_a_model_is_judged_by_the_protocol_of_its_run(tiny: Sto
     own = make_protocol(tiny, name, seed=8)
     config = {**own_run.config, "protocol": {"name": name, "words": own.words}, "seed": 8}
     own_run.config_file.write_text(json.dumps(config))
-    found = fitting_protocol(own_run, tiny)
-    assert (found.name, found.words) == (name, own.words)
     for part in ("train", "valid", "test"):
-        np.testing.assert_array_equal(found.part(part).tracks, own.part(part).tracks)
-        np.testing.assert_array_equal(found.part(part).windows, own.part(part).windows)
+        found = judged(own_run, tiny, part)
+        np.testing.assert_array_equal(found.selection.tracks, own.part(part).tracks)
+        np.testing.assert_array_equal(found.selection.windows, own.part(part).windows)
+        said = "; the model was trained on this part" if part == "train" else ""
+        assert (found.protocol, found.words) == (name, own.words + said)
 
 
-def test_on_another_store_it_is_judged_by_that_stores_split_and_says_so(finished: Store, trained: Run) -> None:
-    found = fitting_protocol(trained, finished)
+def test_on_another_store_tracks_that_it_was_trained_on_are_left_out_unless_asked(
+    tiny: Store, finished: Store, trained: Run
+) -> None:
     assert finished.spec.n_windows != trained.spec.n_windows
-    assert found.name == "track"
-    assert found.words.startswith("a store that the model was not trained on, split by track")
-    assert found.part("train").tracks.tolist() == select(finished, "train").tracks.tolist()
-    assert evaluate(trained, finished, "train")["protocol"]["words"] == found.words
+    learnt = set(tiny.values("source_sha256")[select(tiny, "train").tracks])  # both stores are of the same files
+    tracks = select(finished, "train").tracks
+    seen = np.array([digest in learnt for digest in finished.values("source_sha256")[tracks]])
+    assert 0 < seen.sum() < seen.size
+    found, asked = judged(trained, finished, "train"), judged(trained, finished, "train", with_trained=True)
+    start = f"the train part of another store; the model was trained on {seen.sum()} of its {seen.size} tracks, which "
+    assert (found.words, asked.words) == (f"{start}are left out", f"{start}count")
+    assert found.selection.tracks.tolist() == tracks[~seen].tolist()
+    assert asked.selection.tracks.tolist() == tracks.tolist()
+    assert found.n_trained == asked.n_trained == seen.sum()
+    figures = evaluate(trained, finished, "train", with_trained=True)
+    assert (figures["n_tracks"], figures["trained_on"], figures["finished"]) == (seen.size, seen.sum(), True)
+    assert figures["protocol"] == {"name": "track", "words": asked.words}
+
+
+def test_a_store_all_of_which_was_trained_on_is_not_judged_unless_asked(tiny: Store, renamed, own_run: Run) -> None:
+    titled = renamed("titled")  # as a share of another title: the same files, and another UUID
+    config = {**own_run.config, "store": {**own_run.config["store"], "uuid": "another"}}
+    own_run.config_file.write_text(json.dumps(config))
+    own_run.trained_file.write_text("\n".join(tiny.values("source_sha256")))  # as of a training by windows
+    with pytest.raises(RunError, match=r"was trained on all \d tracks of the test part of .*--with-trained"):
+        evaluate(own_run, titled)
+    assert evaluate(own_run, titled, with_trained=True)["trained_on"] == select(titled, "test").tracks.size
+
+
+def test_of_a_run_without_a_list_it_says_that_it_does_not_know(finished: Store, own_run: Run) -> None:
+    own_run.trained_file.unlink()
+    found = judged(own_run, finished, "train")
+    assert found.words == "the train part of another store; whether the model was trained on its tracks is not known"
+    assert found.n_trained is None
+    own_run.trained_file.write_bytes(b"\xff")
+    with pytest.raises(RunError, match="cannot be read"):
+        judged(own_run, finished, "train")
 
 
 @pytest.mark.parametrize(
@@ -238,18 +269,18 @@ def test_a_store_of_other_features_is_refused_by_what_differs(
 ) -> None:
     other = replace(finished, spec=FeatureSpec(**{"n_windows": 60, **fields}))
     with pytest.raises(RunError, match=f"has other features than the model of .*trained: {said}"):
-        fitting_protocol(trained, other)
+        judged(trained, other)
 
 
 @pytest.mark.parametrize("labels", [["bells", "drone"], ["bells", "drums", "wind"], ["drums", "bells"]])
 def test_a_store_of_other_labels_is_refused(tiny: Store, own_run: Run, labels: list[str]) -> None:
     own_run.config_file.write_text(json.dumps({**own_run.config, "labels": labels}))
     with pytest.raises(RunError, match=f"has the labels bells, drums and the model of .* {', '.join(labels)}; they"):
-        fitting_protocol(own_run, tiny)
+        judged(own_run, tiny)
 
 
 def test_a_part_that_the_protocol_lacks_is_a_sentence(finished: Store, trained: Run) -> None:
-    protocol = fitting_protocol(trained, finished)
+    protocol = make_protocol(finished, "track")
     missing = next(part for part in ("valid", "test") if part not in protocol.parts)
     with pytest.raises(StoreError, match=f"no ok track is in the part '{missing}', only in train"):
         evaluate(trained, finished, missing)

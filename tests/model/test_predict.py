@@ -52,7 +52,7 @@ def assert_heard_whole(path: Path, n_samples: int, stride: int, block: int, deco
     write(path, n_samples, 8000)
     spec = replace(SMALL, stride=stride)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "BLOCK_WINDOWS", block)
+        patch.setattr(room, "BLOCK_BYTES", block * 4 * max(stride, 6 * 20))
         patch.setattr(audio, "BLOCK", decoded)
         found = heard(path, spec)
     assert found.shape == (1 + (n_samples - 700) // stride, 6, 20) == (expected_windows(path, spec), *spec.shape[1:])
@@ -82,16 +82,25 @@ def test_blocks_are_joined_in_a_song_of_any_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, channels: int
 ) -> None:
     path = write(tmp_path / "song.flac", 3 * rate, rate, channels)
-    monkeypatch.setattr(room, "BLOCK_WINDOWS", 16)
+    monkeypatch.setattr(room, "BLOCK_BYTES", 16 * 4 * SMALL.stride)
     monkeypatch.setattr(audio, "BLOCK", 5000)
     blocks = [len(windows) for windows in song_windows(path, SMALL)]
     assert blocks == [16, 16, 16, 16, 14]  # 1 + (24000 - 700) // 300
     np.testing.assert_array_equal(heard(path, SMALL), of_the_whole(path, SMALL))
 
 
+def test_windows_so_wide_that_few_fit_a_block_are_heard(tmp_path: Path) -> None:
+    path = write(tmp_path / "song.wav", 8 * RATE)
+    wide = FeatureSpec(window=4 * RATE, stride=RATE, hop_length=8, n_windows=1)  # 5.6 MB each; 1024 would be no chunk
+    found = list(song_windows(path, wide))
+    assert [len(windows) for windows in found] == [1] * 5
+    samples = read_audio(path, RATE, 10**9).samples
+    np.testing.assert_array_equal(np.concatenate(found), mel_windows(samples, replace(wide, n_windows=5)))
+
+
 def test_a_window_in_the_middle_of_a_song_is_librosas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "song.wav", 5 * RATE)
-    monkeypatch.setattr(room, "BLOCK_WINDOWS", 32)
+    monkeypatch.setattr(room, "BLOCK_BYTES", 32 * 4 * 882)
     samples, found = soundfile.read(path, dtype="float32")[0], heard(path, FeatureSpec())
     for number in (0, 31, 32, 77, len(found) - 1):
         window = samples[882 * number : 882 * number + 2205]
@@ -116,7 +125,7 @@ def test_the_first_windows_are_those_that_a_store_would_hold(tmp_path: Path, fie
 
 
 def test_memory_does_not_grow_with_a_song(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BLOCK_WINDOWS", 32)
+    monkeypatch.setattr(room, "BLOCK_BYTES", 32 * 4 * 882)
     block, peaks = replace(FeatureSpec(), n_windows=32), []
     for seconds in (20, 20, 80):  # the first imports and keeps what is needed once
         path = write(tmp_path / f"{seconds}.wav", seconds * RATE)
@@ -196,7 +205,7 @@ def test_a_silent_song_is_said(tmp_path: Path, seconds: int) -> None:
 def test_a_song_that_is_heard_for_a_moment_is_no_silent_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loud: slice
 ) -> None:
-    monkeypatch.setattr(room, "BLOCK_WINDOWS", 4)
+    monkeypatch.setattr(room, "BLOCK_BYTES", 4 * 4 * SMALL.stride)
     monkeypatch.setattr(audio, "BLOCK", 1000)
     sound = np.zeros(8 * 8000)
     sound[loud] = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import librosa
@@ -185,3 +186,19 @@ def test_level_statistics_of_a_store_of_decibels_are_those_of_what_it_holds(
     mean_db, std_db = level_statistics(store, selection)
     np.testing.assert_allclose(mean_db, held.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(std_db, held.std(axis=0), rtol=1e-8)
+
+
+@pytest.mark.parametrize("ranges", ["9-1", "x", [1, 2], {"a": 1}, 7, None])
+def test_a_split_of_a_strangers_recipe_that_is_none_is_a_sentence(renamed, ranges: object) -> None:
+    tree = renamed("odd").tree
+
+    def with_recipe(recipe: object) -> Store:
+        described = json.loads(tree.read("zarr.json"))
+        described["attributes"]["recipe"] = recipe
+        tree.write("zarr.json", json.dumps(described).encode())
+        return open_store(tree)
+
+    for split in ({"train": {"bells": ranges}}, {"train": ranges}):
+        with pytest.raises(CatalogError, match=r"the split 'odd' of its recipe cannot be read"):
+            make_protocol(with_recipe({"splits": {"odd": split}}), "odd")
+    assert protocol_names(with_recipe({"splits": [ranges]})) == ["track", "window"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import wait_for
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
@@ -21,6 +24,7 @@ from model.picture import draw_confusion
 from model.protocol import make_protocol
 from model.recipe import TrainRecipe
 from model.run import Run
+from model.selection import label_names
 from model.train import Watch, train, windows_per_epoch
 from pipeline.build import build
 from pipeline.cluster import InProcess
@@ -54,7 +58,7 @@ def test_a_finished_run_has_its_files_and_no_other(trained: Run) -> None:
     names = sorted(path.relative_to(trained.path).as_posix() for path in trained.path.rglob("*") if path.is_file())
     assert [name for name in names if not name.startswith((".lock", "tensorboard/"))] == [
         "answers.csv", "config.json", "confusion.png", "history.csv", "history.png", "metrics.json", "model.keras",
-        "network.png",
+        "network.png", "trained-on.txt",
     ]  # fmt: skip
     for picture in trained.path.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG\r\n")
@@ -208,6 +212,33 @@ def test_one_label_is_nothing_to_tell_apart(own_music: Path, quick: TrainRecipe,
     store = open_store(tmp_path / "bells.zarr")
     with pytest.raises(RunError, match="has one label only, 'bells': there is nothing to tell apart"):
         train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
+
+
+def test_one_label_that_can_be_learnt_is_nothing_to_tell_apart(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    protocol = make_protocol(tiny, "track")
+    train_part, names = protocol.parts["train"], label_names(tiny)
+    drums = train_part.take(np.flatnonzero(train_part.labels == names.index("drums")))
+    protocol = replace(protocol, parts={**protocol.parts, "train": drums})
+    assert protocol.remarks(names) == [
+        f"label bells has no track to train on, but some in the {part} part, which cannot be answered rightly"
+        for part in ("valid", "test")
+    ]
+    with pytest.raises(RunError, match="all tracks to train on have the label 'drums', so there is nothing to tell"):
+        train(tiny, quick, protocol, Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_trained_on_is_kept(tiny: Store, trained: Run) -> None:
+    tracks = make_protocol(tiny, "track").part("train").tracks
+    assert trained.trained_on() == set(tiny.values("source_sha256")[tracks])
+
+
+@pytest.mark.usefixtures("light")
+def test_a_training_leaves_no_threads(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    for number in range(3):
+        train(tiny, quick, make_protocol(tiny, "track"), Run(tmp_path / str(number)), seed=number)
+    gc.collect()
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("melzarr-loader")])
 
 
 def test_what_is_no_run_is_left_as_it_was(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:

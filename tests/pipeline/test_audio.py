@@ -196,6 +196,19 @@ def test_it_says_how_loud_the_file_is_and_how_much_of_it_is_clipped(tmp_path: Pa
     assert hot.clipped == pytest.approx(2 / 3, abs=0.01)
 
 
+def test_how_loud_it_is_is_said_of_each_channel_which_mixing_would_hide(tmp_path: Path) -> None:
+    t = np.arange(RATE) / RATE
+    tone = np.clip(1.5 * np.sin(2 * np.pi * 100 * t), -1, 1)
+    for name, other in (("opposed", -tone), ("one", np.zeros(RATE))):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack([tone, other], axis=1), RATE, "PCM_16")
+    opposed, one = (read_audio(tmp_path / f"{name}.wav", RATE, RATE) for name in ("opposed", "one"))
+    assert np.abs(opposed.samples).max() < 1e-4
+    assert opposed.peak == one.peak == 1
+    clipped = np.mean(np.abs(tone) >= 1)
+    assert opposed.clipped == pytest.approx(clipped, abs=1e-3)
+    assert one.clipped == pytest.approx(clipped / 2, abs=1e-3)
+
+
 @pytest.mark.parametrize(("rate", "frames"), [(44100, 44101), (44100, 1), (48000, 1000), (8000, 333), (22050, 1)])
 def test_a_file_that_ends_before_gives_only_samples_that_it_covers(tmp_path: Path, rate: int, frames: int) -> None:
     path = write(tmp_path / "a.wav", music(2, rate)[:frames], rate)

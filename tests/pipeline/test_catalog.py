@@ -366,3 +366,13 @@ def test_links_to_folders_are_not_followed_and_are_listed(tmp_path: Path) -> Non
     catalog = read_catalog(tmp_path / "music")
     assert [track.id for track in catalog.tracks] == ["blues/a"]
     assert catalog.left_out == ("blues/round/ (a link to a folder)", "jazz/ (a link to a folder)")
+
+
+@pytest.mark.parametrize("column", ["path", "label", "id", "group", "split"])
+def test_a_nul_character_in_a_manifest_is_refused(tmp_path: Path, column: str) -> None:
+    manifest = tmp_path / "tracks.csv"
+    facts = {"path": "a/x.wav", "label": "rock", "id": "x", "group": "g", "split": "train"}
+    facts[column] += "\0"
+    manifest.write_text(f"{','.join(facts)}\n{','.join(facts.values())}\n")
+    with pytest.raises(CatalogError, match=f"row 1: {column} '.*\\\\x00' holds a NUL character; mend it"):
+        read_catalog(manifest)

@@ -1,0 +1,108 @@
+"""What a model is judged on: tracks that it was not trained on, as far as that can be known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.protocol import TRACK, make_protocol
+from model.run import Run
+from model.selection import Selection, label_names
+from pipeline.errors import RunError
+from pipeline.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a run's model is judged on.
+
+    Parameters
+    ----------
+    selection : Selection
+        The windows.
+    protocol : str
+        Name of the protocol.
+    words : str
+        What it is, for whoever reads a figure.
+    n_trained : int, optional
+        Tracks of the part of whose files the model was trained on windows; None if that is not known.
+    """
+
+    selection: Selection
+    protocol: str
+    words: str
+    n_trained: int | None
+
+
+def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = False) -> Judged:
+    """Choose what a run's model is judged on.
+
+    On the store that it was trained on, that is a part of its own protocol. On another store it is a part of that
+    store's split, without the tracks of whose files it was trained.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    store : Store
+        The store.
+    split : str
+        The part.
+    with_trained : bool
+        Whether tracks count that the model was trained on.
+
+    Raises
+    ------
+    RunError
+        If the store has other features or labels than the model, or the model was trained on all of the part.
+    StoreError
+        If the part has no ok track.
+    """
+    config = run.config
+    _require_same_features(run, store)
+    trained = run.trained_on()
+    if store.attributes["uuid"] == config["store"]["uuid"]:
+        protocol = make_protocol(store, config["protocol"]["name"], config["seed"])
+        selection = protocol.part(split)
+        seen = _is_in(store, selection, trained)
+        words = f"{protocol.words}; the model was trained on this part" if split == "train" else protocol.words
+        return Judged(selection, protocol.name, words, None if seen is None else int(seen.sum()))
+    selection = make_protocol(store, TRACK).part(split)
+    seen = _is_in(store, selection, trained)
+    words = f"the {split} part of another store"
+    if seen is None:
+        return Judged(selection, TRACK, f"{words}; whether the model was trained on its tracks is not known", None)
+    if seen.any() and not with_trained:
+        if seen.all():
+            raise RunError(
+                f"{run.path} was trained on all {len(seen)} tracks of the {split} part of {store.tree}; count them "
+                f"with --with-trained, or give other tracks"
+            )
+        selection = selection.take(np.flatnonzero(~seen))
+    fate = "" if not seen.any() else ", which count" if with_trained else ", which are left out"
+    words = f"{words}; the model was trained on {int(seen.sum())} of its {len(seen)} tracks{fate}"
+    return Judged(selection, TRACK, words, int(seen.sum()))
+
+
+def _is_in(store: Store, selection: Selection, trained: frozenset[str] | None) -> npt.NDArray[np.bool_] | None:
+    """Whether each track is of a file that a model was trained on."""
+    if trained is None:
+        return None
+    digests = store.column("source_sha256")[selection.tracks].tolist()
+    return np.fromiter((digest in trained for digest in digests), bool, len(digests))
+
+
+def _require_same_features(run: Run, store: Store) -> None:
+    spec = run.spec
+    differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
+    differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
+    if differing:
+        said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
+        raise RunError(f"{store.tree} has other features than the model of {run.path}: {said}; make it with the same")
+    if label_names(store) != run.labels:
+        raise RunError(
+            f"{store.tree} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{', '.join(run.labels)}; they must be the same"
+        )
