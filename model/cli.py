@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ import click
 import tqdm
 
 from model.backend import load_tensorflow
-from pipeline.cli import as_text, main, next_step, progress_bar, show
+from pipeline.cli import as_text, beside_bar, main, next_step, progress_bar, show
 from pipeline.cli_derive import append, merge  # noqa: F401  (they make themselves known)
 from pipeline.cli_report import report  # noqa: F401  (it makes itself known)
 from pipeline.cli_share import share  # noqa: F401  (likewise)
@@ -22,6 +21,7 @@ from pipeline.cli_stages import finish_stage, init_stage, part_stage  # noqa: F4
 from pipeline.errors import AudioError
 from pipeline.options import AS_JSON, STORE, read_size
 from pipeline.split import PARTS
+from pipeline.text import printable
 from pipeline.tree import Tree
 
 if TYPE_CHECKING:
@@ -241,12 +241,12 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
                 song = predict_song(model, spec, labels, path, bar.update)
             except AudioError as error:
                 answers.append({"path": str(path), "status": "failed", "error": str(error)})
-                bar.write(f"{path}: {error}", file=sys.stderr)
+                beside_bar(f"{path}: {error}")
             else:
                 heard.append(song)
                 answers.append(song.to_dict())
                 if not as_json:
-                    bar.write(prediction_line(song, top))
+                    bar.write(printable(prediction_line(song, top)))
     if as_json:
         click.echo(as_text(answers))
     if plot:

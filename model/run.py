@@ -21,6 +21,7 @@ from pipeline.errors import RunError
 from pipeline.files import write_whole
 from pipeline.places import refuse_inside
 from pipeline.spec import FeatureSpec
+from pipeline.text import harmless
 from pipeline.tree import DiskTree
 
 History = list[dict[str, float]]
@@ -46,9 +47,9 @@ class Run:
     Parameters
     ----------
     path : Path
-        The folder. It holds config.json (what is trained, how, on what), history.csv (a row for each epoch that is
-        done), trained-on.txt, model.keras and, while the training is not finished, the state after its last epoch; once it is,
-        answers.csv, pictures and metrics.json.
+        The folder. It holds config.json (what is trained, how, on what), trained-on.txt, history.csv (a row for each
+        epoch that is done), model.keras and, while the training is not finished, the state after its last epoch; once
+        it is, answers.csv, pictures and metrics.json.
     """
 
     path: Path
@@ -322,7 +323,8 @@ class Run:
 def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file so that it is whole or absent."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([head, *rows])
+    harmless_rows = ([harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(text).writerows([head, *harmless_rows])
     write_whole(path, text.getvalue().encode())
 
 

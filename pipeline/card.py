@@ -17,6 +17,7 @@ from pipeline.layout import CHUNK_VALUES, COORDINATES
 from pipeline.receipt import STATUSES
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
+from pipeline.text import harmless
 
 ALL = ""  # stands for all labels, none of which is empty
 MAX_LABELS = 100  # that have a line of their own
@@ -231,7 +232,13 @@ def tracks_csv(store: Store) -> Iterator[bytes]:
     yield _csv([names])
     for start in range(0, store.n_tracks, CHUNK_VALUES):
         values = [store.values(name, slice(start, start + CHUNK_VALUES)).tolist() for name in names]
-        yield _csv([["" if cell != cell else cell for cell in row] for row in zip(*values, strict=True)])  # noqa: PLR0124  (NaN)
+        yield _csv([list(map(_cell, row)) for row in zip(*values, strict=True)])
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return harmless(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.errors import CatalogError
 from pipeline.recipe import Recipe
 from pipeline.split import PARTS, UNUSED, HashSplit
+from pipeline.text import as_was
 from pipeline.tracks import Track, Tracks
 from pipeline.tree import Tree
 from pipeline.trees import open_tree
@@ -181,7 +182,7 @@ def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
             rows = csv.reader(file)
             columns = next(rows, [])
             for row in filter(None, rows):
-                yield dict(itertools.zip_longest(columns, row[: len(columns)], fillvalue=""))
+                yield dict(itertools.zip_longest(columns, map(as_was, row[: len(columns)]), fillvalue=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise CatalogError(f"{where} is no CSV in UTF-8: {error}; save it as one") from error
 

@@ -35,6 +35,7 @@ from pipeline.options import (
     source_options,
 )
 from pipeline.source import audio_root, prepare
+from pipeline.text import printable
 from pipeline.tree import DiskTree, Tree
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def next_step(*words: object, datasets: Path | None = None) -> None:
 def show(lines: Iterable[str]) -> None:
     """Print lines, with what would steer a terminal written out: stores and files by others name themselves."""
     for line in lines:
-        click.echo("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line))
+        click.echo(printable(line))
 
 
 # Commands, in the order of the work.
@@ -244,7 +245,7 @@ def features(
 
 def beside_bar(line: str) -> None:
     """Print a line that a progress bar does not run into."""
-    tqdm.tqdm.write(line, file=sys.stderr)
+    tqdm.tqdm.write(printable(line), file=sys.stderr)
 
 
 def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:

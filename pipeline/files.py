@@ -125,10 +125,18 @@ def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iter
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if not entry.is_dir(follow_symlinks=False):
-                if entry.is_file():
+                if _is_file(entry):
                     yield name, entry
             elif name != without:
                 yield from files_below(entry.path, f"{name}/", without)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def tree_bytes(root: Path) -> int:

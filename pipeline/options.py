@@ -13,6 +13,8 @@ import click
 
 from pipeline.errors import CallError, MelzarrError
 from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from pipeline.terminal import steady_streams
+from pipeline.text import printable
 from pipeline.tree import Tree
 from pipeline.trees import open_tree
 
@@ -42,8 +44,6 @@ class Guarded(click.Command):
             return super().invoke(ctx)
         except MelzarrError as error:
             sentence, code = str(error), error.exit_code
-        except BrokenPipeError:  # who reads has had enough, as head does; click ends quietly
-            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             remedy = REMEDIES.get(error.errno or 0, "mend that")
@@ -53,7 +53,7 @@ class Guarded(click.Command):
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"
-        click.echo(f"melzarr {ctx.info_name}: {sentence}", err=True)
+        click.echo(printable(f"melzarr {ctx.info_name}: {sentence}", keep="\n"), err=True)
         return ctx.exit(code)
 
 
@@ -86,6 +86,11 @@ class InOrder(click.Group):
     """A group whose help lists commands in the order of the work."""
 
     command_class = Guarded
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was named, on streams that do not end it."""
+        steady_streams()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
         """Return the names in the order of definition."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipeline.archive import ZipTree
 from pipeline.catalog import Catalog
@@ -95,7 +95,7 @@ def _parents(tree: Tree) -> Iterator[Tree]:
     """All folders in which a tree lies, the nearest first."""
     path = tree.path if isinstance(tree, ZipTree) else tree.folder
     if path:
-        yield from map(DiskTree, path.resolve().parents)
+        yield from map(DiskTree, Path(os.path.realpath(path)).parents)
     elif tree.can_list:
         while str(tree := tree.beside("")).count("/") > 1:  # as in s3://bucket
             yield tree
@@ -153,4 +153,4 @@ def _is_store(target: Tree) -> bool:
 def _place(tree: Tree) -> PurePosixPath:
     """Where a tree is, so that places can be compared."""
     path = tree.path if isinstance(tree, ZipTree) else tree.folder
-    return PurePosixPath(path.resolve()) if path else PurePosixPath(str(tree))
+    return PurePosixPath(os.path.realpath(path)) if path else PurePosixPath(str(tree))

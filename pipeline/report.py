@@ -24,6 +24,7 @@ from pipeline.picture import RANGE_DB
 from pipeline.run_files import Training, read_run
 from pipeline.screen import duration, size
 from pipeline.store import Store
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -249,7 +250,7 @@ def clean(value: object, most: int = TEXT) -> str:
     """Write text of others so that it steers nothing and does not flood the page."""
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return printable(text)
 
 
 def brief(name: str) -> str:

@@ -6,12 +6,14 @@ import csv
 import heapq
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RunError
+from pipeline.text import as_was
 
 PARTS = ("test", "valid")  # that a training is judged by; the first counts
 ACCURACIES = {
@@ -129,7 +131,7 @@ def read_run(folder: Path) -> Training:
     without = "it was trained before answers of single tracks were kept; train again to have them" if parts else ""
     wrong, n_wrong, n_answered = _or_note(_wrong, folder / "answers.csv", ((), 0, 0), notes, without)
     return Training(
-        name=folder.resolve().name,
+        name=Path(os.path.realpath(folder)).name,
         protocol=str(protocol.get("name", "")),
         words=str(protocol.get("words", "")),
         store_uuid=str(store.get("uuid", "")),
@@ -199,7 +201,7 @@ def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:
             counts["all"] += 1
             if row["label"] != row["answer"]:
                 counts["wrong"] += 1
-                split, track, label, answer = (str(row[name]) for name in ("split", "track", "label", "answer"))
+                split, track, label, answer = (as_was(str(row[name])) for name in ("split", "track", "label", "answer"))
                 yield Wrong(split, track, label, answer, of_answer, of_label)
 
     with path.open(newline="", encoding="utf-8") as file:

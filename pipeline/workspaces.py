@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline.archive import ZipTree
+from pipeline.errors import CallError
 from pipeline.in_zip import ZipWorkspace
 from pipeline.on_disk import DiskWorkspace
 from pipeline.tree import Tree
@@ -29,4 +31,9 @@ def open_workspace(where: str | Path | Tree | Workspace) -> Workspace:
         from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
 
         return BucketWorkspace(target)
-    return DiskWorkspace(open_tree(target.folder.resolve()) if target.folder.is_symlink() else target)
+    if not target.folder.is_symlink():
+        return DiskWorkspace(target)
+    place = Path(os.path.realpath(target.folder))
+    if place.is_symlink():
+        raise CallError(f"{target} is a link that leads to itself; remove it, or name another place")
+    return DiskWorkspace(open_tree(place))
