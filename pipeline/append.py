@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,8 @@ from pipeline.parts import Part, tracks_of
 from pipeline.places import refuse_place
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store, is_store, open_store
-from pipeline.tracks import BLOCK, FIELDS, TEXT, Tracks
+from pipeline.threads import in_order
+from pipeline.tracks import FIELDS, TEXT, Tracks, as_text, matches
 from pipeline.tree import Tree, source_sha256
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
@@ -145,8 +145,9 @@ def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Adv
     """
     refuse_place(workspace, replace=True, catalog=catalog)
     tracks = Tracks.of(catalog.tracks)
-    places = {name: number for number, name in enumerate(store.column("track").tolist())}
-    numbers = np.array([places.get(name, -1) for (name,) in tracks.rows("id")], np.intp)
+    numbers = np.full(len(tracks), -1, np.intp)
+    here, now = matches(as_text(store.column("track")), tracks.column("id"))
+    numbers[now] = here
     there, new = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
     _refuse_changed(store, catalog, tracks, there, numbers[there], progress)
     added = replace(catalog, tracks=tracks.take(new))
@@ -164,14 +165,12 @@ def _refuse_changed(
 ) -> None:  # fmt: skip
     """Compare the files of tracks that are in the store with what it was made from."""
     before, changed = store.column("source_sha256").astype(TEXT)[numbers], []
-    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
-        for start in range(0, there.size, BLOCK):
-            some = there[start : start + BLOCK]
-            sources = tracks.column("source")[some].tolist()
-            for place, digest in enumerate(pool.map(lambda name: source_sha256(catalog.root, name), sources), start):
-                progress(1)
-                if digest != before[place]:
-                    changed.append(str(tracks.column("id")[there[place]]))
+    sources = (str(tracks.column("source")[number]) for number in there)
+    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
+    for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
+        progress(1)
+        if digest != before[place]:
+            changed.append(str(tracks.column("id")[there[place]]))
     if changed:
         (line,) = count_tracks("changed in the bytes of their files", changed)
         raise BuildError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.catalog import Catalog
 from pipeline.plan import Plan
 from pipeline.publish import attributes
 from pipeline.store import Store
+from pipeline.threads import in_order
+from pipeline.tracks import BLOCK, FIELDS, Tracks, as_text, matches
 from pipeline.tree import source_sha256
 
 
@@ -50,27 +55,30 @@ def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 
 def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object]) -> list[str]:
-    fields = ("id", "label", "source", "group", "split")
-    columns = [store.values("track" if field == "id" else field).tolist() for field in fields]
-    before = {row[0]: row for row in zip(*columns, strict=True)}
-    after = {track.id: tuple(getattr(track, field) for field in fields) for track in plan.tracks}
-    both = [name for name in after if name in before]
-    digests = dict(zip(before, store.values("source_sha256").tolist(), strict=True))
-    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
-        now = {}
-        for name, digest in zip(both, pool.map(lambda n: source_sha256(catalog.root, after[n][2]), both), strict=True):
-            progress(1)
-            now[name] = digest
+    tracks = Tracks.of(plan.tracks)
+    before, after = as_text(store.column("track")), tracks.column("id")
+    here, now = matches(before, after)
+    here, now = here[np.argsort(now)], np.sort(now)  # in the order of the tracks, as their files lie
+    other = np.zeros(here.size, bool)
+    for field in FIELDS[1:]:
+        was, is_now = as_text(store.column(field)), tracks.column(field)
+        for some in (slice(start, start + BLOCK) for start in range(0, here.size, BLOCK)):
+            other[some] |= was[here[some]] != is_now[now[some]]
+    digests, changed = store.column("source_sha256"), np.zeros(here.size, bool)
+    sources = (str(tracks.column("source")[number]) for number in now)
+    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
+    for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
+        changed[place] = digest != digests[here[place]]
+        progress(1)
     return [
-        *count_tracks("new", after.keys() - before.keys()),
-        *count_tracks("gone", before.keys() - after.keys()),
-        *count_tracks("now with another label, path, group or split", {n for n in both if before[n] != after[n]}),
-        *count_tracks("changed in the bytes of their files", {n for n in both if now[n] != digests[n]}),
+        *count_tracks("new", np.delete(after, now)),
+        *count_tracks("gone", np.delete(before, here)),
+        *count_tracks("now with another label, path, group or split", before[here[other]]),
+        *count_tracks("changed in the bytes of their files", before[here[changed]]),
     ]
 
 
-def count_tracks(what: str, names: Iterable[str]) -> list[str]:
+def count_tracks(what: str, names: npt.NDArray[Any] | Sequence[str]) -> list[str]:
     """Name the first of some tracks and say how many more there are; nothing where there are none."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return [f"tracks {what}: {', '.join(ordered[:3])}{more}"] if ordered else []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"tracks {what}: {', '.join(heapq.nsmallest(3, map(str, names)))}{more}"] if len(names) else []

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,10 @@ from pipeline.parts import Part, plan_of
 from pipeline.places import refuse_place
 from pipeline.plan import Plan, as_json
 from pipeline.publish import Explain, publish
-from pipeline.receipt import Receipt
-from pipeline.repack import Job, jobs_of, make_repacked
+from pipeline.repack import jobs_of, make_repacked
 from pipeline.spec import FeatureSpec
 from pipeline.store import reading
+from pipeline.threads import in_order
 from pipeline.tree import Tree
 from pipeline.workspace import PLAN, Workspace
 from pipeline.workspaces import open_workspace
@@ -104,7 +101,7 @@ def derive(
         workspace.root.remove([PLAN])  # parts of a build that still run come to an end
         _begin(workspace, plan, parts)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
-            for receipt in _bounded(
+            for receipt in in_order(
                 lambda job: make_repacked(job, plan, workspace), jobs_of(plan, parts), _threads(plan, parts)
             ):
                 progress(receipt)
@@ -139,19 +136,3 @@ def _threads(plan: Plan, parts: Sequence[Part]) -> int:
     """So many that reading and packing keep up with each other, and no more than there is room for."""
     wanted = max(os.cpu_count() or 1, *(part.store.tree.readers for part in parts))
     return max(1, min(wanted, ROOM // plan.shard_bytes))
-
-
-def _bounded(function: Callable[[Job], Receipt], jobs: Iterable[Job], n_threads: int) -> Iterator[Receipt]:
-    """Call a function in threads, for as many jobs at a time as keep them busy."""
-    waiting, running = iter(jobs), deque[Future[Receipt]]()
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="melzarr-derive") as pool:
-        try:
-            while True:
-                for job in itertools.islice(waiting, 2 * n_threads - len(running)):
-                    running.append(pool.submit(function, job))
-                if not running:
-                    return
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from pipeline.audio import Header, read_header, stream_header
 from pipeline.catalog import Catalog, missing_parts
@@ -17,9 +19,11 @@ from pipeline.chunk import encode_chunk
 from pipeline.errors import AudioError
 from pipeline.plan import Estimate, Plan, estimate
 from pipeline.spec import FeatureSpec
+from pipeline.threads import in_order
 from pipeline.tracks import Track
 from pipeline.worker import featurise, one_thread, padded
 
+NAMED = 1000  # tracks that a scan names
 TRIALS = 3  # tracks that are computed to learn what one costs here
 
 
@@ -38,7 +42,9 @@ class Scan:
     durations : tuple of float, in s
         Shortest, median and longest file.
     problems : tuple of str
-        Sentences about tracks that will be short or failed, and about labels without a part.
+        Sentences about labels without a part, and about the first thousand tracks that will be short or failed.
+    n_problems : int
+        How many there are.
     left_out : tuple of str
         Files that are no audio by their extension.
     cost : Estimate or None
@@ -52,6 +58,7 @@ class Scan:
     hours: float
     durations: tuple[float, ...]
     problems: tuple[str, ...]
+    n_problems: int
     left_out: tuple[str, ...]
     cost: Estimate | None = field(default=None)
 
@@ -70,30 +77,40 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     progress : callable
         Called with the number of tracks read since the last call.
     """
-    headers: list[tuple[Track, Header]] = []
+    codecs, rates, channels = Counter[str](), Counter[int](), Counter[int]()
+    readable, lengths = array("q"), array("d")
     problems = missing_parts(catalog)
-    with ThreadPoolExecutor(max(catalog.root.readers, os.cpu_count() or 1)) as pool:  # waits for the disk or the server
-        for track, found in zip(catalog.tracks, pool.map(lambda t: _header(catalog, t), catalog.tracks), strict=True):
-            progress(1)
-            if isinstance(found, Header):
-                headers.append((track, found))
-                if found.duration < plan.spec.seconds:
-                    problems.append(
-                        f"{track.source}: {found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
-                    )
-            else:
-                problems.append(f"{track.source}: {found}")
-    seconds = sorted(header.duration for _, header in headers)
+    n_problems = len(problems)
+    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # which wait for the disk or the server
+    headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)
+    for number, (track, found) in enumerate(headers):
+        progress(1)
+        problem = ""
+        if isinstance(found, Header):
+            readable.append(number)
+            lengths.append(found.duration)
+            codecs[found.codec] += 1
+            rates[found.sample_rate] += 1
+            channels[found.channels] += 1
+            if found.duration < plan.spec.seconds:
+                problem = f"{found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
+        else:
+            problem = found
+        n_problems += bool(problem)
+        if problem and len(problems) < NAMED:
+            problems.append(f"{track.source}: {problem}")
+    seconds = np.sort(np.array(lengths))
     return Scan(
         labels=_labels(catalog),
-        codecs=Counter(header.codec for _, header in headers),
-        rates=Counter(header.sample_rate for _, header in headers),
-        channels=Counter(header.channels for _, header in headers),
-        hours=sum(seconds) / 3600,
-        durations=(seconds[0], seconds[len(seconds) // 2], seconds[-1]) if seconds else (),
+        codecs=codecs,
+        rates=rates,
+        channels=channels,
+        hours=float(seconds.sum()) / 3600,
+        durations=(float(seconds[0]), float(seconds[len(seconds) // 2]), float(seconds[-1])) if seconds.size else (),
         problems=tuple(problems),
+        n_problems=n_problems,
         left_out=catalog.left_out,
-        cost=_cost(catalog, plan, [track for track, _ in headers], n_workers),
+        cost=_cost(catalog, plan, readable, n_workers),
     )
 
 
@@ -117,10 +134,10 @@ def _labels(catalog: Catalog) -> dict[str, dict[str, int]]:
     return {label: dict(labels[label]) for label in sorted(labels)}
 
 
-def _cost(catalog: Catalog, plan: Plan, readable: list[Track], n_workers: int) -> Estimate | None:
+def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int) -> Estimate | None:
     """Estimate from tracks spread over the catalog; the first one warms up and is not counted."""
     step = max(1, len(readable) // TRIALS)
-    trials = readable[: step * TRIALS : step]
+    trials = [catalog.tracks[number] for number in readable[: step * TRIALS : step]]
     if not trials:
         return None
     with one_thread():
@@ -150,6 +167,7 @@ def as_dict(found: Scan) -> dict[str, Any]:
         "hours": found.hours,
         "durations": list(found.durations),
         "problems": list(found.problems),
+        "n_problems": found.n_problems,
         "left_out": list(found.left_out),
         "cost": None if cost is None else {name: getattr(cost, name) for name in type(cost).__dataclass_fields__},
     }

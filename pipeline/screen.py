@@ -113,7 +113,7 @@ def scan_lines(found: Scan) -> list[str]:
             f"channels {_counts(found.channels)}",
         ]
     if found.problems:
-        lines += [f"{len(found.problems)} problems:", *listing(found.problems)]
+        lines += [f"{found.n_problems} problems:", *listing(found.problems, found.n_problems)]
     if found.left_out:
         lines += [f"{len(found.left_out)} files left out, no audio by their extension:", *listing(found.left_out)]
     if found.cost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -42,6 +43,44 @@ class Track:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Track))
+
+
+def as_text(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Give a column as `TEXT`, itself where it is; numpy's own conversion would copy it."""
+    return column if column.dtype == TEXT else column.astype(TEXT)
+
+
+def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Find the texts that are in both of two columns, in each of which they come once.
+
+    Parameters
+    ----------
+    first, second : np.ndarray [shape=(n,), dtype=TEXT]
+        The columns.
+
+    Returns
+    -------
+    in_first, in_second : np.ndarray [shape=(n_same,)]
+        Where each of them is, in the order of the texts.
+    """
+    here, there = array("q"), array("q")
+    waiting = _in_order(second)
+    other = next(waiting, None)
+    for text, number in _in_order(first):
+        while other is not None and other[0] < text:
+            other = next(waiting, None)
+        if other is not None and other[0] == text:
+            here.append(number)
+            there.append(other[1])
+    return np.array(here, np.intp), np.array(there, np.intp)
+
+
+def _in_order(column: npt.NDArray[Any]) -> Iterator[tuple[str, int]]:
+    """Texts of a column and their places, as Python sorts text; some at a time, since an object takes much memory."""
+    order = np.argsort(column, kind="stable")
+    for start in range(0, order.size, BLOCK):
+        some = order[start : start + BLOCK]
+        yield from zip(column[some].tolist(), some.tolist(), strict=True)
 
 
 class Tracks(Sequence[Track]):

@@ -157,9 +157,16 @@ def test_an_archive_is_not_changed_but_replaced_as_a_whole(
     target = tmp_path / "music.zarr.zip"
     target.write_bytes(b"somebody else's")
     catalog, plan = plan_of(music)
-    with pytest.raises(BuildError, match="has appeared meanwhile"):
-        build(plan, catalog, target, InProcess())
+    for replace in (False, True):
+        with pytest.raises(BuildError, match="exists and is no store of melzarr's"):
+            build(plan, catalog, target, InProcess(), replace=replace)
     assert target.read_bytes() == b"somebody else's"
+    target.unlink()
+    catalog, plan = plan_of(music, n_mels=64)
+    build(plan, catalog, target, InProcess())
+    catalog, plan = plan_of(music)
+    with pytest.raises(BuildError, match="is there already"):
+        build(plan, catalog, target, InProcess())
     build(plan, catalog, target, InProcess(), replace=True)
     assert target.read_bytes() == Path(str(zipped.tree)).read_bytes()
     with pytest.raises(CallError, match="an archive, which is not changed"):

@@ -417,7 +417,7 @@ def test_windows_that_are_said_to_be_valid_and_are_not_are_refused(
     number = finished.values("track").tolist().index("drums/drums.00004")  # failed, so all of it is NaN
     group = zarr.open_group(own_store.tree.path, mode="r+")
     group["n_windows"][number] = 60
-    group["split"][number] = "train"
+    group["split"][number], group["status"][number] = "train", "ok"
     with pytest.raises(
         StoreError, match=r"drums/drums\.00004 cannot be taken \(one of its 60 valid windows is not fini"
     ):

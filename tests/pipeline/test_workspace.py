@@ -295,6 +295,6 @@ def test_what_another_user_has_put_in_the_place_of_trash_stays(
 
 def test_a_build_that_is_refused_leaves_nothing(own_store: Store, music: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
-    with pytest.raises(BuildError, match="has appeared meanwhile"):
+    with pytest.raises(BuildError, match="is there already"):
         build(plan, catalog, own_store.tree, InProcess())
     assert not open_workspace(own_store.tree).root.exists()
