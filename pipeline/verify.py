@@ -18,6 +18,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.chunk import shard_name
 from pipeline.companions import differences
+from pipeline.consistency import contradictions
 from pipeline.errors import StorageError, StoreError
 from pipeline.mel import stored_levels
 from pipeline.receipt import STATUSES, counts
@@ -103,7 +104,7 @@ def _verify(
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
         differing, verdict.n_files = differences(store.tree, digests)
-        verdict.problems += differing
+        verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
     except StorageError:  # the server's fault, and not the store's
         raise

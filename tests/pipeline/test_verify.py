@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import plain_charts
 import pytest
 import soundfile
 import zarr
@@ -14,12 +15,15 @@ from pipeline.catalog import read_catalog
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess
 from pipeline.errors import BuildError, MelzarrError
+from pipeline.layout import statistics
 from pipeline.mel import as_stored
 from pipeline.receipt import STATUSES
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
+from pipeline.share import share
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.verify import status_problem, verify
+from pipeline.wish import Wish
 
 FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
 
@@ -113,7 +117,42 @@ def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, nu
 def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
     array = zarr.open_array(own_store.tree.path / "mean_db", mode="r+")
     array[3] = array[3] + 0.01
+    assert problems_but_uuid(own_store) == ["mean_db is not that of the sums in the receipts"]
+
+
+def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(own_store: Store) -> None:
+    level = zarr.open_array(own_store.tree.path / "receipts/level", mode="r+")
+    level[0, 3] = level[0, 3] + 1000
+    count, *sums = (own_store.values(f"receipts/{name}") for name in ("count", "level", "square"))
+    mean, std = statistics(int(count.sum()), *sums)
+    for name, values in (("mean_db", mean), ("std_db", std)):
+        zarr.open_array(own_store.tree.path / name, mode="r+")[:] = values
     assert "mean_db is not that of the windows of the train split's ok tracks" in problems_but_uuid(own_store)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value", "said"),
+    [
+        ("window", 2, 0.5, "window is not what the spec says"),
+        ("frame", 0, 0.5, "frame is not what the spec says"),
+        ("band", 127, 0.5, "band is not what the spec says"),
+        ("receipts/count", 0, 5, "receipts/count is not the number of frames that the ok tracks of the train split"),
+        ("track", 1, "bells/bells.00000", "the id 'bells/bells.00000' comes twice"),
+        ("group", slice(None), "one", "are of one group, 'one'"),
+    ],
+)
+def test_what_does_not_follow_from_the_rest_is_found(own_store: Store, name, number, value, said) -> None:
+    zarr.open_array(own_store.tree.path / name, mode="r+")[number] = value
+    assert any(said in line for line in problems_but_uuid(own_store))
+
+
+def test_a_label_that_was_changed_in_a_share_is_found_by_its_table(finished: Store, tmp_path: Path) -> None:
+    share(finished, tmp_path / "shared", Wish(), draw=plain_charts)
+    assert problems(open_store(tmp_path / "shared")) == []
+    zarr.open_array(tmp_path / "shared/label", mode="r+")[0] = "drums"
+    assert "tracks.csv says other things of the tracks than the store" in problems_but_uuid(
+        open_store(tmp_path / "shared")
+    )
 
 
 def problems_but_uuid(store: Store) -> list[str]:
