@@ -58,6 +58,8 @@ class DiskWorkspace(Workspace):
                 f"{self.target.name:.40}… is too long a name: files beside it, such as {name[-24:]!r}, would have "
                 f"{len(os.fsencode(name))} bytes of the {limit} that {folder} allows; name a shorter one"
             )
+        if not folder.is_dir():
+            raise BuildError(f"{folder} is no folder, so nothing can be put into it; name another place")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BuildError(f"{folder} may not be written to; allow it, or name another place")
         target = self.target.folder

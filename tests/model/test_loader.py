@@ -180,7 +180,7 @@ def test_streaming_a_store_larger_than_its_memory_holds_two_pools(
     track_bytes = 60 * 5 * 128 * 4
     selection = select(larger, "train", np.full(larger.n_tracks, "train"))
     assert selection.tracks.size == 40
-    source = loader._source(larger, selection, 10 * track_bytes, 1)
+    source = loader._source(larger, selection, 10 * track_bytes, loader._readers(larger, 1))
     list(blocks(Order(selection, 0), source, 0))  # what is imported and kept at first use
     tracemalloc.start()
     n_windows = sum(len(y) for _, y in blocks(Order(selection, 0), source, 1))
@@ -203,7 +203,7 @@ def test_an_epoch_that_is_left_early_leaves_no_reader_behind(finished: Store, mo
     before = threading.active_count()
     for epoch in range(3):
         selection = select(finished, "train")
-        source = loader._source(finished, selection, CACHED, 1)
+        source = loader._source(finished, selection, CACHED, loader._readers(finished, 1))
         generator = blocks(Order(selection, 0), source, epoch)
         next(generator)
         generator.close()

@@ -476,7 +476,7 @@ def test_the_command_stands_after_verify_and_explains_itself() -> None:
 def test_errors_are_sentences_and_nothing_is_written(own_store: Store, tmp_path: Path) -> None:
     inside = melzarr("report", own_store.tree, "--to", own_store.tree.path / "page")
     assert inside.exit_code == 2
-    assert "is in the store itself" in inside.output
+    assert f"lies in the store {own_store.tree}, which it would damage" in inside.output
     no_run = melzarr("report", own_store.tree, "--run", tmp_path, "--to", tmp_path / "page")
     assert no_run.exit_code == 1
     assert "is no run" in no_run.output

@@ -352,7 +352,8 @@ def test_what_is_there_is_replaced_only_by_force(finished: Store, shared_folder:
     share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
     assert files(tmp_path / "music") == files(shared_folder)
     (tmp_path / "music/.git").mkdir()
-    with pytest.raises(BuildError, match=r"holds \.git, which would go with it"):
+    (tmp_path / "music/.git/HEAD").write_text("ref: refs/heads/main")
+    with pytest.raises(BuildError, match=r"holds \.git/HEAD, which is not part of the store and would go with it"):
         share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["music"]
 
