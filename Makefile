@@ -120,7 +120,8 @@ format: can-train $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants 
 bench: can-train $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
 
-torture: can-train $(VENV)/.dev-$(PYVER) ## mutate audio, then kill builds at random moments, for MINUTES=10
+torture: can-train $(VENV)/.dev-$(PYVER) ## end commands at each change, mutate audio, kill builds at random, for MINUTES=10 each
+	$(BIN)/python tests/torture/sweep.py --minutes $(or $(MINUTES),10)
 	$(BIN)/python tests/torture/mutations.py --files 10000
 	$(BIN)/python tests/torture/kills.py --rounds 100000 --minutes $(or $(MINUTES),10) $(ARGS)
 

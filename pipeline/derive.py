@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,12 @@ from pipeline.plan import Plan, as_json
 from pipeline.publish import Explain, publish
 from pipeline.repack import jobs_of, make_repacked
 from pipeline.spec import FeatureSpec
-from pipeline.store import reading
+from pipeline.store import Store, is_store, open_store, reading
 from pipeline.threads import in_order
 from pipeline.tree import Tree
-from pipeline.workspace import PLAN, Workspace
+from pipeline.workspace import DERIVED, PLAN, Workspace
 from pipeline.workspaces import open_workspace
 
-DERIVED = "derived.json"  # file of the workspace: what is being made there, and of what
 ROOM = 1 << 29  # bytes that the shards in work may take together; one is always worked on
 
 
@@ -38,6 +38,7 @@ def derive(
     replace: bool = False,
     in_place: bool = False,
     explain: Explain | None = None,
+    said: str = "",
     progress: Progress = lambda _: None,
 ) -> Summary:
     """Make a store of tracks of other stores, or go on where that was interrupted.
@@ -68,6 +69,8 @@ def derive(
     explain : callable, optional
         Called with the whole store before it appears, and with the folder of all of it but its shards, into which it
         may write further files: they appear with the store.
+    said : str
+        What else the files depend on that `explain` writes.
     progress : callable
         Called with each shard's receipt.
 
@@ -92,14 +95,17 @@ def derive(
     with reading(stores):
         plan = plan_of(parts, about, spec, tracks_per_shard, sharded)
     facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
-    workspace = open_workspace(target)
+    workspace, note = open_workspace(target), _note(plan, parts, said, replace)
+    if _has_made(workspace, note, replace):
+        workspace.tidy(open_store(workspace.target).receipts())
+        return _summary_of(open_store(workspace.target), time.perf_counter() - start)
     refuse_place(workspace, (store.tree for store in stores[int(in_place) :]), replace=replace)
     with workspace.locked(), reading(stores):
         workspace.refuse_occupied(replace)
         for store in stores:
             store.refuse_replaced()
         workspace.root.remove([PLAN])  # parts of a build that still run come to an end
-        _begin(workspace, plan, parts)
+        _begin(workspace, note)
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             for receipt in in_order(
                 lambda job: make_repacked(job, plan, workspace), jobs_of(plan, parts), _threads(plan, parts)
@@ -110,8 +116,39 @@ def derive(
             return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
 
 
-def _begin(workspace: Workspace, plan: Plan, parts: Sequence[Part]) -> None:
-    """Note what is being made, and of what; forget the work of an earlier run that was to make something else."""
+def is_made(
+    parts: Sequence[Part], target: str | Path | Tree | Workspace, about: Mapping[str, Any], *,
+    spec: FeatureSpec | None = None, sharded: bool = True, replace: bool = False, said: str = "",
+) -> bool:  # fmt: skip
+    """Whether `derive` has made the very same, and was ended before it could say so; parameters as there."""
+    plan = plan_of(parts, about, spec, None, sharded)
+    return _has_made(open_workspace(target), _note(plan, parts, said, replace), replace)
+
+
+def _has_made(workspace: Workspace, note: bytes, replace: bool) -> bool:
+    """Whether a run of the same note has let its store appear; with `replace`, the store may be the one before."""
+    if workspace.has_made(note):
+        return True
+    if replace or not workspace.occupied() or not workspace.notes(note) or not is_store(workspace.target):
+        return False
+    return workspace.is_left_of(open_store(workspace.target).receipts())
+
+
+def _summary_of(store: Store, wall: float) -> Summary:
+    """Say of a store that is there what was done: nothing."""
+    return Summary(
+        target=store.tree,
+        shape=store.mel.shape,
+        statuses=Counter(store.values("status").tolist()),
+        troubled=(),
+        n_reused=store.n_tracks,
+        outdated=(),
+        seconds={"wall": wall},
+    )
+
+
+def _note(plan: Plan, parts: Sequence[Part], said: str, replace: bool) -> bytes:
+    """Write down what is being made, and of what."""
     facts = {
         "parts": [
             [part.store.attributes["uuid"], hashlib.sha256(part.numbers.astype("<i8").tobytes()).hexdigest()]
@@ -121,13 +158,15 @@ def _begin(workspace: Workspace, plan: Plan, parts: Sequence[Part]) -> None:
         "versions": plan.versions,
         "tracks_per_shard": plan.tracks_per_shard,
         "sharded": plan.sharded,
+        "said": said,
+        "replace": replace,
     }
-    note = as_json(facts).encode()
-    try:
-        same = workspace.root.read(DERIVED) == note
-    except FileNotFoundError:
-        same = False
-    if not same:
+    return as_json(facts).encode()
+
+
+def _begin(workspace: Workspace, note: bytes) -> None:
+    """Note what is being made; forget the work of an earlier run that was to make something else."""
+    if not workspace.notes(note):
         workspace.forget()
         workspace.root.write(DERIVED, note)
 

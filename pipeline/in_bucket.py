@@ -17,7 +17,7 @@ from pipeline.lease import Lease
 from pipeline.preview import Preview
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
-from pipeline.workspace import PUBLISHED, Workspace
+from pipeline.workspace import DERIVED, PUBLISHED, Workspace
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
 BEGUN = "publishing"
@@ -69,8 +69,9 @@ class BucketWorkspace(Workspace):
 
     def _clear(self) -> None:
         """Forget a build that has been published, so that none of it is taken for the work of the next one."""
-        self.root.remove(name for name, _ in list(self.root.files()) if name not in {"lock", PUBLISHED})
-        self.root.remove([PUBLISHED])  # last, since it says that the rest may go
+        last = [DERIVED, PUBLISHED]  # since they say what was made, and that the rest may go
+        self.root.remove(name for name, _ in list(self.root.files()) if name not in {"lock", *last})
+        self.root.remove(last)
 
     @contextmanager
     def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from pipeline.errors import BuildError, CallError
 from pipeline.files import naming, require_own_folder, sha256_of, sync
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
-from pipeline.workspace import NOT_WRITTEN, Workspace
+from pipeline.workspace import DERIVED, NOT_WRITTEN, Workspace
 
 ASIDE = "replaced"  # folder of a store whose place another one takes
 PARTS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
@@ -61,7 +61,9 @@ class DiskWorkspace(Workspace):
         if not folder.is_dir():
             raise BuildError(f"{folder} is no folder, so nothing can be put into it; name another place")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise BuildError(f"{folder} may not be written to; allow it, or name another place")
+            raise BuildError(
+                f"{self.target} cannot be made, for {folder} may not be written to; allow it, or name another place"
+            )
         target = self.target.folder
         if target and target.is_dir() and target.stat().st_dev != folder.stat().st_dev:
             raise BuildError(f"{target} is a disk of its own, which cannot be replaced; name a folder on it")
@@ -193,17 +195,29 @@ class DiskWorkspace(Workspace):
 
     def clear_trash(self) -> None:
         """Remove what a kill has left of a workspace that was being removed."""
-        _remove(self._trash)
+        _remove(self._trash, last=DERIVED)
+
+    def _discarded(self, name: str) -> bytes | None:
+        try:
+            require_own_folder(self._trash)
+            return (self._trash / name).read_bytes()
+        except (FileNotFoundError, BuildError):
+            return None
 
     @property
     def _trash(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.trash")
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder of one's own and all in it; a link and the folder of another user are left."""
+def _remove(folder: Path, last: str = "") -> None:
+    """Remove a folder of one's own and all in it; a link and the folder of another user are left.
+
+    The file `last` goes last, for it says what the others were.
+    """
     with suppress(BuildError):
         require_own_folder(folder)
+        if last and (folder / last).is_file():
+            sweep(folder, frozenset({last}))
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from pipeline.build import Progress, Summary
 from pipeline.catalog import Catalog
 from pipeline.charts import Charts, require_matplotlib
 from pipeline.companions import read_checksums
-from pipeline.derive import derive
+from pipeline.derive import derive, is_made
 from pipeline.errors import CallError
 from pipeline.explain import Step, explain
 from pipeline.in_zip import digest_file
@@ -81,7 +81,10 @@ def share(
     where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
     require_matplotlib()  # here, for a copy can take hours
     _require_audio(store, numbers, wish.audio)
-    audio = Catalog(wish.audio, tracks_of([Part(store, numbers)])) if wish.audio else None
+    parts, said = [Part(store, numbers)], repr(wish)
+    if is_made(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said):
+        return derive(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said)
+    audio = Catalog(wish.audio, tracks_of(parts)) if wish.audio else None
     refuse_place(open_workspace(where), [store.tree], replace=replace, catalog=audio)  # likewise, before the comparison
     about = wish.about(store)
     if derived := _derived(store, numbers, about):
@@ -90,13 +93,14 @@ def share(
         about["derived"] = derived
 
     return derive(
-        [Part(store, numbers)],
+        parts,
         where,
         about,
         spec=spec,
         sharded=wish.sharded,
         replace=replace,
         explain=lambda new, folder: explain(new, folder, where, wish, step, draw),
+        said=said,
         progress=progress,
     )
 

@@ -16,6 +16,7 @@ from pipeline.tree import Tree
 
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
 REMOVING = "removing"  # file that says that the store is on its way out
+DERIVED = "derived.json"  # what is being made there of other stores, and of which
 PLAN = "plan.json"  # what the parts of a build make; written by its first stage
 NOT_WRITTEN = "its bytes are not those that were written"
 
@@ -228,11 +229,11 @@ class Workspace(ABC):
         self.clear_trash()
         if self.root.size(REMOVING) is not None:
             self.remove_store()
-        if self.is_spent or self._is_left_of(published):
+        if self.is_spent or self.is_left_of(published):
             with self.locked():
                 self.discard()
 
-    def _is_left_of(self, published: Iterable[Receipt]) -> bool:
+    def is_left_of(self, published: Iterable[Receipt]) -> bool:
         """Whether the receipts are those of a finished store, each of them, and no stage of a build is to come."""
         if self.root.size(PLAN) is not None:
             return False
@@ -263,6 +264,25 @@ class Workspace(ABC):
                 f"the plan of {self.target} is another one since this part began, or is finished; begin the part again"
             )
 
+    def has_made(self, note: bytes) -> bool:
+        """Whether the store that is there was made from a note, by a run that was ended before it had tidied up.
+
+        Parameters
+        ----------
+        note : bytes
+            As `DERIVED` holds it.
+        """
+        if not self.occupied():
+            return False
+        return self._discarded(DERIVED) == note or (self.is_spent and self.notes(note))
+
+    def notes(self, note: bytes) -> bool:
+        """Whether what is made here is what a note says."""
+        try:
+            return self.root.read(DERIVED) == note
+        except FileNotFoundError:
+            return False
+
     def remove_store(self) -> None:
         """Remove the finished store; a kill leaves it as it was, or what `tidy` removes."""
         with self.locked():
@@ -292,6 +312,10 @@ class Workspace(ABC):
 
     def refuse_foreign(self) -> None:  # noqa: B027  (in an object store there are neither links nor owners)
         """Raise a BuildError if the workspace, or a part of it, is a link or another user's."""
+
+    def _discarded(self, name: str) -> bytes | None:  # noqa: ARG002
+        """Read a file of a workspace that was being removed."""
+        return None
 
     def clear_trash(self) -> None:  # noqa: B027  (in an object store files go one by one)
         """Remove what a kill has left of a workspace that was being removed."""
