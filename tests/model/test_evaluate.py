@@ -16,6 +16,7 @@ keras = pytest.importorskip("keras", reason="the training extra is not installed
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import evaluate as room  # noqa: E402
+from model import intervals  # noqa: E402
 from model.evaluate import (  # noqa: E402
     Answers,
     answer,
@@ -40,6 +41,13 @@ def answers_of(rows: list[tuple[int, int, int, int, int]]) -> Answers:
     """Answers from (label, right, n_windows, by_mean, by_vote) of each track."""
     shares = np.full(len(rows), 0.5)
     return Answers(np.arange(len(rows)), *np.array(rows, np.intp).T, shares, shares)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw fewer times than a training does, for its figures are compared with those of one in one test alone."""
+    if "trained" not in request.fixturenames:
+        monkeypatch.setattr(intervals, "DRAWS", 100)
 
 
 CLASSES = st.integers(0, len(LABELS) - 1)

@@ -54,11 +54,10 @@ def test_the_work_is_done_whoever_reads(own_music: Path, tmp_path: Path, ending:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["music", "s.zarr", "s.zarr.built.json"]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_a_terminal_of_an_old_encoding_gets_what_it_can_show(own_music: Path, tmp_path: Path, encoding: str) -> None:
+def test_a_terminal_of_an_old_encoding_gets_what_it_can_show(own_music: Path, tmp_path: Path) -> None:
     (own_music / "drums").rename(own_music / "♫ Trommeln Ωμέγα")
     line = f"M features music s.zarr {' '.join(SMALL)} && {command()[0]} inspect ☃.zarr"
-    done = shell(line, tmp_path, PYTHONIOENCODING=encoding)
+    done = shell(line, tmp_path, PYTHONIOENCODING="latin-1")
     assert (done.returncode, b"Traceback" in done.stderr) == (1, False), done.stderr
     assert b"\\u266b Trommeln" in done.stdout
     assert b"there is no store at \\u2603.zarr" in done.stderr

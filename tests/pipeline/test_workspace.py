@@ -265,7 +265,7 @@ def test_what_a_kill_leaves_of_a_workspace_that_was_removed_goes_with_the_next(
 ) -> None:
     target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
 
-    def killed(folder: Path) -> None:
+    def killed(folder: Path, last: str) -> None:  # noqa: ARG001
         if folder.exists():
             next(path for path in folder.rglob("*") if path.is_file()).unlink()
             raise KilledError
