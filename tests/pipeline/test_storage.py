@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_when_all_shards_are_made(disk: Disk, music: Path, f
 def test_a_disk_that_becomes_read_only(disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
     disk.change("ro")
-    assert refused(features(music, target), target, "Read-only file system", "allow it, or choose another place,")
+    assert refused(features(music, target), target, "may not be written to; allow it, or name another place")
     disk.change("rw")
     assert features(music, target).returncode == 0
     assert digests(target) == digests(finished.tree.path)
@@ -128,7 +128,7 @@ def test_a_folder_that_may_not_be_written(disk: Disk, music: Path) -> None:
     target.parent.mkdir(mode=0o500)
     mortal = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")  # what bounds the others
     assert refused(
-        features(music, target, before=mortal), target, "Permission denied", "allow it, or choose another place,"
+        features(music, target, before=mortal), target, "may not be written to; allow it, or name another place"
     )
     target.parent.chmod(0o700)
     assert features(music, target, before=mortal).returncode == 0
