@@ -93,7 +93,7 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
     """
     there, classes = np.unique(true, return_inverse=True)
     sizes, n = np.bincount(classes), len(there)
-    place = np.full(max(true.max(), found.max()) + 1, n)  # n: a class that does not occur
+    place = np.full(int(np.max([true, found])) + 1, n)  # n: a class that does not occur
     place[there] = np.arange(n)
     answers, is_right = place[found], true == found
 
@@ -114,8 +114,8 @@ def _ends(
 ) -> tuple[float, float]:
     """Percentiles of a statistic over draws of weights, one draw at a time, so that memory is that of the tracks."""
     rng = stream(OF_INTERVALS, seed)
-    _, unit = np.unique(units, return_inverse=True)
-    n_units = int(unit.max()) + 1
+    found, unit = np.unique(units, return_inverse=True)
+    n_units = len(found)
     drawn = [statistic(rng.standard_exponential(n_units)[unit], rng.standard_gamma(prior)) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
