@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import gzip
+import hashlib
 import json
 import lzma
 import multiprocessing
@@ -14,8 +15,8 @@ import shutil
 import signal
 import tarfile
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,7 @@ from pipeline import synth
 from pipeline.catalog import EXTENSIONS
 from pipeline.download import BLOCK, download, mismatch
 from pipeline.errors import CallError, FetchError
+from pipeline.files import sha256_of
 from pipeline.recipe import Archive, Recipe, Synthesis
 
 MARKER = ".made.json"  # what the audio folder was made from; hidden, so that no catalog lists it
@@ -112,7 +114,7 @@ def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) 
         for label in recipe.labels
         for number in range(n_tracks)
     }
-    parameters = dataclasses.asdict(source)
+    parameters = {"seed": source.seed, "sample_rate": source.sample_rate, "seconds": source.seconds}
     made = {**parameters, "version": synth.VERSION}
     made_with, present = _marker(recipe.audio), _synthesised(recipe)
     if present and not made_with:
@@ -131,8 +133,29 @@ def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) 
             (recipe.audio / label).mkdir(parents=True, exist_ok=True)
         _mark(recipe.audio, made)
         _write_tracks([(path, *wanted[path]) for path in missing], parameters, workers)
+        unlike = ""
+        if (
+            source.sha256
+            and n_tracks == recipe.tracks_per_label
+            and (sha256 := _digest(recipe.audio, wanted)) != source.sha256
+        ):
+            unlike = (
+                f"; they are not quite those of the recipe (sha256 {sha256}, not {source.sha256}), so that digests and "
+                f"figures differ from those of others"
+            )
     removed = f", removed {len(present - kept)}" if present - kept else ""
-    return Fetched(recipe.audio, len(wanted), made=True, note=f"made {len(missing)} tracks{removed}")
+    return Fetched(recipe.audio, len(wanted), made=True, note=f"made {len(missing)} tracks{removed}{unlike}")
+
+
+def _digest(audio: Path, tracks: Iterable[Path]) -> str:
+    """Digest of what ``sha256sum */*.wav`` says in an audio folder that holds some tracks alone."""
+    paths = sorted(tracks)
+    with ThreadPoolExecutor(CPU_COUNT) as pool:
+        lines = (
+            f"{sha256}  {path.relative_to(audio).as_posix()}\n"
+            for path, sha256 in zip(paths, pool.map(sha256_of, paths), strict=True)
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _synthesised(recipe: Recipe) -> set[Path]:

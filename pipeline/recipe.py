@@ -50,11 +50,14 @@ class Synthesis:
         Rate of the files.
     seconds : float, in s
         Length of each file.
+    sha256 : str
+        Digest of what ``sha256sum */*.wav`` says of all files; empty where the recipe does not name it.
     """
 
     seed: int
     sample_rate: int
     seconds: float
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,10 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
             raise ValueError(f"source.urls={table['urls']!r} is no list of addresses")
         return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
     if kind == "synthesis":
-        made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]))
+        sha256 = str(table.get("sha256", "")).lower()
+        if not re.fullmatch("(?:[0-9a-f]{64})?", sha256):
+            raise ValueError(f"source.sha256={sha256!r:.80} is no digest of 64 hexadecimal digits")
+        made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]), sha256)
         if not (1000 <= made.sample_rate <= 192_000 and 0 < made.seconds <= 3600):
             raise ValueError(f"{made.seconds} s at {made.sample_rate} Hz are no track; make at most an hour")
         return made

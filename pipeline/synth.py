@@ -3,15 +3,21 @@
 A track is one style, a second one below it, and a little room noise. A style plays a score, drawn at random, on a
 sampler: each sound is made once and laid down wherever the score asks for it, so a track takes some 40 ms. Sounds are
 made in two ways: `partials` for what is struck or plucked, `loop` for what is bowed, blown, sung or noise.
+
+A track is the same to the bit on every machine. All is computed in double precision and rounded once, to 16 bits: what
+a sine or a sum differs by between libraries is some 1e-11 of a step, and no sample of the demo lies that near to where
+the rounding turns (`tests/pipeline/test_synth.py`). What is drawn and what is counted takes nothing but arithmetic that
+IEEE 754 fixes.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +26,19 @@ from scipy import fft
 
 from pipeline.errors import FetchError
 
-Samples = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+Samples = npt.NDArray[np.float64]
 Colour = Callable[[Samples], Samples]  # gain at each frequency (Hz)
+Value = TypeVar("Value")
 Score = Iterable[tuple[float, int]]  # onset in beats, and which key of the instrument: a degree, a drum
 
-VERSION = 1  # to be raised with every change that is heard, so that older files are made again
+VERSION = 2  # to be raised with every change that is heard, so that older files are made again
+STEPS = 32768  # of a 16-bit sample, for an amplitude of 1
+# 2 ** (n / 12) to the nearest double: a power computed here might differ in its last bit, and shift a late sample.
+SEMITONES = (
+    1.0, 1.0594630943592953, 1.122462048309373, 1.189207115002721, 1.2599210498948732,
+    1.3348398541700344, 1.4142135623730951, 1.4983070768766815, 1.5874010519681996,
+    1.681792830507429, 1.7817974362806785, 1.887748625363387,
+)  # fmt: skip
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10))
 # Three formants of four vowels, in Hz: Peterson & Barney, 1952.
 VOWELS = ((730, 1090, 2440), (570, 840, 2410), (300, 870, 2240), (530, 1840, 2480))
@@ -33,29 +46,53 @@ CHURCH_BELL = np.array([0.5, 1, 1.2, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43])  # h
 LOOP = 1 << 16  # samples: 3 s at 22050 Hz, longer than most notes, with harmonics as narrow as 0.3 Hz
 
 
+class Dice:
+    """Random numbers from the raw stream of PCG64, which numpy keeps as it is; what its generators draw may change."""
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def uniforms(self, n: int) -> Samples:
+        """Draw n numbers from 0 to 1, without 1, of 53 bits each."""
+        return (self._bits.random_raw(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """Draw a number from low to high."""
+        return low + (high - low) * ((self._bits.random_raw() >> 11) * 2.0**-53)
+
+    def integer(self, low: int, high: int) -> int:
+        """Draw a whole number from low to high, both included."""
+        return low + int(self.uniform() * (high - low + 1))
+
+    def choice(self, values: Sequence[Value]) -> Value:
+        """Draw one of some values."""
+        return values[self.integer(0, len(values) - 1)]
+
+    def permutation(self, values: Sequence[Value]) -> list[Value]:
+        """Shuffle some values."""
+        return [values[n] for n in np.argsort(self.uniforms(len(values)), kind="stable")]
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What all players of a track share: dice, sample rate (Hz), length, beat (s), tonic (semitones from C), scale."""
 
-    rng: np.random.Generator
+    dice: Dice
     rate: int
     n_samples: int
     beat: float
     tonic: int
     scale: tuple[int, ...]
 
-    def draw(self, low: float, high: float) -> float:
-        """Draw a number, uniformly."""
-        return float(self.rng.uniform(low, high))
-
     def octave(self, low: int, high: int) -> int:
         """Draw a register: the degree on which an octave begins."""
-        return int(self.rng.integers(low, high + 1)) * len(self.scale)
+        return self.dice.integer(low, high) * len(self.scale)
 
     def pitch(self, degree: int) -> float:
         """Frequency of a degree of the scale, in Hz; degree 0 is the tonic next to middle C."""
         octave, step = divmod(degree, len(self.scale))
-        return float(440 * 2 ** (octave + (self.tonic + self.scale[step] - 9) / 12))
+        octaves, semitone = divmod(self.tonic + self.scale[step] - 9, 12)
+        return 440 * SEMITONES[semitone] * 2.0 ** (octave + octaves)
 
     def onsets(self, step: float) -> Iterator[float]:
         """Every `step` beats, to the end of the track."""
@@ -63,43 +100,43 @@ class Piece:
 
     def progression(self, beats: float) -> Score:
         """Onset and root of chords that last some beats and return in fours."""
-        roots = [0, *self.rng.integers(0, len(self.scale), 3).tolist()]
+        roots = [0, *(self.dice.integer(0, len(self.scale) - 1) for _ in range(3))]
         return ((onset, roots[index % 4]) for index, onset in enumerate(self.onsets(beats)))
 
     def melody(self, step: float, low: int, high: int, rest: float) -> Score:
         """Walk at random through the degrees low to high, a note every `step` beats but for some rests."""
-        degree = int(self.rng.integers(low, high + 1))
+        degree = self.dice.integer(low, high)
         for onset in self.onsets(step):
-            degree = min(max(degree + int(self.rng.integers(-3, 4)), low), high)
-            if onset == 0 or self.rng.random() >= rest:
+            degree = min(max(degree + self.dice.integer(-3, 3), low), high)
+            if onset == 0 or self.dice.uniform() >= rest:
                 yield onset, degree
 
     def play(self, score: Score, instrument: Callable[[int], Samples]) -> Samples:
         """Lay the sounds of a score over one another, each made once, louder or softer; shape (n_samples,)."""
-        track = np.zeros(self.n_samples, np.float32)
+        track = np.zeros(self.n_samples)
         sounds: dict[int, Samples] = {}
         for onset, key in score:
             if key not in sounds:
                 sounds[key] = instrument(key)
             place = track[round(onset * self.beat * self.rate) :][: len(sounds[key])]
-            place += np.float32(self.draw(0.5, 1)) * sounds[key][: len(place)]
+            place += self.dice.uniform(0.5, 1) * sounds[key][: len(place)]
         return track
 
 
 def level(sound: Samples, decibels: float) -> Samples:
     """Bring a sound to an RMS of so many dB."""
-    return sound * np.float32(10 ** (decibels / 20) / np.sqrt(np.mean(sound**2)))
+    return sound * float(10 ** (decibels / 20) / np.sqrt(np.mean(sound**2)))
 
 
 def fade(piece: Piece, sound: Samples, attack: float, release: float) -> Samples:
     """Ramp the ends of a sound, in place, over some seconds each but never over more than half of it."""
     n_in, n_out = (min(round(seconds * piece.rate), len(sound) // 2) for seconds in (attack, release))
-    sound[:n_in] *= np.linspace(0, 1, n_in, dtype=np.float32)
-    sound[len(sound) - n_out :] *= np.linspace(1, 0, n_out, dtype=np.float32)
+    sound[:n_in] *= np.linspace(0, 1, n_in)
+    sound[len(sound) - n_out :] *= np.linspace(1, 0, n_out)
     return sound
 
 
-def partials(piece: Piece, frequency: Floats, gain: Floats, decay: Floats, seconds: float) -> Samples:
+def partials(piece: Piece, frequency: Samples, gain: Samples, decay: Samples, seconds: float) -> Samples:
     """Sum damped sinusoids of some frequencies (Hz), gains and decays (1/s).
 
     Each is the imaginary part of ``gain * z**n``. As ``z**(b * m + k)`` is ``(z**m)**b * z**k``, one product of two
@@ -113,7 +150,7 @@ def partials(piece: Piece, frequency: Floats, gain: Floats, decay: Floats, secon
     fine = np.exp(log_z * np.arange(m))
     # einsum, as a matrix product would wake BLAS threads, which cost more than they bring and vex other processes.
     sound = np.einsum("pb,pk->bk", coarse.real, fine.imag) + np.einsum("pb,pk->bk", coarse.imag, fine.real)
-    return fade(piece, sound.ravel()[:n_samples].astype(np.float32), 0.002, 0.02)
+    return fade(piece, sound.ravel()[:n_samples], 0.002, 0.02)
 
 
 def pluck(piece: Piece, degree: int, tilt: float, decay: float, seconds: float) -> Samples:
@@ -124,9 +161,10 @@ def pluck(piece: Piece, degree: int, tilt: float, decay: float, seconds: float) 
 
 def loop(piece: Piece, colour: Colour) -> Samples:
     """Make a seamless loop of coloured noise, of unit RMS, shape (LOOP,)."""
-    frequency = np.arange(1, LOOP // 2 + 1, dtype=np.float32) * np.float32(piece.rate / LOOP)
-    spectrum = np.zeros(LOOP // 2 + 1, np.complex64)
-    spectrum[1:] = piece.rng.standard_normal(LOOP, np.float32).view(np.complex64) * colour(frequency)
+    frequency = np.arange(1, LOOP // 2 + 1, dtype=np.float64) * (piece.rate / LOOP)
+    spectrum = np.zeros(LOOP // 2 + 1, np.complex128)
+    # Uniform in both parts: what the many bins add up to is as normal as if they were.
+    spectrum[1:] = (piece.dice.uniforms(LOOP) - 0.5).view(np.complex128) * colour(frequency)
     return level(fft.irfft(spectrum), 0)
 
 
@@ -144,8 +182,8 @@ def ensemble(piece: Piece, degree: int, width: float, colour: Colour) -> Samples
 
 def held_chords(piece: Piece, width: float, colour: Colour, attack: float) -> Samples:
     """Slow chords of three voices, each an ensemble."""
-    base, beats = piece.octave(-1, 0), float(piece.rng.choice([2, 4]))
-    voicing = piece.rng.choice([(0, 2, 4), (0, 4, 9), (0, 2, 7)]).tolist()
+    base, beats = piece.octave(-1, 0), piece.dice.choice([2.0, 4.0])
+    voicing = piece.dice.choice([(0, 2, 4), (0, 4, 9), (0, 2, 7)])
     n_samples = round((beats * piece.beat + 0.2) * piece.rate)  # a little into the next chord: no gap between them
 
     def voice(degree: int) -> Samples:
@@ -156,57 +194,61 @@ def held_chords(piece: Piece, width: float, colour: Colour, attack: float) -> Sa
 
 def arpeggio(piece: Piece) -> Samples:
     """Chords broken into quick plucked notes."""
-    base, tilt, decay = piece.octave(-1, 0), piece.draw(0.8, 1.8), piece.draw(3, 7)
-    step = float(piece.rng.choice([1 / 4, 1 / 3]))
-    figure = list(enumerate(np.resize(piece.rng.permutation([0, 2, 4, 7]), round(2 / step)).tolist()))
+    base, tilt, decay = piece.octave(-1, 0), piece.dice.uniform(0.8, 1.8), piece.dice.uniform(3, 7)
+    step = piece.dice.choice([1 / 4, 1 / 3])
+    figure = list(enumerate(np.resize(piece.dice.permutation([0, 2, 4, 7]), round(2 / step)).tolist()))
     score = ((on + i * step, base + root + tone) for on, root in piece.progression(2) for i, tone in figure)
     return piece.play(score, lambda degree: pluck(piece, degree, tilt, decay, 0.8))
 
 
 def bassline(piece: Piece) -> Samples:
     """Low riff, one note at a time."""
-    base, tilt, decay = piece.octave(-3, -2), piece.draw(0.9, 1.8), piece.draw(1, 4)
-    seconds = piece.beat * piece.draw(0.45, 0.9)
+    base, tilt, decay = piece.octave(-3, -2), piece.dice.uniform(0.9, 1.8), piece.dice.uniform(1, 4)
+    seconds = piece.beat * piece.dice.uniform(0.45, 0.9)
     riff = piece.melody(0.5, base, base + 7, rest=0.15)
     return piece.play(riff, lambda degree: pluck(piece, degree, tilt, decay, seconds))
 
 
 def bells(piece: Piece) -> Samples:
     """Struck bells, whose partials are no harmonics."""
-    base, decay = piece.octave(0, 1), piece.draw(0.8, 3)
-    ratio = CHURCH_BELL * piece.rng.normal(1, 0.01, len(CHURCH_BELL))
-    gain = piece.rng.uniform(0.3, 1, len(ratio)) / np.sqrt(ratio)
-    tune = piece.melody(float(piece.rng.choice([0.5, 1])), base, base + 9, rest=0.3)
+    base, decay = piece.octave(0, 1), piece.dice.uniform(0.8, 3)
+    ratio = CHURCH_BELL * (0.98 + 0.04 * piece.dice.uniforms(len(CHURCH_BELL)))
+    gain = (0.3 + 0.7 * piece.dice.uniforms(len(ratio))) / np.sqrt(ratio)
+    tune = piece.melody(piece.dice.choice([0.5, 1.0]), base, base + 9, rest=0.3)
     return piece.play(tune, lambda degree: partials(piece, ratio * piece.pitch(degree), gain, decay * ratio**0.5, 2.5))
 
 
 def chiptune(piece: Piece) -> Samples:
     """Tune and bass on the pulse waves of an early console; they alias, as they did there."""
-    base, duty, seconds = piece.octave(0, 1), piece.rng.choice([1 / 8, 1 / 4, 1 / 2]), piece.beat * piece.draw(0.2, 0.5)
+    base, duty, seconds = (
+        piece.octave(0, 1),
+        piece.dice.choice([1 / 8, 1 / 4, 1 / 2]),
+        piece.beat * piece.dice.uniform(0.2, 0.5),
+    )
 
     def pulse(degree: int) -> Samples:
         cycles = np.arange(round(seconds * piece.rate)) * (piece.pitch(degree) / piece.rate)
-        return fade(piece, np.where(cycles % 1 < duty, 1 - duty, -duty).astype(np.float32), 0.002, 0.01)
+        return fade(piece, np.where(cycles % 1 < duty, 1 - duty, -duty), 0.002, 0.01)
 
     tune = piece.play(piece.melody(0.25, base, base + 9, rest=0.15), pulse)
-    return tune + np.float32(0.5) * piece.play(piece.melody(0.5, -14, -7, rest=0.1), pulse)
+    return tune + 0.5 * piece.play(piece.melody(0.5, -14, -7, rest=0.1), pulse)
 
 
 def choir(piece: Piece) -> Samples:
     """Slow chords sung on one vowel, whose formants colour every pitch alike."""
-    formants = list(zip(piece.rng.choice(VOWELS).tolist(), (200, 100, 30), strict=True))
+    formants = list(zip(piece.dice.choice(VOWELS), (200, 100, 30), strict=True))
 
     def vowel(f: Samples) -> Samples:
-        resonances: Samples = sum(gain / (1 + ((f - centre) / 90) ** 2) for centre, gain in formants)
-        return resonances / (200 + f)
+        resonances = [gain / (1 + ((f - centre) / 90) ** 2) for centre, gain in formants]
+        return np.asarray(sum(resonances) / (200 + f))
 
-    return held_chords(piece, piece.draw(0.008, 0.014), vowel, attack=0.3)
+    return held_chords(piece, piece.dice.uniform(0.008, 0.014), vowel, attack=0.3)
 
 
 def chords(piece: Piece) -> Samples:
     """Chords struck on a piano, in a rhythm that returns."""
-    base, tilt, decay = piece.octave(-1, 0), piece.draw(1.2, 2.2), piece.draw(0.6, 2)
-    rhythm = [0, *(np.flatnonzero(piece.rng.random(7) < 0.4) / 2 + 0.5).tolist()]
+    base, tilt, decay = piece.octave(-1, 0), piece.dice.uniform(1.2, 2.2), piece.dice.uniform(0.6, 2)
+    rhythm = [0, *(np.flatnonzero(piece.dice.uniforms(7) < 0.4) / 2 + 0.5).tolist()]
     hits = ((on + beat, root) for on, root in piece.progression(4) for beat in rhythm)
     score = ((on, base + root + tone) for on, root in hits for tone in (-7, 0, 2, 4))
     return piece.play(score, lambda degree: pluck(piece, degree, tilt, decay, 1.5))
@@ -214,7 +256,7 @@ def chords(piece: Piece) -> Samples:
 
 def drone(piece: Piece) -> Samples:
     """One low chord throughout, whose harmonics beat slowly."""
-    base, width, tilt = piece.octave(-2, -1), piece.draw(0.0005, 0.002), piece.draw(0.8, 2)
+    base, width, tilt = piece.octave(-2, -1), piece.dice.uniform(0.0005, 0.002), piece.dice.uniform(0.8, 2)
 
     def voice(degree: int) -> Samples:
         return np.resize(ensemble(piece, base + degree, width, lambda f: f**-tilt), piece.n_samples)
@@ -224,33 +266,38 @@ def drone(piece: Piece) -> Samples:
 
 def drums(piece: Piece) -> Samples:
     """Kick, snare, hi-hat and shaker, in a bar that returns."""
-    time = np.arange(round(0.6 * piece.rate), dtype=np.float32) / np.float32(piece.rate)
+    time = np.arange(round(0.6 * piece.rate)) / piece.rate
     noise, hiss = (loop(piece, colour)[: len(time)] for colour in (np.ones_like, np.square))
-    skin = np.sin(2 * np.pi * (piece.draw(40, 65) * time + piece.draw(3, 6) * (1 - np.exp(-40 * time))))
-    shell = np.sin(2 * np.pi * piece.draw(150, 250) * time)
+    skin = np.sin(2 * np.pi * (piece.dice.uniform(40, 65) * time + piece.dice.uniform(3, 6) * (1 - np.exp(-40 * time))))
+    shell = np.sin(2 * np.pi * piece.dice.uniform(150, 250) * time)
 
     def hit(sound: Samples, slow: float, fast: float) -> Samples:
-        return np.asarray(sound * np.exp(-piece.draw(slow, fast) * time))
+        return np.asarray(sound * np.exp(-piece.dice.uniform(slow, fast) * time))
 
     kick, snare = hit(level(skin, 6), 8, 14), hit(noise + shell, 17, 25)
     kit = kick, snare, hit(level(hiss, -6), 15, 50), hit(level(noise, -10), 20, 40)
     step = np.arange(16)  # sixteenths of a bar
-    kicked = (step % 8 == 0) | (piece.rng.random(16) < 0.15)
+    kicked = (step % 8 == 0) | (piece.dice.uniforms(16) < 0.15)
     chance = np.array([kicked, step % 8 == 4, 0.9 * (step % 2 == 0), np.full(16, 0.6)])
-    bars = ((bar, np.argwhere(piece.rng.random(chance.shape) < chance).tolist()) for bar in piece.onsets(4))
+    bars = (
+        (bar, np.argwhere(piece.dice.uniforms(chance.size).reshape(chance.shape) < chance).tolist())
+        for bar in piece.onsets(4)
+    )
     return piece.play(((bar + i / 4, drum) for bar, hits in bars for drum, i in hits), kit.__getitem__)
 
 
 def strings(piece: Piece) -> Samples:
     """Slow chords bowed by a section: the harmonics of a saw wave, up to the roll-off of the body."""
-    roll_off = piece.draw(1500, 4000)
-    return held_chords(piece, piece.draw(0.003, 0.008), lambda f: 1 / f / (1 + (f / roll_off) ** 2), attack=0.12)
+    roll_off = piece.dice.uniform(1500, 4000)
+    return held_chords(
+        piece, piece.dice.uniform(0.003, 0.008), lambda f: 1 / f / (1 + (f / roll_off) ** 2), attack=0.12
+    )
 
 
 def wind(piece: Piece) -> Samples:
     """Tune on a breathy pipe: few harmonics, and the breath around them."""
-    base, tilt, breath = piece.octave(0, 1), piece.draw(2, 3.5), piece.draw(-20, -6)
-    step = float(piece.rng.choice([0.5, 1]))
+    base, tilt, breath = piece.octave(0, 1), piece.dice.uniform(2, 3.5), piece.dice.uniform(-20, -6)
+    step = piece.dice.choice([0.5, 1.0])
     air = level(loop(piece, lambda f: f * np.exp(f / -700)), breath)
 
     def note(degree: int) -> Samples:
@@ -265,8 +312,8 @@ PLAYERS: dict[str, Callable[[Piece], Samples]] = {player.__name__: player for pl
 STYLES: tuple[str, ...] = tuple(sorted(PLAYERS))
 
 
-def synthesise(style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> Samples:
-    """Make one track; the same arguments give the same samples, to within rounding where numpy or the CPU differ.
+def synthesise(style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> npt.NDArray[np.float32]:
+    """Make one track; the same arguments give the same samples everywhere.
 
     Parameters
     ----------
@@ -282,37 +329,44 @@ def synthesise(style: str, number: int, *, seed: int, sample_rate: int, seconds:
     Returns
     -------
     np.ndarray [shape=(round(seconds * sample_rate),), dtype=float32]
-        Mono samples, whose peak is drawn between 0.3 and 0.95.
+        Mono samples of 16 bits, whole multiples of 1/32768, whose peak is drawn between 0.3 and 0.95.
 
     Raises
     ------
     FetchError
         Where there is no such style.
     """
+    steps = _mixed(style, number, seed=seed, sample_rate=sample_rate, seconds=seconds)
+    return np.rint(steps, out=steps).astype(np.float32) * np.float32(1 / STEPS)
+
+
+def _mixed(style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> Samples:
+    """Mix one track in steps of 16 bits, before they are rounded."""
     if style not in PLAYERS:
         raise FetchError(f"style={style!r} cannot be synthesised; use one of {', '.join(STYLES)}")
     # A checksum stands for the name: Python's own hash of a text differs from one process to the next.
-    rng = np.random.default_rng([seed, zlib.crc32(style.encode()), number])
-    n_samples, beat, tonic = round(seconds * sample_rate), 60 / rng.uniform(80, 140), int(rng.integers(-5, 7))
-    piece = Piece(rng, sample_rate, n_samples, beat, tonic, scale=SCALES[rng.integers(len(SCALES))])
-    second = str(rng.choice([other for other in STYLES if other != style]))
+    dice = Dice([seed, zlib.crc32(style.encode()), number])
+    n_samples, beat, tonic = round(seconds * sample_rate), 60 / dice.uniform(80, 140), dice.integer(-5, 6)
+    piece = Piece(dice, sample_rate, n_samples, beat, tonic, scale=dice.choice(SCALES))
+    second = dice.choice([other for other in STYLES if other != style])
     track = level(PLAYERS[style](piece), 0)
     # Levels at which single windows of different styles are often alike, and whole tracks seldom.
-    track += level(PLAYERS[second](piece), piece.draw(-18, -6))
-    track += np.resize(level(loop(piece, lambda f: f**-0.5), piece.draw(-45, -30)), n_samples)
-    return track * np.float32(piece.draw(0.3, 0.95) / np.abs(track).max())
+    track += level(PLAYERS[second](piece), dice.uniform(-18, -6))
+    track += np.resize(level(loop(piece, lambda f: f**-0.5), dice.uniform(-45, -30)), n_samples)
+    track *= STEPS * dice.uniform(0.3, 0.95) / np.abs(track).max()
+    return track
 
 
 def write_track(path: Path, style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> None:
-    """Write a track of `synthesise` as a 16-bit mono WAV file: whole or not at all, and the same bytes each time.
+    """Write a track of `synthesise` as a 16-bit mono WAV file: whole or not at all, and the same bytes everywhere.
 
     The folder must exist. The file is written beside `path`, as ``*.part``, and takes that name when whole.
     """
     samples = synthesise(style, number, seed=seed, sample_rate=sample_rate, seconds=seconds)
     part = Path(f"{path}.part")
     try:
-        # Rounded here: libsndfile would take five times as long.
-        sf.write(part, np.rint(samples * 32767).astype(np.int16), sample_rate, subtype="PCM_16", format="WAV")
+        # As whole numbers: to convert others, libsndfile would take five times as long.
+        sf.write(part, (samples * STEPS).astype(np.int16), sample_rate, subtype="PCM_16", format="WAV")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -488,6 +488,23 @@ def test_another_version_of_the_synthesis_makes_all_tracks_anew(demo: Recipe, mo
     assert not fetch(demo, workers=0).made
 
 
+def test_audio_that_is_not_quite_that_of_the_recipe_is_said(demo: Recipe) -> None:
+    fetch(demo, workers=0)
+    listed = "".join(
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files(demo.audio).items())
+    )
+    named = dataclasses.replace(demo.source, sha256=hashlib.sha256(listed.encode()).hexdigest())
+    for sha256, unlike in ((named.sha256, False), ("0" * 64, True)):
+        shutil.rmtree(demo.audio)
+        other = dataclasses.replace(demo, source=dataclasses.replace(named, sha256=sha256))
+        note = fetch(other, workers=0).note
+        assert note.startswith("made 4 tracks")
+        assert (f"they are not quite those of the recipe (sha256 {named.sha256}, not 000" in note) == unlike
+        assert (
+            fetch(other, tracks_per_label=1, workers=0).note == "made 0 tracks, removed 2"
+        )  # whose digest nobody names
+
+
 def test_files_of_unknown_origin_are_left_alone(demo: Recipe) -> None:
     write({"drums/drums.00000.wav": b"mine"}, demo.audio)
     with pytest.raises(FetchError, match="melzarr did not make them and leaves them alone; move them away"):

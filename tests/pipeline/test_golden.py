@@ -1,4 +1,4 @@
-"""The bytes of mel shards are those that are written down, on every Python and with every generation of the libraries.
+"""The bytes of mel shards and of the demo's audio are those that are written down, on every Python, with all libraries.
 
 Where a test fails, what is computed has changed: if it was meant to, write down the new digest, and note in
 CHANGELOG.md that older stores are to be built again.
@@ -6,7 +6,13 @@ CHANGELOG.md that older stores are to be built again.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
 import platform
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +21,20 @@ import pytest
 import soundfile
 from processes import digests
 
+from pipeline import synth
 from pipeline.build import build
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
+from pipeline.fetch import fetch
 from pipeline.plan import make_plan
+from pipeline.recipe import Synthesis, find_recipe
 from pipeline.spec import FeatureSpec
 from pipeline.versions import versions
 
 SHARD = "mel/c/0/0/0/0"
 SPEC = FeatureSpec(n_windows=24)  # 1.02 s
 EXACT = "e1cdf2592a5f7095b3a59d392f7af96e64bc2f7d5b2197a7273619e68829dabd"
+OF_THE_DEMO = "92e4d5a648c969548f88c2f21beee78606568fc498e03aa87495c41eb8a2c0fc"  # the first track of each style
 RESAMPLED = "73b419435e68dc40e896f6b1bdcebcd3b1e1d4838e65abee1a21de991badb20c"
 
 
@@ -63,3 +73,40 @@ def test_of_files_in_other_rates(tmp_path: Path) -> None:
     soundfile.write(music / "a/1.wav", tones(60_000, 200, 66), 48000, subtype="PCM_16")
     soundfile.write(music / "a/2.wav", tones(12_000, 40), 8000, subtype="PCM_16")
     assert shard(music, tmp_path / "s.zarr") == RESAMPLED
+
+
+# The demo -------------------------------------------------------------------------------------------------------------
+
+DATASETS = Path(__file__).parents[2] / "datasets"
+
+
+def of_the_demo() -> str:
+    """Digest of the demo's first tracks, one of each style."""
+    samples = [synth.synthesise(style, 0, seed=2017, sample_rate=22050, seconds=30.0) for style in synth.STYLES]
+    return hashlib.sha256(np.stack(samples).tobytes()).hexdigest()
+
+
+def test_of_the_first_tracks_of_the_demo() -> None:
+    assert of_the_demo() == OF_THE_DEMO
+
+
+def test_they_do_not_depend_on_what_the_processor_can() -> None:
+    """Numpy leaves out vector instructions, and so computes sines, powers and sums in other ways."""
+    program = "import test_golden; print(test_golden.of_the_demo())"
+    without = {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX AVX2 FMA3", "PYTHONWARNINGS": "ignore"}
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **without, "PYTHONPATH": paths}
+    )
+    assert done.stdout.strip() == OF_THE_DEMO
+
+
+@pytest.mark.slow
+def test_of_all_audio_of_the_demo(tmp_path: Path) -> None:
+    """A recipe that names its digest has it looked at when its audio is made."""
+    recipe = find_recipe("demo", DATASETS)
+    assert isinstance(recipe.source, Synthesis)
+    assert recipe.source.sha256
+    assert fetch(dataclasses.replace(recipe, folder=tmp_path)).note == "made 1000 tracks"
+    shutil.rmtree(tmp_path)  # 1.3 GB
