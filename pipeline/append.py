@@ -25,7 +25,7 @@ from pipeline.places import refuse_place
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store, is_store, open_store
 from pipeline.threads import in_order
-from pipeline.tracks import FIELDS, TEXT, Tracks, as_text, matches
+from pipeline.tracks import FIELDS, TEXT, Tracks, matches
 from pipeline.tree import Tree, source_sha256
 from pipeline.versions import versions
 from pipeline.workspace import Workspace
@@ -146,7 +146,7 @@ def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Adv
     refuse_place(workspace, replace=True, catalog=catalog)
     tracks = Tracks.of(catalog.tracks)
     numbers = np.full(len(tracks), -1, np.intp)
-    here, now = matches(as_text(store.column("track")), tracks.column("id"))
+    here, now = matches(store.text("track"), tracks.column("id"))
     numbers[now] = here
     there, new = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
     _refuse_changed(store, catalog, tracks, there, numbers[there], progress)

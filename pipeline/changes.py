@@ -15,7 +15,7 @@ from pipeline.plan import Plan
 from pipeline.publish import attributes
 from pipeline.store import Store
 from pipeline.threads import in_order
-from pipeline.tracks import BLOCK, FIELDS, Tracks, as_text, matches
+from pipeline.tracks import BLOCK, FIELDS, Tracks, matches
 from pipeline.tree import source_sha256
 
 
@@ -56,15 +56,15 @@ def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object]) -> list[str]:
     tracks = Tracks.of(plan.tracks)
-    before, after = as_text(store.column("track")), tracks.column("id")
+    before, after = store.text("track"), tracks.column("id")
     here, now = matches(before, after)
     here, now = here[np.argsort(now)], np.sort(now)  # in the order of the tracks, as their files lie
     other = np.zeros(here.size, bool)
     for field in FIELDS[1:]:
-        was, is_now = as_text(store.column(field)), tracks.column(field)
+        was, is_now = store.text(field), tracks.column(field)
         for some in (slice(start, start + BLOCK) for start in range(0, here.size, BLOCK)):
             other[some] |= was[here[some]] != is_now[now[some]]
-    digests, changed = store.column("source_sha256"), np.zeros(here.size, bool)
+    digests, changed = store.text("source_sha256"), np.zeros(here.size, bool)
     sources = (str(tracks.column("source")[number]) for number in now)
     n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
     for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):

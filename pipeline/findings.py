@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import describe
+from pipeline.duplicates import find_pairs
 from pipeline.layout import CHUNK_VALUES
-from pipeline.likeness import near_pairs
-from pipeline.listen import Example, examples, listen
+from pipeline.listen import Example, envelopes_of, examples, listen
 from pipeline.receipt import STATUSES
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
@@ -80,12 +80,23 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two tracks of different splits that sound nearly the same, and how far apart they are in dB."""
+class Duplicate:
+    """Two tracks that are the same recording.
+
+    Parameters
+    ----------
+    first, second : Noted
+        The tracks.
+    likeness : float
+        Of their levels over time, up to 1; infinite if their files are the same, byte by byte.
+    later : float, in s
+        By how much what is in the second comes later in the first.
+    """
 
     first: Noted
     second: Noted
-    apart: float
+    likeness: float
+    later: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +156,10 @@ class Findings:
     troubled, unreadable, quiet, clipped : Listing of Noted
         Tracks that are not ok; that are damaged; whose peak is below `QUIET_DB`, the quietest first; and of which more
         than `CLIPPED_SHARE` is at full scale, the worst first.
-    pairs : Listing of Pair
-        Tracks and their nearest one in another split, where these are nearly the same; the nearest first.
+    pairs : Listing of Duplicate
+        Tracks that are the same recording: those in different splits first, then those under different labels.
+    n_across, n_relabelled : int
+        How many of them are in different splits, and under different labels.
     n_compared : int
         Tracks among which such pairs were sought.
     """
@@ -168,7 +181,9 @@ class Findings:
     unreadable: Listing[Noted]
     quiet: Listing[Noted]
     clipped: Listing[Noted]
-    pairs: Listing[Pair]
+    pairs: Listing[Duplicate]
+    n_across: int
+    n_relabelled: int
     n_compared: int
 
     def faults(self) -> list[str]:
@@ -186,8 +201,10 @@ class Findings:
         if n := self.lacking.n:
             found.append(f"{n} {'label lacks' if n == 1 else 'labels lack'} a split that others have")
         if n := self.pairs.n:
-            words = "pair of tracks in different splits is" if n == 1 else "pairs of tracks in different splits are"
-            found.append(f"{n} {words} nearly the same")
+            where = [f"{some} {words}" for some, words in ((self.n_across, "in different splits"),
+                     (self.n_relabelled, "under different labels")) if some]  # fmt: skip
+            words = "1 pair of tracks is" if n == 1 else f"{n} pairs of tracks are"
+            found.append(f"{words} the same recording{': ' if where else ''}{', '.join(where)}")
         return found
 
 
@@ -228,15 +245,16 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
         store.refuse_replaced()
     parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
     parts = np.where(heard, parts, -1)
-    near = near_pairs(sound.prints, parts)
+    pairs = find_pairs(store, parts, label, sound.prints, envelopes_of(store, sound.envelopes))
     with np.errstate(divide="ignore", invalid="ignore"):
         peak_db = 20 * np.log10(peak)
     quiet = np.flatnonzero(heard & (peak_db < QUIET_DB))
     loud = np.flatnonzero(heard & (clipped > CLIPPED_SHARE))
     troubled = np.flatnonzero(status != "ok")
     quiet, loud = quiet[np.argsort(peak_db[quiet], kind="stable")], loud[np.argsort(-clipped[loud], kind="stable")]
-    ends = [n for pair in near[:LISTED] for n in (pair.first, pair.second)]
+    ends = [n for pair in pairs[:LISTED] for n in (pair.first, pair.second)]
     listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
+    step = store.spec.stride / store.spec.sample_rate
     names = _Names(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
     return Findings(
         facts=facts,
@@ -255,8 +273,14 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
         quiet=names.listing(quiet, peak_db),
         clipped=names.listing(loud, clipped),
         pairs=Listing(
-            tuple(Pair(names.noted(p.first), names.noted(p.second), p.apart) for p in near[:LISTED]), len(near)
+            tuple(
+                Duplicate(names.noted(pair.first), names.noted(pair.second), pair.likeness, pair.shift * step)
+                for pair in pairs[:LISTED]
+            ),
+            len(pairs),
         ),
+        n_across=sum(pair.is_across for pair in pairs),
+        n_relabelled=sum(pair.is_relabelled for pair in pairs),
         n_compared=int(((parts >= 0) & np.isfinite(sound.prints[:, 0])).sum()),
     )
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.likeness import fingerprint, print_size
+from pipeline.alignment import Levels, envelope
+from pipeline.likeness import fingerprint, loudness_db, print_size
 from pipeline.mel import quick_levels
 from pipeline.spec import FeatureSpec
 from pipeline.store import Reader, Store
@@ -21,6 +22,7 @@ FEW_LABELS = 12  # up to which there are two of each
 SECONDS = 10.0  # of each example
 COLUMNS = 500  # of each example at most, in time
 BLOCK = 256  # tracks that are read before their numbers are added up
+KEPT = 100_000_000  # bytes of envelopes that are kept; those of other tracks are read again if they are needed
 NAMED = 50  # damaged tracks whose errors are kept
 
 Floats = npt.NDArray[np.float64]
@@ -58,6 +60,8 @@ class Sound:
         Mean level of everything.
     prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
         Fingerprint of each track; NaN where it was not heard.
+    envelopes : dict of int to np.ndarray
+        Envelopes of the first tracks by their numbers.
     unreadable : list of (int, str)
         Number of each damaged track, and what is wrong with it; the first of them.
     n_unreadable : int
@@ -67,6 +71,7 @@ class Sound:
     mean_db: Floats
     all_db: Floats
     prints: npt.NDArray[np.float16]
+    envelopes: dict[int, Levels]
     unreadable: list[tuple[int, str]]
     n_unreadable: int
 
@@ -94,38 +99,59 @@ def listen(
     totals, frames = np.zeros((n_labels + 1, n_mels)), np.zeros(n_labels + 1, np.int64)  # the last of all other labels
     prints = np.full((store.n_tracks, print_size(n_mels)), np.nan, np.float16)
     unreadable: list[tuple[int, str]] = []
-    n_unreadable = 0
-    n_valid = np.clip(store.values("n_windows"), 0, store.spec.n_windows)
-    for number, sound in _sounds(store, n_valid, progress):
+    n_unreadable, room = 0, KEPT
+    envelopes: dict[int, Levels] = {}
+    for number, sound in _sounds(store, n_valid(store), progress):
         if isinstance(sound, str):
             n_unreadable += 1
             unreadable += [(number, sound)] if len(unreadable) < NAMED else []
         elif sound and heard[number]:
-            total, n_frames, print_ = sound
+            total, n_frames, print_, levels = sound
             totals[classes[number]] += total
             frames[classes[number]] += n_frames
             prints[number] = print_
+            if (room := room - levels.nbytes) >= 0:
+                envelopes[number] = levels
     with np.errstate(invalid="ignore"):
         return Sound(
             totals[:-1] / np.where(frames, frames, np.nan)[:-1, None],
             totals.sum(axis=0) / (frames.sum() or np.nan),
             prints,
+            envelopes,
             unreadable,
             n_unreadable,
         )
 
 
-_Heard = tuple[Floats, int, npt.NDArray[np.float32]]  # sum of levels, number of frames, fingerprint
+def n_valid(store: Store) -> npt.NDArray[np.int64]:
+    """Count the valid windows of each track, whatever a store of others says."""
+    return np.asarray(np.clip(store.values("n_windows"), 0, store.spec.n_windows), np.int64)
+
+
+def envelopes_of(store: Store, kept: dict[int, Levels]) -> Callable[[int], Levels | None]:
+    """Give the envelopes of tracks by their numbers: those that were kept, and others from the store."""
+    read, spec, valid = store.reader(), store.spec, n_valid(store)
+
+    def one(number: int) -> Levels | None:
+        if number in kept:
+            return kept[number]
+        sound = _sound(read, spec, number, int(valid[number]))
+        return sound[3] if isinstance(sound, tuple) else None
+
+    return one
+
+
+_Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, number of frames, fingerprint, envelope
 
 
 def _sounds(
-    store: Store, n_valid: npt.NDArray[np.integer], progress: Callable[[int], object]
+    store: Store, valid: npt.NDArray[np.integer], progress: Callable[[int], object]
 ) -> Iterator[tuple[int, _Heard | str | None]]:
     """Read tracks in several threads; give each track's numbers in order, or what is wrong with it."""
     read, spec = store.reader(), store.spec
 
     def one(number: int) -> _Heard | str | None:
-        return _sound(read, spec, number, int(n_valid[number]))
+        return _sound(read, spec, number, int(valid[number]))
 
     with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
         for start in range(0, store.n_tracks, BLOCK):
@@ -147,11 +173,15 @@ def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard
     if not n_valid:
         return None
     with np.errstate(all="ignore"):  # what is no number is said below
-        levels = quick_levels(mel[:n_valid], spec).reshape(-1, spec.n_mels)
-        total = levels.sum(axis=0, dtype=np.float64)
+        levels = quick_levels(mel[:n_valid], spec)
+        frames = levels.reshape(-1, spec.n_mels)
+        total = frames.sum(axis=0, dtype=np.float64)
         if not np.isfinite(total).all():
             return "it is damaged: its windows are no finite numbers"
-        return total, len(levels), fingerprint(levels)
+        frames = frames.astype(np.float32)  # half the time, and far below the precision that is kept
+        loudness = loudness_db(frames)
+        heard = fingerprint(frames, loudness)
+        return total, len(frames), heard, envelope(frames.reshape(levels.shape), loudness)
 
 
 def examples(

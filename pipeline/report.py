@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import charts, findings, likeness
+from pipeline import alignment, charts, findings, likeness
 from pipeline.built import STEPS, Built
 from pipeline.charts import Charts
 from pipeline.files import write_whole
@@ -118,7 +118,13 @@ def write_report(
         "other_store": training is not None and training.store_uuid != found.facts["uuid"],
         "curves": _curves(training, drawn),
         "confusion": _confusion(training),
-        "limits": {"quiet": findings.QUIET_DB, "clipped": findings.CLIPPED_SHARE, "same": likeness.SAME_DB},
+        "limits": {
+            "quiet": findings.QUIET_DB,
+            "clipped": findings.CLIPPED_SHARE,
+            "same": alignment.SAME,
+            "near": likeness.NEAR_DB,
+            "bands": alignment.BANDS,
+        },
         "max_drawn": MAX_DRAWN,
     }
     page = _environment().get_template(PAGE).render(view)

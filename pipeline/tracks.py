@@ -45,11 +45,6 @@ class Track:
 FIELDS = tuple(field.name for field in dataclasses.fields(Track))
 
 
-def as_text(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Give a column as `TEXT`, itself where it is; numpy's own conversion would copy it."""
-    return column if column.dtype == TEXT else column.astype(TEXT)
-
-
 def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Find the texts that are in both of two columns, in each of which they come once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -161,6 +162,7 @@ def test_what_is_no_toml_is_no_recipe(tmp_path: Path, content: bytes | None) -> 
     path = tmp_path / "recipe.toml"
     if content:
         path.write_bytes(content)
+    gc.collect()  # what other tests left might else be finalised in the depth of a recursion, and fail there
     with pytest.raises(RecipeError, match=r"recipe\.toml is no readable recipe"):
         read_recipe(path)
 

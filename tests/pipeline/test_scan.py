@@ -61,7 +61,7 @@ def test_a_comparison_holds_no_objects_for_its_tracks(
     tracks = Tracks.of(catalog.tracks)
     columns = {name: tracks.column(name) for name in FIELDS} | {"track": tracks.column("id")}
     columns["source_sha256"] = np.full(N, "5a" * 32, TEXT)
-    store = cast("Store", SimpleNamespace(column=columns.__getitem__))
+    store = cast("Store", SimpleNamespace(text=columns.__getitem__))
     found: list[list[str]] = []
     assert peak_of(lambda: found.append(room._track_changes(store, plan, catalog, lambda _: None))) < 2 * BYTES * N
     first = sorted(track.id for track in catalog.tracks[:3])

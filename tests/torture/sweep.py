@@ -279,6 +279,8 @@ def _job(root: Path, job: int, jobs: int, chosen: tuple[str, ...], until: float)
             folder = root / f"job-{job}/{number}"
             points[scene], found = sweep(scene, folder, root / "music", lambda n: n % jobs == job, until)
             faults += found
+            for fault in found:
+                click.echo(f"job {job}: {fault}", err=True)
             click.echo(f"job {job}: {scene}: {points[scene]} points, {len(found)} faults", err=True)
             shutil.rmtree(folder)
         (root / f"{job}.json").write_text(json.dumps({"points": points, "faults": faults}))

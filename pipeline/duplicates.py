@@ -1,0 +1,112 @@
+"""Tracks of a store that are the same recording: by the digests of their files, then by their sound."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
+from pipeline.layout import CHUNK_VALUES
+from pipeline.likeness import Prints, candidates
+from pipeline.store import Store
+
+MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: some minutes
+HELD = 100_000_000  # bytes of tracks that are prepared for it, held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tracks that are the same recording.
+
+    Parameters
+    ----------
+    first, second : int
+        Their numbers; the second comes earlier in the store.
+    likeness : float
+        Of their levels over time, from `SAME` to 1; infinite if their files are the same, byte by byte.
+    shift : int
+        By how many windows what is in the second comes later in the first.
+    is_across : bool
+        Whether they are in different splits.
+    is_relabelled : bool
+        Whether they have different labels.
+    """
+
+    first: int
+    second: int
+    likeness: float
+    shift: int
+    is_across: bool
+    is_relabelled: bool
+
+
+def find_pairs(
+    store: Store,
+    parts: npt.NDArray[np.integer],
+    labels: npt.NDArray[Any],
+    prints: Prints,
+    levels: Callable[[int], Levels | None],
+) -> list[Pair]:
+    """Find tracks that are the same recording, in different splits or in one.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    parts : np.ndarray [shape=(n_tracks,)]
+        Split of each track, as a number; a track is left out if it is negative.
+    labels : np.ndarray [shape=(n_tracks,)]
+        Label of each track.
+    prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
+        Fingerprints, by which candidates are found.
+    levels : callable
+        Gives the envelope of a track; None if it cannot be read.
+
+    Returns
+    -------
+    list of Pair
+        Those in different splits first, then those of different labels, then the others; the most alike first. Of
+        several files of the same bytes each is in a pair with the first alone, and only the first is compared with
+        other tracks.
+    """
+    copies, firsts = _same_bytes(store, parts)
+    found = [(int(copy), int(first), np.inf, 0) for copy, first in copies]
+    longest = min(store.spec.n_windows, MAX_WINDOWS)
+    bytes_of_one = 40 * longest * 32  # levels, sums and spectrum of 32 bands, in double precision
+
+    @lru_cache(maxsize=max(4, HELD // bytes_of_one))
+    def prepared(number: int) -> Outline | None:
+        track = levels(number)
+        return None if track is None else outline(track, longest)
+
+    for earlier, later in candidates(prints, np.where(firsts, parts, -1))[:MAX_COMPARED].tolist():
+        first, second = prepared(later), prepared(earlier)
+        if first is not None and second is not None:
+            likeness, shift = alike(first, second)
+            if likeness >= SAME:
+                found.append((later, earlier, likeness, shift))
+    pairs = [Pair(*one, bool(parts[one[0]] != parts[one[1]]), bool(labels[one[0]] != labels[one[1]])) for one in found]
+    return sorted(pairs, key=lambda p: (not p.is_across, not p.is_relabelled, -round(p.likeness, 4), p.first, p.second))
+
+
+def _same_bytes(store: Store, parts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Find files of the same bytes: each with the first of them, and which tracks are the first."""
+    keys = np.zeros(store.n_tracks, np.uint64)
+    for start in range(0, store.n_tracks, CHUNK_VALUES):
+        for number, digest in enumerate(store.values("source_sha256", slice(start, start + CHUNK_VALUES)), start):
+            if digest and parts[number] >= 0:
+                short = hashlib.blake2b(str(digest).encode(errors="surrogatepass"), digest_size=8).digest()
+                keys[number] = int.from_bytes(short)
+    known = np.flatnonzero(keys)
+    _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
+    first_of = known[first][inverse]
+    is_copy = first_of != known
+    firsts = np.ones(store.n_tracks, bool)
+    firsts[known[is_copy]] = False
+    return np.stack([known, first_of], axis=1)[is_copy], firsts
