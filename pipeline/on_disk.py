@@ -17,10 +17,10 @@ import filelock
 
 from pipeline.chunk import shard_name
 from pipeline.errors import BuildError, CallError
-from pipeline.files import naming, require_own_folder, sha256_of, sync
+from pipeline.files import naming, remove_parts, require_own_folder, sha256_of, sync
 from pipeline.receipt import Receipt
 from pipeline.tree import DiskTree, Tree
-from pipeline.workspace import DERIVED, NOT_WRITTEN, Workspace
+from pipeline.workspace import BUILT, DERIVED, NOT_WRITTEN, Workspace
 
 ASIDE = "replaced"  # folder of a store whose place another one takes
 PARTS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
@@ -194,8 +194,9 @@ class DiskWorkspace(Workspace):
         self.clear_trash()
 
     def clear_trash(self) -> None:
-        """Remove what a kill has left of a workspace that was being removed."""
+        """Remove what kills have left of a workspace that was being removed, and of the note beside its store."""
         _remove(self._trash, last=DERIVED)
+        remove_parts(self.folder.with_name(f"{self.target.name}{BUILT}"))
 
     def _discarded(self, name: str) -> bytes | None:
         try:

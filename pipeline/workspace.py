@@ -14,6 +14,7 @@ from pipeline.errors import BuildError
 from pipeline.receipt import Receipt
 from pipeline.tree import Tree
 
+BUILT = ".built.json"  # ending of the note beside a store of how fast it was built
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
 REMOVING = "removing"  # file that says that the store is on its way out
 DERIVED = "derived.json"  # what is being made there of other stores, and of which

@@ -281,6 +281,17 @@ def test_what_a_kill_leaves_of_a_workspace_that_was_removed_goes_with_the_next(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
 
 
+def test_what_a_kill_leaves_of_the_note_beside_a_store_goes_with_the_next(own_store: Store, music: Path) -> None:
+    folder = own_store.tree.path.parent
+    left, others = folder / f".{own_store.tree.name}.built.json.{'0a' * 8}.part", folder / ".s.part"
+    for again in ((), ("--force",)):
+        left.write_text("{")
+        others.write_text("mine")
+        assert melzarr("features", music, own_store.tree, "--workers", 0, *SMALL, *again).exit_code == 0
+        assert not left.exists()
+        assert others.exists()
+
+
 @needs_root
 def test_what_another_user_has_put_in_the_place_of_trash_stays(
     music: Path, tmp_path: Path, precious: Path, plan_of

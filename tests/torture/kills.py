@@ -33,7 +33,7 @@ import soundfile
 from processes import command, digests, start
 
 from pipeline import synth
-from pipeline.built import ENDING
+from pipeline.workspace import BUILT
 
 MODES = {
     "in process": ("client",),
@@ -254,7 +254,7 @@ def one_round(
             apart = sorted(name for name in made.keys() | expected.keys() if made.get(name) != expected.get(name))
             found.fault = f"other bytes in {', '.join(apart[:5])}"
         elif left := sorted(
-            {path.name for path in target.parent.glob("*zarr*")} - {target.name, f"{target.name}{ENDING}"}
+            {path.name for path in target.parent.glob("*zarr*")} - {target.name, f"{target.name}{BUILT}"}
         ):
             found.fault = f"left behind: {', '.join(left)}"
     found.seconds = time.perf_counter() - begun

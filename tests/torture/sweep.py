@@ -194,7 +194,9 @@ def point(scene: Scene, start: Path, work: Path, number: int, expected: dict[str
     before = facts(folder, scene.made)
     pid = fork(folder, scene.struck, number, signal.SIGSTOP if scene.is_late else signal.SIGKILL)
     code = wait(pid, os.WUNTRACED)
-    if 0 <= code < STOPPED:
+    if not code:  # threads make a folder once or twice, so that the last changes are not there each time
+        return "" if facts(folder, scene.made) == expected else "other bytes without a kill"
+    if 0 < code < STOPPED:
         return f"it ended with {code} before it was to be ended"
     if (now := facts(folder, scene.made)) not in (before, expected, {}) or (before and not now):
         return "what was there is neither the old nor the new"
