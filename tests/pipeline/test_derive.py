@@ -130,7 +130,7 @@ def test_only_whole_shards_at_their_place_in_a_shard_are_kept(finished: Store, t
     assert kept(tmp_path / "c.zarr", finished) == []
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_any_tracks_of_any_stores_are_those_tracks(
     data: st.DataObject, finished: Store, tmp_path_factory: pytest.TempPathFactory

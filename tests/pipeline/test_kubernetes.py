@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,8 +56,9 @@ def strict(schema: Any) -> Any:
     return made
 
 
-def operator_schema() -> dict[str, Any]:
-    """What the operator takes for a DaskCluster, as it is installed in Kubernetes."""
+@cache
+def operator() -> Any:
+    """Validator of what the operator takes for a DaskCluster, as it is installed in Kubernetes."""
     import dask_kubernetes
 
     chart = Path(dask_kubernetes.__file__).parent / "operator/deployment/helm/dask-kubernetes-operator"
@@ -65,7 +67,9 @@ def operator_schema() -> dict[str, Any]:
     schema["properties"] |= {"apiVersion": {"const": "kubernetes.dask.org/v1"}, "kind": {"const": "DaskCluster"}}
     schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
     schema["required"] = ["apiVersion", "kind", "metadata", "spec"]
-    return schema
+    kind = jsonschema.validators.validator_for(schema)
+    kind.check_schema(schema)
+    return kind(schema)
 
 
 def check(manifest: dict[str, Any]) -> None:
@@ -73,7 +77,7 @@ def check(manifest: dict[str, Any]) -> None:
     if manifest["kind"] != "DaskCluster":
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
         return
-    jsonschema.validate(manifest, operator_schema())
+    operator().validate(manifest)
     for role in ("scheduler", "worker"):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}, "spec": manifest["spec"][role]["spec"]}
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
