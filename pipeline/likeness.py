@@ -32,7 +32,8 @@ def band_means(values: npt.NDArray[np.floating], n_bands: int) -> npt.NDArray[np
     """Average neighbouring bands, the last axis, so that there are no more than so many."""
     n_mels = values.shape[-1]
     starts = np.linspace(0, n_mels, min(n_mels, n_bands), endpoint=False).astype(np.intp)
-    return np.add.reduceat(values, starts, axis=-1) / np.diff(np.append(starts, n_mels)).astype(values.dtype)
+    sizes = np.diff(np.append(starts, n_mels)).astype(values.dtype)
+    return np.asarray(np.add.reduceat(values, starts, axis=-1) / sizes)
 
 
 def loudness_db(levels: npt.NDArray[np.floating]) -> float:
