@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.catalog import Catalog
+from pipeline.layout import CHUNK_VALUES
 from pipeline.plan import Plan
 from pipeline.publish import attributes
 from pipeline.store import Store
 from pipeline.threads import in_order
-from pipeline.tracks import BLOCK, FIELDS, Tracks, matches
+from pipeline.tracks import FIELDS, TEXT, Tracks, matches
 from pipeline.tree import source_sha256
 
 
@@ -58,24 +59,35 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
     tracks = Tracks.of(plan.tracks)
     before, after = store.text("track"), tracks.column("id")
     here, now = matches(before, after)
-    here, now = here[np.argsort(now)], np.sort(now)  # in the order of the tracks, as their files lie
-    other = np.zeros(here.size, bool)
-    for field in FIELDS[1:]:
-        was, is_now = store.text(field), tracks.column(field)
-        for some in (slice(start, start + BLOCK) for start in range(0, here.size, BLOCK)):
-            other[some] |= was[here[some]] != is_now[now[some]]
-    digests, changed = store.text("source_sha256"), np.zeros(here.size, bool)
+    order = np.argsort(here)
+    here, now = here[order], now[order]  # in the order of the store, which is read in blocks
+    other, changed = np.zeros(here.size, bool), np.zeros(here.size, bool)
+    for some, rows, there in _blocks(here):
+        for field in FIELDS[1:]:
+            was = store.column(field, rows)[there].astype(TEXT)
+            other[some] |= was != tracks.column(field)[now[some]]
     sources = (str(tracks.column("source")[number]) for number in now)
     n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
-    for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
-        changed[place] = digest != digests[here[place]]
-        progress(1)
+    after_sha256 = in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)
+    for some, rows, there in _blocks(here):
+        before_sha256 = store.column("source_sha256", rows)[there].tolist()
+        for place, digest in enumerate(before_sha256, some.start):
+            changed[place] = digest != next(after_sha256)
+            progress(1)
     return [
         *count_tracks("new", np.delete(after, now)),
         *count_tracks("gone", np.delete(before, here)),
         *count_tracks("now with another label, path, group or split", before[here[other]]),
         *count_tracks("changed in the bytes of their files", before[here[changed]]),
     ]
+
+
+def _blocks(numbers: npt.NDArray[np.intp]) -> Iterator[tuple[slice, slice, npt.NDArray[np.intp]]]:
+    """Part ascending numbers of tracks by chunks of a column: which of them, the rows to be read, where in these."""
+    for start in range(0, int(numbers[-1]) + 1 if numbers.size else 0, CHUNK_VALUES):
+        first, last = np.searchsorted(numbers, [start, start + CHUNK_VALUES]).tolist()
+        if first < last:
+            yield slice(first, last), slice(start, start + CHUNK_VALUES), numbers[first:last] - start
 
 
 def count_tracks(what: str, names: npt.NDArray[Any] | Sequence[str]) -> list[str]:
