@@ -38,12 +38,16 @@ def write_whole(path: Path, *parts: bytes) -> None:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes have left of `write_whole` for a file; who still writes it fails."""
+    """Remove what killed processes have left of `write_whole` for a file; who still writes it fails.
+
+    What cannot be seen or removed, such as a file of another user, stays.
+    """
     mine = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.part")
-    with suppress(FileNotFoundError):  # there is no folder
-        for entry in os.scandir(path.parent):
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
             if mine.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
+                with suppress(OSError):
+                    Path(entry.path).unlink()
 
 
 @contextmanager

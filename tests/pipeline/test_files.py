@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import files_below, sha256_of, tree_bytes, write_whole
+from pipeline.files import files_below, remove_parts, sha256_of, tree_bytes, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -89,6 +89,21 @@ def test_while_many_write_and_one_reads_the_content_is_always_whole(tmp_path: Pa
     assert seen | {path.read_bytes()} <= set(contents)
     assert seen
     assert names(tmp_path) == ["file"]
+
+
+def test_parts_that_a_kill_has_left_go_and_nothing_else(tmp_path: Path) -> None:
+    path, part = tmp_path / "a[b]*.json", "0a" * 8
+    left = tmp_path / f".a[b]*.json.{part}.part"
+    others = [tmp_path / name for name in (f".ab.json.{part}.part", ".a[b]*.json.part", f"a[b]*.json.{part}.part")]
+    for file in (path, left, *others):
+        file.write_text("{")
+    (tmp_path / f".a[b]*.json.{'ff' * 8}.part").mkdir()
+    remove_parts(path)
+    assert not left.exists()
+    assert all(file.exists() for file in (path, *others))
+    assert len(list(tmp_path.iterdir())) == 5
+    remove_parts(tmp_path / "nowhere/a.json")
+    remove_parts(path / "a.json")  # below a file
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(3_000_000)])
