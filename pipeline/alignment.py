@@ -76,7 +76,7 @@ def outline(track: Levels, longest: int) -> Outline:
     levels -= levels.mean(axis=0)
     sums = np.concatenate([np.zeros((1, levels.shape[1])), levels.cumsum(axis=0)])
     squares = np.concatenate([np.zeros(1), np.square(levels).sum(axis=1).cumsum()])
-    return Outline(levels, sums, squares, fft.rfft(levels, fft.next_fast_len(2 * longest, real=True), axis=0))
+    return Outline(levels, sums, squares, fft.rfft(levels, 2 * fft.next_fast_len(longest, real=True), axis=0))
 
 
 def alike(first: Outline, second: Outline) -> tuple[float, int]:
@@ -90,23 +90,24 @@ def alike(first: Outline, second: Outline) -> tuple[float, int]:
     Returns
     -------
     likeness : float
-        Mean of two correlations over time and bands: that of the levels, and that of their differences over 0.24 s, at
-        the defaults. 1 where one is the other, about 0 for unlike tracks; -1 where they are too short to be compared.
+        The lower of two figures: the mean of the correlations of the levels and of their differences over 0.24 s, at
+        the defaults; and the correlation of the spectrum's shape, which is the levels less the mean of their window.
+        1 if one is the other, about 0 for unlike tracks; -1 if they are too short to be compared.
     shift : int
         By how many windows what is in the second comes later in the first.
 
     Notes
     -----
     Each band is centred over what the two have in common, so that a filter or another level changes nothing. Shifts
-    are whole windows and a half: at a half, neighbours of the second are averaged. White noise is like itself alone,
-    where by its spectrum all noise is the same.
+    are whole windows and a half: at a half, neighbours of the second are averaged. The shape tells apart what has but
+    one rise and fall of its loudness in common, such as noises that are clapped or faded in one rhythm.
     """
     n, m = len(first.levels), len(second.levels)
     least = max(FEWEST, min(ENOUGH, 2 * min(n, m) // 3))
     if min(n, m) < least:
         return -1.0, 0
     shift, likeness = _best_shift(first, second, least)
-    if likeness < 2 * SAME - 1:  # the mean would be too low even if the differences were the same
+    if likeness < 2 * SAME - 1.1:  # the mean would be too low even if the differences were the same
         return likeness / 2, shift
     x = first.levels[max(shift, 0) : shift + m]
     y = second.levels[max(-shift, 0) :][: len(x)]
@@ -137,8 +138,11 @@ def _best_shift(first: Outline, second: Outline, least: int) -> tuple[int, float
 
 
 def _likeness(x: Floats, y: Floats) -> float:
-    """Mean of the correlations of levels and of their differences."""
-    return (_correlation(x, y) + _correlation(x[STEP:] - x[:-STEP], y[STEP:] - y[:-STEP])) / 2
+    """Return the lower one of how alike levels with their differences are, and spectral shapes."""
+    levels = (_correlation(x, y) + _correlation(x[STEP:] - x[:-STEP], y[STEP:] - y[:-STEP])) / 2
+    if x.shape[1] == 1:  # a single band has no shape
+        return levels
+    return min(levels, _correlation(x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)))
 
 
 def _correlation(x: Floats, y: Floats) -> float:

@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.alignment import FEWEST
 from pipeline.describe import describe
-from pipeline.duplicates import find_pairs
+from pipeline.duplicates import find_duplicates
 from pipeline.layout import CHUNK_VALUES
-from pipeline.listen import Example, envelopes_of, examples, listen
+from pipeline.listen import Example, envelope_reader, examples, listen, n_valid
 from pipeline.receipt import STATUSES
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
@@ -160,8 +161,10 @@ class Findings:
         Tracks that are the same recording: those in different splits first, then those under different labels.
     n_across, n_relabelled : int
         How many of them are in different splits, and under different labels.
-    n_compared : int
-        Tracks among which such pairs were sought.
+    n_compared, n_too_short : int
+        Tracks among which such pairs were sought by sound, and those that are too short for it.
+    n_left : int
+        Pairs that were not compared, for there are too many.
     """
 
     facts: dict[str, Any]
@@ -185,6 +188,8 @@ class Findings:
     n_across: int
     n_relabelled: int
     n_compared: int
+    n_too_short: int
+    n_left: int
 
     def faults(self) -> list[str]:
         """Say what is wrong with the dataset, or may be, in short sentences without a full stop."""
@@ -245,7 +250,10 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
         store.refuse_replaced()
     parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
     parts = np.where(heard, parts, -1)
-    pairs = find_pairs(store, parts, label, sound.prints, envelopes_of(store, sound.envelopes))
+    found = find_duplicates(store, parts, label, sound.prints, sound.envelopes, envelope_reader(store))
+    pairs = found.pairs
+    has_sound = (parts >= 0) & np.isfinite(sound.prints[:, 0])
+    is_long = n_valid(store) >= FEWEST
     with np.errstate(divide="ignore", invalid="ignore"):
         peak_db = 20 * np.log10(peak)
     quiet = np.flatnonzero(heard & (peak_db < QUIET_DB))
@@ -281,7 +289,9 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
         ),
         n_across=sum(pair.is_across for pair in pairs),
         n_relabelled=sum(pair.is_relabelled for pair in pairs),
-        n_compared=int(((parts >= 0) & np.isfinite(sound.prints[:, 0])).sum()),
+        n_compared=int((has_sound & is_long).sum()),
+        n_too_short=int((has_sound & ~is_long).sum()),
+        n_left=found.n_left,
     )
 
 

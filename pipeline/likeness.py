@@ -117,7 +117,7 @@ def _nearest(
     for start in range(0, len(here), BLOCK // SOUGHT):
         some = here[start : start + BLOCK // SOUGHT]
         # A hair more than asked for: the waves are rounded, and a lower bound must stay one.
-        _, places = tree.query(_waves(prints, some), k=SOUGHT, distance_upper_bound=1.01 * within + 1e-3)
+        _, places = tree.query(_waves(prints, some), k=SOUGHT, distance_upper_bound=1.01 * within + 1e-3, workers=-1)
         numbers = there[np.minimum(places, len(there) - 1)]
         apart = apart_db(prints[some, None], prints[numbers])
         apart[(places == len(there)) | (numbers == some[:, None]) | (apart > within)] = np.inf

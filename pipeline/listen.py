@@ -22,7 +22,7 @@ FEW_LABELS = 12  # up to which there are two of each
 SECONDS = 10.0  # of each example
 COLUMNS = 500  # of each example at most, in time
 BLOCK = 256  # tracks that are read before their numbers are added up
-KEPT = 100_000_000  # bytes of envelopes that are kept; those of other tracks are read again if they are needed
+KEPT = 200_000_000  # bytes of envelopes that are kept, of 5000 tracks at the defaults; others are read again
 NAMED = 50  # damaged tracks whose errors are kept
 
 Floats = npt.NDArray[np.float64]
@@ -128,13 +128,11 @@ def n_valid(store: Store) -> npt.NDArray[np.int64]:
     return np.asarray(np.clip(store.values("n_windows"), 0, store.spec.n_windows), np.int64)
 
 
-def envelopes_of(store: Store, kept: dict[int, Levels]) -> Callable[[int], Levels | None]:
-    """Give the envelopes of tracks by their numbers: those that were kept, and others from the store."""
+def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
+    """Give the function that reads a track's envelope by its number; None if the track cannot be read."""
     read, spec, valid = store.reader(), store.spec, n_valid(store)
 
     def one(number: int) -> Levels | None:
-        if number in kept:
-            return kept[number]
         sound = _sound(read, spec, number, int(valid[number]))
         return sound[3] if isinstance(sound, tuple) else None
 

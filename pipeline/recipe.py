@@ -213,8 +213,10 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
         if not re.fullmatch("(?:[0-9a-f]{64})?", sha256):
             raise ValueError(f"source.sha256={sha256!r:.80} is no digest of 64 hexadecimal digits")
         made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]), sha256)
-        if not (1000 <= made.sample_rate <= 192_000 and 0 < made.seconds <= 3600):
-            raise ValueError(f"{made.seconds} s at {made.sample_rate} Hz are no track; make at most an hour")
+        if not (4000 <= made.sample_rate <= 192_000 and 0.1 <= made.seconds <= 3600):
+            raise ValueError(
+                f"{made.seconds} s at {made.sample_rate} Hz are no track; make 0.1 s to an hour at 4000 Hz or more"
+            )
         return made
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
 

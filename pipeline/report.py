@@ -124,6 +124,7 @@ def write_report(
             "same": alignment.SAME,
             "near": likeness.NEAR_DB,
             "bands": alignment.BANDS,
+            "fewest": alignment.FEWEST,
         },
         "max_drawn": MAX_DRAWN,
     }

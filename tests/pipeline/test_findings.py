@@ -21,6 +21,7 @@ from pipeline.findings import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, Findi
 from pipeline.likeness import NEAREST, SOUGHT, apart_db, candidates, fingerprint, loudness_db
 from pipeline.mel import level_db, mel_windows
 from pipeline.spec import FeatureSpec
+from pipeline.split import PARTS
 from pipeline.store import Store, open_store
 
 
@@ -146,7 +147,8 @@ def test_copies_are_found_and_nothing_else(found) -> None:
     assert found.n_across == 2
     assert all(SAME <= pair.likeness < 1 for pair in found.pairs.rows)
     assert all(pair.later == 0 for pair in found.pairs.rows)
-    assert found.n_compared == 16  # all but the failed, the silent and the one that is in no split
+    assert found.n_compared == 15  # all but the failed, the silent, the short and the one that is in no split
+    assert found.n_too_short == 1
 
 
 def test_files_of_the_same_bytes_are_said_whatever_their_splits_and_labels(tmp_path: Path) -> None:
@@ -175,6 +177,33 @@ def test_noise_is_like_itself_alone(tmp_path: Path) -> None:
     found = find(make_store(tmp_path, songs))
     assert pairs_of(found) == [("track-006", "track-000")]
     assert found.n_relabelled == 1
+
+
+def test_what_has_one_rhythm_or_one_fade_in_common_is_not_the_same(tmp_path: Path) -> None:
+    """Noises that are clapped, faded or cut off alike: their loudness is the same over time, their spectra are not."""
+    time = np.arange(4 * RATE) / RATE
+    rng = np.random.default_rng(0)
+    shapes = (np.exp(-8 * (time % 0.5)), np.minimum(time, 4 - time) / 2, 1.0 * (time % 1 < 0.5), 1.0 * (time > 1))
+    songs = [Song("noise", split, 0.1 * shape * rng.normal(size=time.size)) for shape in shapes for split in PARTS]
+    assert find(make_store(tmp_path, songs, n_windows=95)).pairs.n == 0
+
+
+def test_what_is_no_digest_says_nothing(faulty: Store, found, tmp_path: Path) -> None:
+    path = damaged(faulty, tmp_path)
+    zarr.open_group(path, mode="r+", use_consolidated=False)["source_sha256"][...] = "unknown"
+    assert pairs_of(find(open_store(path))) == pairs_of(found)
+
+
+def test_how_many_could_not_be_compared_is_said(faulty: Store, found, tmp_path: Path, monkeypatch) -> None:
+    short = find(
+        make_store(tmp_path, [Song("a", split, song("bells", 1)) for split in ("train", "test")], n_windows=49)
+    )
+    assert (short.n_compared, short.n_too_short, short.pairs.n) == (0, 2, 1)  # by their digests
+    monkeypatch.setattr("pipeline.listen.KEPT", 0)
+    monkeypatch.setattr("pipeline.duplicates.MAX_READ", 2)
+    few = find(faulty)
+    assert (found.n_left, few.pairs.n) == (0, 1)
+    assert few.n_left > 0
 
 
 def test_tracks_that_begin_elsewhere_in_a_recording_are_found_with_their_shift(tmp_path: Path) -> None:

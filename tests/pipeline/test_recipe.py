@@ -88,8 +88,8 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
         ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 2026-11-23", "date is not JSON serializable"),
         ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 'soon'", "is no date"),
         ("seconds = 0.5", "seconds = 0.5\nsha256 = '12ab'", "sha256='12ab' is no digest"),
-        ("seconds = 0.5", "seconds = 1e12", "make at most an hour"),
-        ("seconds = 0.5", "seconds = nan", "make at most an hour"),
+        ("seconds = 0.5", "seconds = 1e12", "make 0.1 s to an hour"),
+        ("seconds = 0.5", "seconds = nan", "make 0.1 s to an hour"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instead: str, said: str) -> None:
