@@ -18,8 +18,8 @@ STEADY_DB = 0.1  # by which the level of a band moves at least: what does not mo
 
 # Measured on 100 clips of real music and the demo's thousand tracks, 24 s each. Copies by MP3, Vorbis and Opus at usual
 # quality, at another level, with noise 20 dB below, that begin 0.02 to 10 s later, and excerpts of 6 to 15 s: from 0.82
-# on. Different clips of music: up to 0.57; the nearest of synthesised tracks, among which are drums in one tempo and
-# metre: up to 0.71.
+# on. Different clips of music: up to 0.46; the nearest of synthesised tracks, among which are drums in one tempo and
+# metre: up to 0.59. docs/gtzan.md has the table.
 SAME = 0.78
 
 Levels = npt.NDArray[np.float16]
