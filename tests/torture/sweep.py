@@ -187,8 +187,11 @@ def template(scene: Scene, folder: Path, music: Path) -> None:
         assert finished(folder, words) == 0, (folder.parent / "said").read_text()
 
 
-def point(scene: Scene, start: Path, work: Path, number: int, expected: dict[str, str]) -> str:
-    """Run a scene, ended before one change; return what was wrong."""
+def point(scene: Scene, start: Path, work: Path, number: int, done: dict[str, str], expected: dict[str, str]) -> str:
+    """Run a scene, ended before one change; return what was wrong.
+
+    `done` is what the struck command makes, `expected` what is there in the end.
+    """
     shutil.rmtree(work, ignore_errors=True)
     folder = Path(shutil.copytree(start, work / "folder", symlinks=True))
     before = facts(folder, scene.made)
@@ -198,16 +201,17 @@ def point(scene: Scene, start: Path, work: Path, number: int, expected: dict[str
         return "" if facts(folder, scene.made) == expected else "other bytes without a kill"
     if 0 < code < STOPPED:
         return f"it ended with {code} before it was to be ended"
-    if (now := facts(folder, scene.made)) not in (before, expected, {}) or (before and not now):
+    if (now := facts(folder, scene.made)) not in (before, done, expected, {}) or (before and not now):
         return "what was there is neither the old nor the new"
+    is_done = not scene.is_late and now == done != expected  # then the others come too late, and are refused
     codes = [finished(folder, words) for words in scene.after or (scene.struck,)]
     if scene.is_late:
         os.kill(pid, signal.SIGCONT)
         codes += [wait(pid), *(finished(folder, words) for words in scene.last)]
     left = [path.name for path in folder.iterdir() if path.name.endswith(LEFT)]
     wrong = {
-        "exit codes": not set(codes) <= ({0, 1} if scene.is_late else {0}),
-        "other bytes": facts(folder, scene.made) != expected,
+        "exit codes": not set(codes) <= ({0, 1} if scene.is_late else {1} if is_done else {0}),
+        "other bytes": facts(folder, scene.made) != (done if is_done else expected),
         f"left: {left}": bool(left),
     }
     return f"{codes}: {', '.join(what for what, is_so in wrong.items() if is_so)}" if any(wrong.values()) else ""
@@ -221,7 +225,7 @@ def sweep(name: str, folder: Path, music: Path, mine: Callable[[int], bool], unt
     whole = folder / "whole/folder"
     shutil.copytree(start, whole)
     assert finished(whole, scene.struck) == 0, (whole.parent / "said").read_text()
-    n_changes = int((whole.parent / "count").read_text())
+    n_changes, done = int((whole.parent / "count").read_text()), facts(whole, scene.made)
     if scene.after:
         shutil.copytree(start, folder / "undisturbed/folder")
         whole = folder / "undisturbed/folder"
@@ -235,7 +239,7 @@ def sweep(name: str, folder: Path, music: Path, mine: Callable[[int], bool], unt
         if not mine(number) or time.monotonic() > until:
             continue
         n_points += 1
-        if fault := point(scene, start, folder / "work", number, expected):
+        if fault := point(scene, start, folder / "work", number, done, expected):
             faults.append(f"{name}, before change {number} of {n_changes}: {fault}")
     return n_points, faults
 
