@@ -203,7 +203,7 @@ def point(scene: Scene, start: Path, work: Path, number: int, done: dict[str, st
         return f"it ended with {code} before it was to be ended"
     if (now := facts(folder, scene.made)) not in (before, done, expected, {}) or (before and not now):
         return "what was there is neither the old nor the new"
-    is_done = not scene.is_late and now == done != expected  # then the others come too late, and are refused
+    is_done = not scene.is_late and {} != now == done != expected  # then the others come too late, and are refused
     codes = [finished(folder, words) for words in scene.after or (scene.struck,)]
     if scene.is_late:
         os.kill(pid, signal.SIGCONT)
