@@ -112,6 +112,7 @@ def build(
     refuse_place(workspace, replace=replace, catalog=catalog)
     with workspace.locked():
         workspace.refuse_occupied(replace)
+        workspace.adopt_receipts()
         workspace.root.remove([PLAN])  # parts of another build that still run come to an end
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
@@ -184,7 +185,7 @@ def _readable(target: Tree) -> Iterator[Receipt]:
 
 
 def shard_jobs(
-    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner, plan_id: str = ""
+    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner
 ) -> Iterator[ShardJob]:
     """Make the jobs of some shards.
 
@@ -200,8 +201,6 @@ def shard_jobs(
         The shards.
     runner : Runner
         Where they will be computed.
-    plan_id : str
-        Of the plan that is written down there, if it is.
     """
     for shard in shards:
         yield ShardJob(
@@ -213,7 +212,7 @@ def shard_jobs(
             shard=shard,
             key=plan.key(shard),
             track_seconds=TRACK_SECONDS if runner.expendable else None,
-            plan_id=plan_id,
+            plan_id=workspace.plan_id,
         )
 
 

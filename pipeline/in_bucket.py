@@ -27,14 +27,14 @@ DESCRIBED = "described"  # folder of what describes the store that takes another
 class BucketWorkspace(Workspace):
     """A workspace under a prefix. Shards are moved to the store's own place, under which nothing opens meanwhile."""
 
-    def __init__(self, target: Tree) -> None:
+    def __init__(self, target: Tree, plan_id: str = "") -> None:
         if not target.can_list:
             raise CallError(
                 f"{target} can be read, not written; build the store in a folder, or at s3://, gs:// or az://"
             )
         if not urlsplit(str(target)).path:
             raise CallError(f"{target} is a whole bucket; name a store in it, such as {target}/music.zarr")
-        super().__init__(target)
+        super().__init__(target, plan_id)
         self._lease = Lease(_bucket(self.root), "lock", str(target))
 
     def _store(self) -> Tree:

@@ -104,7 +104,15 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
     with workspace.locked():
         workspace.root.write(TRACKS, *_as_csv(plan))
         facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # so that a kill in between leaves no plan
-        workspace.root.write(PLAN, json.dumps(facts, indent=2).encode())
+        written = json.dumps(facts, indent=2).encode()
+        workspace.root.write(PLAN, written)  # from here on parts of another plan come to an end
+        workspace.plan_id = _id(written)
+        workspace.adopt_receipts()
+
+
+def _id(written: bytes) -> str:
+    """Name a plan by the bytes of its file."""
+    return hashlib.sha256(written).hexdigest()
 
 
 def _as_csv(plan: Plan) -> Iterator[bytes]:
@@ -149,9 +157,7 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
             f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr features init "
             f"SOURCE {workspace.target}"
         ) from error
-    return WrittenPlan(
-        plan, open_tree(facts["root"]), facts["about"], facts["replace"], hashlib.sha256(written).hexdigest()
-    )
+    return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"], _id(written))
 
 
 def make_part(
@@ -185,8 +191,8 @@ def make_part(
         What was done; of the tracks of this part.
     """
     start = time.perf_counter()
-    plan, workspace = written.plan, open_workspace(target)
-    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner, written.id)
+    plan, workspace = written.plan, open_workspace(target, written.id)
+    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
     if written.replace:
         jobs = seeded(jobs, workspace)
     with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
@@ -219,7 +225,7 @@ def finish(
         nothing is published then.
     """
     start = time.perf_counter()
-    plan, workspace = written.plan, open_workspace(target)
+    plan, workspace = written.plan, open_workspace(target, written.id)
     with workspace.locked():
         folder = workspace.root.folder
         with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:

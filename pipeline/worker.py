@@ -56,7 +56,7 @@ class ShardJob:
     track_seconds : float, optional
         Time that a track may take, where the process may be ended that takes longer.
     plan_id : str
-        Which plan's workspace it must be, for a part of a build; see `Workspace.require_plan`.
+        Which plan it is part of, where a plan was written down; see `Workspace.require_plan`.
     """
 
     spec: FeatureSpec
@@ -128,8 +128,8 @@ def make_shard_apart(job: ShardJob) -> Receipt:
 def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
     with one_thread():
-        workspace = open_workspace(job.target)
-        workspace.require_plan(job.plan_id)
+        workspace = open_workspace(job.target, job.plan_id)
+        workspace.require_plan()
         earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
             return _compute(job, featurise)
@@ -212,8 +212,8 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sums=add_sums(sums, spec.n_mels),
     )
     with watch.step("write"):
-        workspace = open_workspace(job.target)
-        workspace.require_plan(job.plan_id)  # once more, for the shard took its time
+        workspace = open_workspace(job.target, job.plan_id)
+        workspace.require_plan()  # once more, for the shard took its time
         workspace.write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
 

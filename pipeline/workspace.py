@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ PUBLISHED = "published"  # file that says that the store is there, and that the 
 REMOVING = "removing"  # file that says that the store is on its way out
 DERIVED = "derived.json"  # what is being made there of other stores, and of which
 PLAN = "plan.json"  # what the parts of a build make; written by its first stage
+PLAN_DIGITS = 16  # of a plan's digest, in the names of its receipts
+RECEIPT = re.compile(r"receipts/(?P<index>[0-9]{7})(\.[0-9a-f]{16})?\.json")
+LATE = re.compile(r"shards/|receipts/\.?[0-9]{7}\.[0-9a-f]{16}\.")  # a part's files, with those that are being written
 NOT_WRITTEN = "its bytes are not those that were written"
 
 
@@ -29,24 +33,27 @@ class Workspace(ABC):
     ----------
     target : Tree
         Where the store will be.
+    plan_id : str
+        Plan of which receipts are read and written; empty for a build in one piece.
 
     Attributes
     ----------
     root : Tree
         ``music.zarr.building``, beside the store. It holds ``shards/`` (what workers have written), ``receipts/`` (one
-        a shard, written after it), and a lock, held while a build lives. A file ``published`` says that the store is
-        there, and that the rest may go.
+        per shard and plan, written after it), and a lock, held while a build lives. A file ``published`` says that the
+        store is there, and that the rest may go.
     store : Tree
         Where shards are moved when all are there.
 
     Notes
     -----
     A worker names a shard by its content, and only the client that holds the lock moves it into the store. So a worker
-    of another build, dead to all but itself, can write what it likes: nobody looks for it there.
+    of another build, dead to all but itself, can write what it likes: nobody looks for it there. A receipt is named by
+    its plan, so that a late part of an older plan does not replace one of the current plan.
     """
 
-    def __init__(self, target: Tree) -> None:
-        self.target = target
+    def __init__(self, target: Tree, plan_id: str = "") -> None:
+        self.target, self.plan_id = target, plan_id
         self.root = target.beside(f"{target.name}.building")
         self.store = self._store()
         self._n_holds, self._is_over = 0, False  # of the lock, by this process
@@ -58,10 +65,10 @@ class Workspace(ABC):
         """Name of a shard as a worker writes it: by its content."""
         return f"shards/{index:07d}.{sha256}"
 
-    @staticmethod
-    def receipt(index: int) -> str:
+    def receipt(self, index: int) -> str:
         """Name of a shard's receipt."""
-        return f"receipts/{index:07d}.json"
+        plan = f".{self.plan_id[:PLAN_DIGITS]}" if self.plan_id else ""
+        return f"receipts/{index:07d}{plan}.json"
 
     def write(self, parts: Iterable[bytes], receipt: Receipt) -> None:
         """Keep a shard and, once it is whole, its receipt; where the build is over, there is nobody to keep it for."""
@@ -118,6 +125,26 @@ class Workspace(ABC):
         self.root.remove([self.written(receipt.index, receipt.sha256)])
 
     # What the client does.
+
+    def adopt_receipts(self) -> None:
+        """Rename the receipts of other plans to this one's, so that their shards can be kept.
+
+        A receipt of this plan is not replaced. Call it with the lock held, before workers start.
+        """
+        names = {f"receipts/{name}" for name, _ in self.root.below("receipts").files()}
+
+        def adopt(name: str) -> None:
+            found = RECEIPT.fullmatch(name)
+            if not found or name == (new := self.receipt(int(found["index"]))):
+                return
+            if new in names:
+                self.root.remove([name])
+            else:
+                self.root.move(name, new)
+
+        with ThreadPoolExecutor(self.root.readers) as pool:
+            for _ in pool.map(adopt, names):
+                pass
 
     def n_receipts(self) -> int:
         """How many shards an earlier run has finished."""
@@ -230,9 +257,18 @@ class Workspace(ABC):
         self.clear_trash()
         if self.root.size(REMOVING) is not None:
             self.remove_store()
-        if self.is_spent or self.is_left_of(published):
+        if self.is_spent or self.is_left_of(published) or self._is_of_late_parts():
             with self.locked():
                 self.discard()
+
+    def _is_of_late_parts(self) -> bool:
+        """Whether it holds nothing but what parts have written after their plan was finished."""
+        n_files = 0
+        for name, _ in self.root.files():
+            if not LATE.match(name):
+                return False
+            n_files += 1
+        return n_files > 0
 
     def is_left_of(self, published: Iterable[Receipt]) -> bool:
         """Whether the receipts are those of a finished store, each of them, and no stage of a build is to come."""
@@ -246,18 +282,15 @@ class Workspace(ABC):
             n_same += 1
         return n_same > 0 and n_same == self.n_receipts()
 
-    def require_plan(self, plan_id: str) -> None:
-        """Raise a BuildError if the workspace is no more that of a plan.
+    def require_plan(self) -> None:
+        """Raise a BuildError if the plan that is written down is not this one.
 
-        Parameters
-        ----------
-        plan_id : str
-            SHA-256 of the plan's file; empty for a build in one, which holds the lock while its workers write.
+        A build in one piece has no plan there: it holds the lock while its workers write.
         """
-        if not plan_id:
+        if not self.plan_id:
             return
         try:
-            same = self.root.sha256(PLAN) == plan_id
+            same = self.root.sha256(PLAN) == self.plan_id
         except FileNotFoundError:
             same = False
         if not same:

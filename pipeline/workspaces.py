@@ -14,26 +14,28 @@ from pipeline.trees import open_tree
 from pipeline.workspace import Workspace
 
 
-def open_workspace(where: str | Path | Tree | Workspace) -> Workspace:
+def open_workspace(where: str | Path | Tree | Workspace, plan_id: str = "") -> Workspace:
     """Give the workspace of a store on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
     where : str, Path, Tree or Workspace
         Where the store will be; a link is followed. A workspace is given back, with its lock.
+    plan_id : str
+        Plan of which receipts are read and written; empty for a build in one piece.
     """
     if isinstance(where, Workspace):
         return where
     target = open_tree(where)
     if isinstance(target, ZipTree):
-        return ZipWorkspace(target)
+        return ZipWorkspace(target, plan_id)
     if not target.folder:
         from pipeline.in_bucket import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
 
-        return BucketWorkspace(target)
+        return BucketWorkspace(target, plan_id)
     if not target.folder.is_symlink():
-        return DiskWorkspace(target)
+        return DiskWorkspace(target, plan_id)
     place = Path(os.path.realpath(target.folder))
     if place.is_symlink():
         raise CallError(f"{target} is a link that leads to itself; remove it, or name another place")
-    return DiskWorkspace(open_tree(place))
+    return DiskWorkspace(open_tree(place), plan_id)

@@ -75,6 +75,17 @@ class StopsAfter(InProcess):
             yield function(job)
 
 
+def test_the_receipts_of_an_older_plan_are_adopted(bucket: BucketTree) -> None:
+    older, newer = (BucketWorkspace(bucket.below("s.zarr"), digit * 64) for digit in "ab")
+    for index in range(40):
+        older.root.write(older.receipt(index), b"older")
+    newer.root.write(newer.receipt(3), b"newer")
+    newer.adopt_receipts()
+    names = sorted(name for name, _ in newer.root.files())
+    assert names == [newer.receipt(index) for index in range(40)]
+    assert [newer.root.read(name) for name in names[2:5]] == [b"older", b"newer", b"older"]
+
+
 def test_a_store_that_is_built_from_bucket_to_bucket_has_the_bytes_of_one_on_a_disk(
     remote_music: BucketTree, bucket: BucketTree, finished: Store
 ) -> None:

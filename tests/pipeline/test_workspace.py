@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,64 @@ def test_a_part_of_an_older_plan_ends_with_a_sentence(music: Path, tmp_path: Pat
         late()
     assert finish(read_plan(target), target).statuses["ok"] == 9
     assert verify(open_store(target), music).problems == []
+
+
+def test_its_receipts_take_the_place_of_none(
+    music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late part that has just seen its plan writes its shard, when the new plan's part has written all of its own."""
+    target = tmp_path / "s.zarr"
+    late = late_part(music, target, plan_of)
+    make_part(read_plan(target), target, 1, 1, InProcess())
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskWorkspace, "require_plan", lambda _: None)
+        late()
+    assert open_workspace(target).n_receipts() == 6
+    assert finish(read_plan(target), target).statuses["ok"] == 9
+    assert open_store(target).spec.n_mels == 64
+    assert verify(open_store(target), music).problems == []
+
+
+def test_what_it_writes_after_the_end_goes_with_the_next_question(
+    music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "s.zarr"
+    late = late_part(music, target, plan_of)
+    make_part(read_plan(target), target, 1, 1, InProcess())
+    finish(read_plan(target), target)
+    workspace = open_workspace(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskWorkspace, "require_plan", lambda _: None)
+        workspace.root.folder.mkdir()  # as where it looked right before the end
+        late()
+    assert workspace.n_receipts() == 3
+    workspace.tidy(open_store(target).receipts())
+    assert not workspace.root.exists()
+
+
+def test_a_stopped_build_is_not_taken_for_what_a_late_part_has_left(music: Path, tmp_path: Path, plan_of) -> None:
+    target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
+    write_plan(plan, catalog, target)
+    make_part(read_plan(target), target, 1, 2, InProcess())
+    workspace = open_workspace(target)
+    workspace.tidy()
+    assert workspace.n_receipts() == 2
+    workspace.adopt_receipts()  # as a build in one piece begins
+    workspace.root.remove([PLAN])
+    workspace.tidy()
+    assert workspace.n_receipts() == 2
+
+
+def test_the_next_plan_and_a_build_in_one_keep_what_fits(
+    music: Path, tmp_path: Path, plan_of, finished: Store
+) -> None:
+    target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
+    write_plan(plan, catalog, target)
+    make_part(read_plan(target), target, 1, 2, InProcess())
+    write_plan(plan, replace(catalog, rule={**catalog.rule, "said": "of another plan"}), target)
+    assert make_part(read_plan(target), target, 1, 2, InProcess()).n_reused == 7
+    assert build(plan, catalog, target, InProcess()).n_reused == 7
+    assert digests(target) == digests(finished.tree.path)
 
 
 def test_one_that_goes_on_while_the_store_is_published_harms_nothing(
