@@ -201,9 +201,7 @@ def test_a_stopped_build_is_not_taken_for_what_a_late_part_has_left(music: Path,
     assert workspace.n_receipts() == 2
 
 
-def test_the_next_plan_and_a_build_in_one_keep_what_fits(
-    music: Path, tmp_path: Path, plan_of, finished: Store
-) -> None:
+def test_the_next_plan_and_a_build_in_one_keep_what_fits(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
     target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
     write_plan(plan, catalog, target)
     make_part(read_plan(target), target, 1, 2, InProcess())
