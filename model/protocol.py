@@ -12,8 +12,8 @@ import numpy.typing as npt
 from model.loader import tracks
 from model.selection import Selection, select
 from model.streams import OF_PARTS, stream
+from pipeline.decibels import quick_levels
 from pipeline.errors import CatalogError, StoreError
-from pipeline.mel import quick_levels
 from pipeline.recipe import named_parts
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.screen import table
+from pipeline.human_units import table
 
 if TYPE_CHECKING:
     from model.predict import Prediction

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.extract import featurise, one_thread
 from pipeline.files import source_sha256
 from pipeline.receipt import TrackReceipt
 from pipeline.spec import FeatureSpec
@@ -67,8 +68,6 @@ def _lost(path: Path, spec: FeatureSpec, remark: str) -> tuple[npt.NDArray[Any],
 
 def main(folder: Path) -> None:
     """Compute the track of a job that `featurise_apart` has written down."""
-    from pipeline.worker import featurise, one_thread  # noqa: PLC0415  (it imports this module)
-
     job = json.loads((folder / "job.json").read_bytes())
     with one_thread():
         windows, receipt = featurise(Path(job["path"]), FeatureSpec.from_dict(job["spec"]))

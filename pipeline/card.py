@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -13,16 +11,14 @@ from typing import Any, Final
 
 import jinja2
 
-from pipeline.layout import CHUNK_VALUES, COORDINATES
+from pipeline.layout import COORDINATES
 from pipeline.receipt import STATUSES
 from pipeline.split import PARTS, UNUSED
 from pipeline.store import Store
-from pipeline.text import harmless
 
 ALL = ""  # stands for all labels, none of which is empty
 MAX_LABELS = 100  # that have a line of their own
 LISTED = 20  # tracks that are not ok and that the card names; tracks.csv has them all
-WHOLE = {"n_windows"}  # columns of whole numbers
 
 # Licences that Hugging Face knows by name, of those that datasets of music have.
 HUB_LICENCES: Final = frozenset(
@@ -209,39 +205,3 @@ def _hub(facts: Mapping[str, Any]) -> dict[str, str]:
         "licence": licence if licence in HUB_LICENCES else "other",
         "size": next(name for name, bound in HUB_SIZES if n_tracks < bound),
     }
-
-
-def columns() -> dict[str, tuple[type, str]]:
-    """Columns of tracks.csv: of what type their values are, and what they say."""
-    return {
-        name: (_kind(name, attributes), attributes["long_name"])
-        for name, (dims, attributes) in COORDINATES.items()
-        if dims == ("track",)
-    }
-
-
-def _kind(name: str, attributes: Mapping[str, str]) -> type:
-    if name in WHOLE:
-        return int
-    return float if "units" in attributes or name in {"source_channels", "peak", "clipped"} else str
-
-
-def tracks_csv(store: Store) -> Iterator[bytes]:
-    """Write the coordinates of all tracks as CSV, some tracks at a time; what is unknown is empty."""
-    names = list(columns())
-    yield _csv([names])
-    for start in range(0, store.n_tracks, CHUNK_VALUES):
-        values = [store.values(name, slice(start, start + CHUNK_VALUES)).tolist() for name in names]
-        yield _csv([list(map(_cell, row)) for row in zip(*values, strict=True)])
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str):
-        return harmless(value)
-    return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)  # lines end as RFC 4180 says, and so names with a line break are quoted
-    return text.getvalue().encode()

@@ -10,8 +10,7 @@ from typing import Any
 import zarr
 
 from pipeline.chunk import shard_name
-from pipeline.layout import COORDINATES, MEL_DIMS
-from pipeline.plan import MAX_TRACKS_PER_SHARD
+from pipeline.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
 from pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
 from pipeline.tree import Tree
 

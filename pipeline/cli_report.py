@@ -30,10 +30,10 @@ def report(store: Tree, run: Path | None, folder: Path | None) -> None:
     from pipeline.built import read_built
     from pipeline.charts import require_matplotlib
     from pipeline.findings import find
+    from pipeline.human_units import size
     from pipeline.places import refuse_inside
     from pipeline.report import PAGE, write_report
     from pipeline.run_files import read_run
-    from pipeline.screen import size
     from pipeline.store import open_store
 
     opened = open_store(store)

@@ -10,10 +10,11 @@ from pipeline.catalog import refuse_separated_groups
 from pipeline.companions import CHECKSUMS, TRACKS
 from pipeline.errors import CatalogError
 from pipeline.layout import statistics
-from pipeline.mel import band_centres
+from pipeline.mel_filterbank import band_centres
 from pipeline.parts import Part, tracks_of
 from pipeline.receipt import counts
 from pipeline.store import Store
+from pipeline.tracks_table import tracks_csv
 
 SUMS_RELATIVE = 1e-9  # of statistics to those of the receipts' sums; added up anew they differ by some 1e-13
 
@@ -69,8 +70,6 @@ def _of_the_tracks(store: Store) -> Iterator[str]:
 
 def _of_the_table(store: Store) -> Iterator[str]:
     """Compare the table of a share with the store that it is of."""
-    from pipeline.card import tracks_csv  # noqa: PLC0415  (its templates are needed for shares alone)
-
     tree = store.tree
     if tree.size(CHECKSUMS) is None or tree.size(TRACKS) is None:
         return

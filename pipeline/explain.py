@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline import charts
 from pipeline.archive import ZipTree
-from pipeline.card import About, card, citation, columns, description, tracks_csv
+from pipeline.card import About, card, citation, description
 from pipeline.charts import Charts
 from pipeline.chunk import SHARDS
 from pipeline.companions import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
@@ -20,6 +20,7 @@ from pipeline.files import files_below, sha256_of, write_whole
 from pipeline.findings import find
 from pipeline.report import write_report
 from pipeline.store import Store
+from pipeline.tracks_table import columns, tracks_csv
 from pipeline.tree import Tree
 from pipeline.wish import Wish
 

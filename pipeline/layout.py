@@ -28,6 +28,7 @@ from pipeline.tracks import TEXT
 
 SCHEMA_VERSION = 3
 MEL_DIMS = ("track", "window", "frame", "band")
+MAX_TRACKS_PER_SHARD = 1 << 16
 CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
 

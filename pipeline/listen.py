@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.alignment import Levels, envelope
+from pipeline.decibels import quick_levels
 from pipeline.likeness import fingerprint, loudness_db, print_size
-from pipeline.mel import quick_levels
 from pipeline.spec import FeatureSpec
 from pipeline.store import Reader, Store
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SpecError
+from pipeline.mel_filterbank import filterbank
 from pipeline.spec import FeatureSpec
 
-AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
 BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
 KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
 
@@ -141,113 +139,9 @@ def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any
     return constant
 
 
-def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Level of mel spectra in dB relative to 1, at least -100 dB.
-
-    Parameters
-    ----------
-    mel : np.ndarray [shape=(…, n_mels)]
-        Mel spectra of magnitude to the ``spec.power``.
-    spec : FeatureSpec
-        The spec that they were computed for.
-
-    Returns
-    -------
-    np.ndarray [shape=(…, n_mels), dtype=float32]
-        ``20 / power * log10(mel)``; for power 2 that of ``librosa.power_to_db(mel, top_db=None)``.
-    """
-    level: npt.NDArray[np.float32] = np.float32(20 / spec.power) * np.log10(np.maximum(mel, _floor(spec)))
-    return level
-
-
-def as_stored(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[Any]:
-    """Mel spectra as a store of the spec holds them: in its scale and dtype."""
-    return (level_db(mel, spec) if spec.scale == "db" else mel).astype(spec.dtype, copy=False)
-
-
-def stored_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
-    """Level in dB of what a store of the spec holds, whatever its scale."""
-    return stored if spec.scale == "db" else level_db(stored, spec)
-
-
-def quick_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Return the same within 1e-4 dB in a third of the time, for sums: numpy takes many natural logarithms at once."""
-    if spec.scale == "db":
-        return stored.astype(np.float64)
-    natural = np.log(np.maximum(stored, _floor(spec)).astype(np.float32, copy=False))
-    levels: npt.NDArray[np.float64] = np.multiply(natural, 20 / spec.power / math.log(10), dtype=np.float64)
-    return levels
-
-
-def _floor(spec: FeatureSpec) -> np.float32:
-    """Least value that has a level of its own, -100 dB."""
-    return np.float32(AMIN ** (spec.power / 2))
-
-
-@functools.lru_cache(maxsize=8)
-def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Weights of the FFT's bins in each mel band: triangles of area 2 between `mel_edges`, as librosa has them.
-
-    Parameters
-    ----------
-    spec : FeatureSpec
-        Gives sample_rate, n_fft and n_mels.
-
-    Returns
-    -------
-    np.ndarray [shape=(n_mels, 1 + n_fft / 2)]
-        Each bin lies in two bands at most.
-
-    Raises
-    ------
-    SpecError
-        Where a band is empty: the bands are narrower than the bins are apart.
-    """
-    edges = mel_edges(spec)
-    bins = np.fft.rfftfreq(spec.n_fft, 1 / spec.sample_rate)
-    empty = np.flatnonzero(np.searchsorted(bins, edges[2:], "left") == np.searchsorted(bins, edges[:-2], "right"))
-    if empty.size:
-        raise SpecError(
-            f"n_mels={spec.n_mels} leaves band {empty[0]} without any of the {bins.size} bins of n_fft={spec.n_fft}; "
-            f"use fewer bands or a larger n_fft"
-        )
-    distances, widths = np.subtract.outer(edges, bins), np.diff(edges)[:, np.newaxis]
-    rising, falling = -distances[:-2] / widths[:-1], distances[2:] / widths[1:]
-    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)  # rounded where librosa rounds
-    weights: npt.NDArray[np.float32] = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
-    return weights.astype(np.float64)
-
-
 @functools.lru_cache(maxsize=8)
 def _sparse_bands(spec: FeatureSpec) -> Any:
     """Return the filterbank without its zeros, for products with many frames."""
     import scipy.sparse  # noqa: PLC0415  (slow to import, and the kernel does without it)
 
     return scipy.sparse.csr_array(filterbank(spec))
-
-
-def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Frequencies between which the mel bands rise and fall: each of the three of a band is its neighbour's too.
-
-    Parameters
-    ----------
-    spec : FeatureSpec
-        Gives sample_rate and n_mels.
-
-    Returns
-    -------
-    np.ndarray [shape=(n_mels + 2,)], in Hz
-        From 0 to ``sample_rate / 2``, equally far apart on Slaney's scale, which is linear up to 1 kHz and logarithmic
-        above (M. Slaney, Auditory Toolbox, version 2, Interval Research Corporation, 1998).
-    """
-    slope, corner = 200 / 3, 1000.0  # Hz a mel below the corner, Hz
-    step = math.log(6.4) / 27  # logarithm of the ratio of neighbouring mels above it
-    nyquist, corner_mel = spec.sample_rate / 2, corner / slope
-    highest = nyquist / slope if nyquist < corner else corner_mel + math.log(nyquist / corner) / step
-    mels = np.linspace(0, highest, spec.n_mels + 2)
-    return np.where(mels < corner_mel, slope * mels, corner * np.exp(step * (mels - corner_mel)))
-
-
-def band_centres(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Centre of each mel band, in Hz, shape (n_mels,)."""
-    return mel_edges(spec)[1:-1]

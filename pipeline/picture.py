@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.decibels import stored_levels
 from pipeline.errors import MelzarrError
 from pipeline.files import write_whole
-from pipeline.mel import stored_levels
 from pipeline.store import Store
 
 if TYPE_CHECKING:

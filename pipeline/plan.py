@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import SpecError
+from pipeline.layout import MAX_TRACKS_PER_SHARD
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
 
@@ -16,7 +17,6 @@ from pipeline.tracks import Track
 # a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of
 # workers, because the bytes of a store must not depend on where it was made.
 TRACKS_PER_SHARD = 16
-MAX_TRACKS_PER_SHARD = 1 << 16
 SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide spec needs no big worker
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and what the allocator keeps

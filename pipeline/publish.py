@@ -20,7 +20,7 @@ from pipeline.layout import (
     write_description,
 )
 from pipeline.ledger import Ledger
-from pipeline.mel import band_centres
+from pipeline.mel_filterbank import band_centres
 from pipeline.plan import Plan
 from pipeline.store import Store, open_store
 from pipeline.tracks import Tracks

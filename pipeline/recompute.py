@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audio import open_audio
-from pipeline.mel import AMIN
+from pipeline.decibels import AMIN
 from pipeline.spec import FeatureSpec
 
 # How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is

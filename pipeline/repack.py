@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.chunk import compressed, decode_chunk, encode_chunk, pack, shard_name
+from pipeline.decibels import add_sums, level_db, sum_levels
 from pipeline.errors import StorageError, StoreError
-from pipeline.mel import level_db
+from pipeline.extract import Stopwatch, padded
 from pipeline.parts import Part
 from pipeline.plan import Plan, Shard
 from pipeline.receipt import BandSums, Receipt, TrackReceipt, counts
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
-from pipeline.worker import Stopwatch, add_sums, padded, sum_levels
 from pipeline.workspace import Workspace
 
 

@@ -19,10 +19,10 @@ from pipeline.built import STEPS, Built
 from pipeline.charts import Charts
 from pipeline.files import write_whole
 from pipeline.findings import Findings
+from pipeline.human_units import duration, size
 from pipeline.listen import MAX_DRAWN, Example
 from pipeline.picture import RANGE_DB
 from pipeline.run_files import Training, read_run
-from pipeline.screen import duration, size
 from pipeline.store import Store
 from pipeline.text import printable
 

@@ -17,11 +17,11 @@ from pipeline.audio import Header, read_header, stream_header
 from pipeline.catalog import Catalog, missing_parts
 from pipeline.chunk import encode_chunk
 from pipeline.errors import AudioError
+from pipeline.extract import featurise, one_thread, padded
 from pipeline.plan import Estimate, Plan, estimate
 from pipeline.spec import FeatureSpec
 from pipeline.threads import in_order
 from pipeline.tracks import Track
-from pipeline.worker import featurise, one_thread, padded
 
 NAMED = 1000  # tracks that a scan names
 TRIALS = 3  # tracks that are computed to learn what one costs here

@@ -18,11 +18,11 @@ from pipeline.build import Progress, Summary
 from pipeline.catalog import Catalog
 from pipeline.charts import Charts, require_matplotlib
 from pipeline.companions import read_checksums
+from pipeline.decibels import stored_levels
 from pipeline.derive import derive, is_made
 from pipeline.errors import CallError
 from pipeline.explain import Step, explain
 from pipeline.in_zip import digest_file
-from pipeline.mel import stored_levels
 from pipeline.parts import Part, tracks_of
 from pipeline.places import refuse_place
 from pipeline.spec import FeatureSpec

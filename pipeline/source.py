@@ -70,7 +70,7 @@ def read_source(
 
 def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
     """Make catalog and plan from a source and the options of `source_options`."""
-    from pipeline.mel import filterbank
+    from pipeline.mel_filterbank import filterbank
     from pipeline.plan import make_plan
     from pipeline.versions import versions
 

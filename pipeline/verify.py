@@ -19,8 +19,8 @@ from zarr.storage import MemoryStore
 from pipeline.chunk import shard_name
 from pipeline.companions import differences
 from pipeline.consistency import contradictions
+from pipeline.decibels import stored_levels
 from pipeline.errors import StorageError, StoreError
-from pipeline.mel import stored_levels
 from pipeline.receipt import STATUSES, counts
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from pipeline.spec import FeatureSpec

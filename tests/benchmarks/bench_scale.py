@@ -156,7 +156,7 @@ def timed(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[
 def planned(folder: Path) -> tuple[dict[str, float], Any, Any]:
     """Catalog and plan of the manifest, and what they took; the plan with the keys of all its shards."""
     from pipeline.catalog import read_catalog
-    from pipeline.mel import filterbank
+    from pipeline.mel_filterbank import filterbank
     from pipeline.plan import make_plan
     from pipeline.spec import FeatureSpec
     from pipeline.versions import versions

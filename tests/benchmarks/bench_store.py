@@ -27,8 +27,8 @@ from suite import Result, Table, json_option
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.chunk import COMPRESSORS, decode_chunk, encode_chunk, index_bytes, pack, read_index
+from pipeline.decibels import level_db
 from pipeline.files import tree_bytes
-from pipeline.mel import level_db
 from pipeline.store import open_store
 
 TRACKS = 64

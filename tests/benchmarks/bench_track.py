@@ -32,13 +32,15 @@ from suite import Goal, Result, Table, at_least, at_most, beside, json_option, m
 
 from pipeline import synth
 from pipeline.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
-from pipeline.mel import filterbank, mel_windows, plain_windows
+from pipeline.extract import one_thread
+from pipeline.mel import mel_windows, plain_windows
+from pipeline.mel_filterbank import filterbank
 from pipeline.plan import TRACKS_PER_SHARD, Shard
 from pipeline.spec import FeatureSpec
 from pipeline.tracks import Track
 from pipeline.trees import open_tree
 from pipeline.versions import versions
-from pipeline.worker import ShardJob, make_shard, one_thread
+from pipeline.worker import ShardJob, make_shard
 from pipeline.workspaces import open_workspace
 
 SPEC = FeatureSpec()

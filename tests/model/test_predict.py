@@ -21,10 +21,10 @@ from model.run import Run
 from pipeline import audio
 from pipeline.audio import read_audio
 from pipeline.errors import AudioError
+from pipeline.extract import featurise
 from pipeline.mel import mel_windows
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store
-from pipeline.worker import featurise
 
 RATE = 22050
 SMALL = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=5, n_fft=512, hop_length=128, n_mels=20)

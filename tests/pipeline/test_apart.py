@@ -14,9 +14,9 @@ from pipeline import apart
 from pipeline.apart import featurise_apart
 from pipeline.build import build
 from pipeline.cluster import connect
+from pipeline.extract import featurise
 from pipeline.spec import FeatureSpec
 from pipeline.store import open_store
-from pipeline.worker import featurise
 
 SPEC = FeatureSpec(n_windows=60)
 

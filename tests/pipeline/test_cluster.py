@@ -21,9 +21,9 @@ from distributed.system import MEMORY_LIMIT
 
 from pipeline.cluster import InProcess, OnDask, connect
 from pipeline.errors import BuildError, CallError
+from pipeline.extract import one_thread
 from pipeline.local import local_workers
 from pipeline.place import ENVIRONMENT, quiet
-from pipeline.worker import one_thread
 
 
 def environment(names: tuple[str, ...]) -> dict[str, str | None]:

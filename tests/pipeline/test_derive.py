@@ -27,12 +27,12 @@ from pipeline.bucket import BucketTree
 from pipeline.build import Summary, build
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess
+from pipeline.decibels import level_db
 from pipeline.derive import derive
 from pipeline.describe import describe
 from pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
 from pipeline.files import tree_bytes
 from pipeline.layout import MEL_DIMS, is_packed
-from pipeline.mel import level_db
 from pipeline.parts import Part
 from pipeline.plan import make_plan
 from pipeline.receipt import Receipt

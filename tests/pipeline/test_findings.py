@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from pipeline.alignment import SAME, Outline, alike, envelope, outline
 from pipeline.chunk import shard_name
+from pipeline.decibels import level_db
 from pipeline.findings import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, Findings, find, lengths
 from pipeline.likeness import NEAREST, SOUGHT, apart_db, candidates, fingerprint, loudness_db
-from pipeline.mel import level_db, mel_windows
+from pipeline.mel import mel_windows
 from pipeline.spec import FeatureSpec
 from pipeline.split import PARTS
 from pipeline.store import Store, open_store

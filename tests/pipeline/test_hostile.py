@@ -25,11 +25,11 @@ from pipeline.build import build
 from pipeline.cli import main
 from pipeline.cluster import InProcess
 from pipeline.errors import StoreError
+from pipeline.extract import featurise
 from pipeline.receipt import STATUSES, BandSums, Receipt
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.verify import verify
-from pipeline.worker import featurise
 
 SPEC = FeatureSpec(n_windows=60)
 MEMORY = 4 << 30  # bytes of addresses that a command may take for a store of a few hundred kB

@@ -21,19 +21,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import mel as room
+from pipeline.decibels import as_stored, level_db, quick_levels, stored_levels
 from pipeline.errors import SpecError
 from pipeline.kernel import WIDTH
-from pipeline.mel import (
-    KERNEL_FFTS,
-    as_stored,
-    band_centres,
-    filterbank,
-    level_db,
-    mel_windows,
-    plain_windows,
-    quick_levels,
-    stored_levels,
-)
+from pipeline.mel import KERNEL_FFTS, mel_windows, plain_windows
+from pipeline.mel_filterbank import band_centres, filterbank
 from pipeline.spec import PAD_MODES, FeatureSpec
 
 Transform = Callable[[npt.NDArray[np.float32], FeatureSpec], npt.NDArray[np.float32]]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.decibels import BLOCK_WINDOWS, sum_levels
 from pipeline.receipt import STATUSES, BandSums, Receipt, TrackReceipt
 from pipeline.spec import FeatureSpec
-from pipeline.worker import BLOCK_WINDOWS, sum_levels
 
 UNKNOWN = TrackReceipt(status="failed", error="the file is empty (0 bytes)")
 KNOWN = TrackReceipt(

@@ -36,8 +36,8 @@ from pipeline.card import escape
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
 from pipeline.companions import CHECKSUMS, NAMES
+from pipeline.decibels import level_db
 from pipeline.errors import BuildError, CallError, SpecError
-from pipeline.mel import level_db
 from pipeline.plan import make_plan
 from pipeline.share import share as share_and_draw
 from pipeline.store import Store, open_store

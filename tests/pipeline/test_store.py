@@ -16,11 +16,11 @@ import zarr
 
 from pipeline.build import build
 from pipeline.cluster import InProcess
+from pipeline.decibels import level_db
 from pipeline.describe import describe
 from pipeline.errors import StoreError
 from pipeline.files import tree_bytes
 from pipeline.layout import CHUNK_VALUES, COORDINATES, Variable, _Files, _write
-from pipeline.mel import level_db
 from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 

@@ -17,7 +17,6 @@ from processes import command
 
 from model.cli import main
 from pipeline.build import build
-from pipeline.card import tracks_csv
 from pipeline.catalog import read_catalog
 from pipeline.cluster import InProcess
 from pipeline.plan import make_plan
@@ -25,6 +24,7 @@ from pipeline.spec import FeatureSpec
 from pipeline.store import Store, open_store
 from pipeline.terminal import steady_streams
 from pipeline.text import as_was, harmless, printable
+from pipeline.tracks_table import tracks_csv
 from pipeline.verify import verify
 from pipeline.versions import versions
 

@@ -14,9 +14,9 @@ from pipeline.build import build
 from pipeline.catalog import read_catalog
 from pipeline.chunk import shard_name
 from pipeline.cluster import InProcess
+from pipeline.decibels import as_stored
 from pipeline.errors import BuildError, MelzarrError
 from pipeline.layout import statistics
-from pipeline.mel import as_stored
 from pipeline.receipt import STATUSES
 from pipeline.recompute import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from pipeline.share import share

@@ -29,9 +29,9 @@ import soundfile
 
 from pipeline import synth
 from pipeline.catalog import READABLE
+from pipeline.extract import featurise, one_thread
 from pipeline.receipt import STATUSES
 from pipeline.spec import FeatureSpec
-from pipeline.worker import featurise, one_thread
 
 SPEC = FeatureSpec(n_windows=60)
 FORMATS = {
