@@ -11,14 +11,14 @@ from distributed.security import Security
 
 from pipeline.errors import BuildError, CallError
 from pipeline.place import PATIENCE, Place, Wish, quiet
-from pipeline.shipping import require_same_versions, ship
+from pipeline.shipping import require_same_versions
 
 SCHEMES = ("tcp://", "tls://")
 
 
 @contextmanager
 def existing(address: str, wish: Wish) -> Iterator[Place]:
-    """Connect to a scheduler; its workers get melzarr where they lack it, and have to be of the same versions."""
+    """Connect to a scheduler, whose workers must have the same versions as this process."""
     if wish.workers is not None:
         raise CallError(
             f"--workers {wish.workers} is for a local cluster, jobs or pods; {address} has the workers that were "
@@ -36,7 +36,6 @@ def existing(address: str, wish: Wish) -> Iterator[Place]:
             raise BuildError(
                 f"the scheduler at {address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
             ) from error
-        ship(client)
         require_same_versions(client)
         yield Place(client)
 

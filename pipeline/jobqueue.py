@@ -34,7 +34,6 @@ from pipeline.place import (
     security,
 )
 from pipeline.scaler import Scaler
-from pipeline.shipping import ship
 
 WORKERS = 10  # jobs at the most where nobody has said how many
 HOST = "127.0.0.1"  # where the dashboard is seen: on this machine alone, since it lets whoever reaches it in
@@ -107,7 +106,6 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         held.callback(_remove_keys, cluster)
         held.enter_context(cluster)
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
-        ship(client)
         logs = Path(settings["log_directory"])
         listing = tuple(getpass.getuser() if word == USER else word for word in system.listing)
         watched = {"listing": listing, "title": system.title, "logs": logs, "say": wish.say}

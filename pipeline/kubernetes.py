@@ -16,7 +16,7 @@ from dask.utils import parse_bytes
 
 from pipeline.errors import BuildError, CallError
 from pipeline.place import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, orderly_end, quiet
-from pipeline.shipping import ship
+from pipeline.shipping import require_on_scheduler
 
 WORKERS = 10  # pods at the most where nobody has said how many
 SCHEDULER_BYTES = 1 << 30  # measured: 100 MB with a few workers
@@ -61,7 +61,7 @@ def kubernetes(wish: Wish) -> Iterator[Place]:
             _take_back(KubeCluster)
             raise BuildError(sentence(error)) from error
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
-        ship(client)
+        require_on_scheduler(client)
         cluster.adapt(minimum=0, maximum=n_workers)
         wish.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
         yield Place(client, n_workers, watch(client, cluster.name, wish.say))
