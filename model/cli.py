@@ -13,13 +13,20 @@ import click
 import tqdm
 
 from model.backend import load_tensorflow
-from pipeline.cli import as_text, beside_bar, main, next_step, progress_bar, show
-from pipeline.cli_derive import append, merge  # noqa: F401  (they make themselves known)
-from pipeline.cli_report import report  # noqa: F401  (it makes itself known)
-from pipeline.cli_share import share  # noqa: F401  (likewise)
-from pipeline.cli_stages import finish_stage, init_stage, part_stage  # noqa: F401  (they make themselves known)
+from pipeline.cli import main
+from pipeline.cli_derive import append, merge
+from pipeline.cli_output import as_text, next_step, show
+from pipeline.cli_progress import beside_bar, progress_bar
+from pipeline.cli_report import report
+from pipeline.cli_share import share
+from pipeline.cli_stages import job_array
+from pipeline.cmd_features import features
+from pipeline.cmd_fetch import fetch
+from pipeline.cmd_inspect import inspect
+from pipeline.cmd_scan import scan
+from pipeline.cmd_verify import verify
 from pipeline.errors import AudioError
-from pipeline.options import AS_JSON, STORE, read_size
+from pipeline.options import AS_JSON, STORE, Guarded, read_size
 from pipeline.split import PARTS
 from pipeline.text import printable
 from pipeline.tree import Tree
@@ -64,7 +71,7 @@ MEMORY = click.option(
 FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")
 
 
-@main.command()
+@click.command(cls=Guarded)
 @STORE
 @RECIPE
 @PROTOCOL
@@ -163,7 +170,7 @@ class _Lines(logging.Handler):
         tqdm.tqdm.write(record.getMessage())
 
 
-@main.command()
+@click.command(cls=Guarded)
 @RUN
 @STORE
 @click.option("--split", default="test", show_default=True, type=click.Choice(PARTS), help="Which part.")
@@ -206,7 +213,7 @@ def _say_unfinished(run: Run) -> None:
         click.echo(said, err=True)
 
 
-@main.command()
+@click.command(cls=Guarded)
 @RUN
 @click.argument("songs", metavar="SONG…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many genres to name.")
@@ -255,7 +262,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
     ctx.exit(0 if len(heard) == len(songs) else 1)
 
 
-@main.command()
+@click.command(cls=Guarded)
 @STORE
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where runs and report go.  [default: runs/STORE-reproduce]"
@@ -280,3 +287,10 @@ def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, m
         return _train(opened, recipe, protocol, run, epochs, seed, memory, force=False)
 
     click.echo(f"report: {reproduce_all(opened, folder, train_one)}")
+
+
+# In the order of the work.
+for command in (
+    fetch, scan, features, job_array, inspect, verify, append, merge, report, share, train, evaluate, predict, reproduce
+):  # fmt: skip
+    main.add_command(command)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import as_text, beside_bar, build_progress, count, main, next_step, progress_bar, show
+from pipeline.cli_output import as_text, count, next_step, show
+from pipeline.cli_progress import beside_bar, build_progress, progress_bar
 from pipeline.errors import BuildError
 from pipeline.options import (
     AS_JSON,
@@ -23,6 +24,7 @@ from pipeline.options import (
     WALLTIME,
     WORKERS_ANYWHERE,
     Address,
+    Guarded,
 )
 from pipeline.tree import Tree
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
 
-@main.command()
+@click.command(cls=Guarded)
 @STORE
 @SOURCE
 @CLUSTER
@@ -130,7 +132,7 @@ def _build_new(
         show(summary_lines(summary, open_store(added.beside).n_bytes))
 
 
-@main.command()
+@click.command(cls=Guarded)
 @click.argument("stores", nargs=-1, required=True, type=Address(), metavar="STORE STORE…")
 @click.argument("out", type=Address())
 @FORCE

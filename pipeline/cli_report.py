@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import count, main, next_step, progress_bar, show
-from pipeline.options import STORE
+from pipeline.cli_output import count, next_step, show
+from pipeline.cli_progress import progress_bar
+from pipeline.options import STORE, Guarded
 from pipeline.tree import DiskTree, Tree
 
 
-@main.command()
+@click.command(cls=Guarded)
 @STORE
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of a training, to tell of it too.")
 @click.option(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import as_text, build_progress, main, next_step, progress_bar, show
-from pipeline.options import AS_JSON, DATASETS, FORCE, STORE, Address
+from pipeline.cli_output import as_text, next_step, show
+from pipeline.cli_progress import build_progress, progress_bar
+from pipeline.options import AS_JSON, DATASETS, FORCE, STORE, Address, Guarded
 from pipeline.recipe import is_date
 from pipeline.spec import DTYPES, SCALES
 from pipeline.tree import Tree
@@ -22,7 +23,7 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
-@main.command()
+@click.command(cls=Guarded)
 @STORE
 @click.argument("dest", type=Address())
 @click.option("--label", "labels", multiple=True, help="Only tracks of this label; may be given more than once.")

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import as_text, build_progress, count, features, is_up_to_date, next_step, note_how_fast, show
-from pipeline.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, source_options
+from pipeline.cli_output import as_text, count, next_step, show
+from pipeline.cli_progress import build_progress
+from pipeline.cmd_features import is_up_to_date, note_how_fast
+from pipeline.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
 from pipeline.source import prepare
 from pipeline.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.build import Summary
-    from pipeline.options import Staged
 
 
-STAGED = cast("Staged", features)
+@click.group("job-array", cls=InOrder)
+def job_array() -> None:
+    """Build STORE in parts that need not know each other, for job arrays and other schedulers without Dask.
+
+    \b
+      melzarr job-array init SOURCE STORE   write down what is to be computed
+      melzarr job-array part I/N STORE      make one part of N, each anywhere, at any time
+      melzarr job-array finish STORE        let the store appear, if all parts are there
+    """
 
 
 class Part(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -34,7 +43,7 @@ class Part(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return number, n_parts
 
 
-@STAGED.stage("init")
+@job_array.command("init")
 @SOURCE
 @STORE
 @FORCE
@@ -45,7 +54,7 @@ def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
     Whoever makes a part finds it in STORE.building, and need not list SOURCE again.
 
     \b
-      melzarr features init ~/Music/genres music.zarr
+      melzarr job-array init ~/Music/genres music.zarr
     """
     from pipeline.catalog import missing_parts
     from pipeline.stages import write_plan
@@ -59,10 +68,10 @@ def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
     show(missing_parts(catalog))
     write_plan(plan, catalog, store, replace=force)
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}: the most parts")
-    next_step("features", "part", f"1/{min(16, plan.n_shards)}", store)
+    next_step("job-array", "part", f"1/{min(16, plan.n_shards)}", store)
 
 
-@STAGED.stage("part")
+@job_array.command("part")
 @click.argument("part", type=Part())
 @STORE
 @WORKERS
@@ -77,8 +86,8 @@ def part_stage(
     that they need is the same melzarr, and to see the audio and STORE by the same paths.
 
     \b
-      melzarr features part 3/16 music.zarr
-      melzarr features part $SLURM_ARRAY_TASK_ID/16 music.zarr
+      melzarr job-array part 3/16 music.zarr
+      melzarr job-array part $SLURM_ARRAY_TASK_ID/16 music.zarr
     """
     from pipeline.cluster import connect
     from pipeline.screen import part_lines
@@ -97,10 +106,10 @@ def part_stage(
         summary = make_part(written, store, number, n_parts, runner, max_failed=max_failed, progress=progress)
     click.echo(as_text(_facts(summary))) if as_json else show(part_lines(summary, n_tracks))
     if not as_json:
-        next_step("features", "finish", store)
+        next_step("job-array", "finish", store)
 
 
-@STAGED.stage("finish")
+@job_array.command("finish")
 @STORE
 @MAX_FAILED
 @AS_JSON
@@ -108,7 +117,7 @@ def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
     """Let STORE appear, where all parts are there; else name what is missing.
 
     \b
-      melzarr features finish music.zarr
+      melzarr job-array finish music.zarr
     """
     from pipeline.screen import summary_lines
     from pipeline.stages import finish, read_plan

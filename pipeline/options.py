@@ -21,7 +21,7 @@ from pipeline.trees import open_tree
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Commands that go on where they were stopped.
-GOES_ON = {"fetch", "features", "append", "merge", "share", "train", "reproduce"}
+GOES_ON = {"fetch", "features", "job-array", "append", "merge", "share", "train", "reproduce"}
 
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
@@ -40,6 +40,7 @@ class Guarded(click.Command):
         """Call the command and turn what goes wrong into a sentence and an exit code."""
         if ctx.params.pop("debug"):
             return super().invoke(ctx)
+        name = ctx.command_path.partition(" ")[2]
         try:
             return super().invoke(ctx)
         except MelzarrError as error:
@@ -49,37 +50,12 @@ class Guarded(click.Command):
             remedy = REMEDIES.get(error.errno or 0, "mend that")
             sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
-            goes_on = str(ctx.info_name).partition(" ")[0] in GOES_ON
+            goes_on = name.partition(" ")[0] in GOES_ON
             sentence, code = "stopped", 1
             if goes_on:
                 sentence += "; what was finished is kept, so run the same command again to go on"
-        click.echo(printable(f"melzarr {ctx.info_name}: {sentence}", keep="\n"), err=True)
+        click.echo(printable(f"melzarr {name}: {sentence}", keep="\n"), err=True)
         return ctx.exit(code)
-
-
-class Staged(Guarded):
-    """A command that can also be called in stages, each a command of its own behind its name."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.stages: dict[str, click.Command] = {}
-
-    def stage(self, name: str) -> Callable[[Callable[..., Any]], click.Command]:
-        """Make a function one of the stages; a decorator, above those of its options."""
-
-        def add(function: Callable[..., Any]) -> click.Command:
-            self.stages[name] = click.command(name, cls=Guarded)(function)
-            return self.stages[name]
-
-        return add
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Give what follows the name of a stage to that stage."""
-        if args and args[0] in self.stages:
-            return self.stages[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
 
 
 class InOrder(click.Group):

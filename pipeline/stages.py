@@ -150,11 +150,11 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
         plan = make_plan(spec, tracks, facts["versions"], facts["tracks_per_shard"])
     except FileNotFoundError as error:
         raise BuildError(
-            f"there is no plan of {workspace.target}; write one with: melzarr features init SOURCE {workspace.target}"
+            f"there is no plan of {workspace.target}; write one with: melzarr job-array init SOURCE {workspace.target}"
         ) from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise BuildError(
-            f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr features init "
+            f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr job-array init "
             f"SOURCE {workspace.target}"
         ) from error
     return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"], _id(written))

@@ -91,8 +91,8 @@ def features(workers: int, scene: Scene) -> list[list[object]]:
 
 
 def parts(scene: Scene) -> list[list[object]]:
-    run(scene.folder, ["features", "init", scene.music, "s.zarr", *BUILD[:-1]])
-    return [["features", "part", "1/1", "s.zarr", "--workers", 0], ["features", "finish", "s.zarr"]]
+    run(scene.folder, ["job-array", "init", scene.music, "s.zarr", *BUILD[:-1]])
+    return [["job-array", "part", "1/1", "s.zarr", "--workers", 0], ["job-array", "finish", "s.zarr"]]
 
 
 def finish(scene: Scene) -> list[list[object]]:
@@ -141,8 +141,8 @@ CASES = {
     "features": Case(functools.partial(features, 0), "s.zarr"),
     "features on two workers": Case(functools.partial(features, 2), "s.zarr"),
     "features --force": Case(replaced, "s.zarr"),
-    "features part": Case(parts, "s.zarr"),
-    "features finish": Case(finish, "s.zarr"),
+    "job-array part": Case(parts, "s.zarr"),
+    "job-array finish": Case(finish, "s.zarr"),
     "append": Case(append, "s.zarr"),
     "merge": Case(merge, "s.zarr"),
     "share": Case(functools.partial(share, "shared"), "shared"),

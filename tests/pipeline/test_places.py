@@ -117,7 +117,7 @@ def test_the_library_refuses_what_the_commands_refuse(with_audio: Path, plan_of)
 
 
 @pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "README.md", "mel/notes.txt", "mine/zarr.json", "mel/c/x"])
-@pytest.mark.parametrize("command", ["features", "init", "share", "append", "merge"])
+@pytest.mark.parametrize("command", ["job-array", "init", "share", "append", "merge"])
 def test_what_somebody_keeps_in_a_store_stays(
     own_store: Store, finished: Store, own_music: Path, command: str, name: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_what_somebody_keeps_in_a_store_stays(
     shutil.copy(own_music / "bells/bells.00000.wav", own_music / "bells/new.wav")
     words = {
         "features": ("features", own_music, target, "--force", *SMALL),
-        "init": ("features", "init", own_music, target, "--force", *SMALL[:4]),
+        "init": ("job-array", "init", own_music, target, "--force", *SMALL[:4]),
         "share": ("share", finished.tree, target, "--force"),
         "append": ("append", target, own_music, "--workers", 0),
         "merge": ("merge", finished.tree, finished.tree, target, "--force"),
@@ -157,7 +157,7 @@ def test_nothing_is_written_into_a_store(own_store: Store, finished: Store, own_
     for place in (store, link):
         for words in (
             ("features", own_music, place / "inner.zarr", *SMALL),
-            ("features", "init", own_music, place / "deep/inner.zarr", *SMALL[:4]),
+            ("job-array", "init", own_music, place / "deep/inner.zarr", *SMALL[:4]),
             ("share", finished.tree, place / "share"),
             ("share", finished.tree, place / "share.zarr.zip"),
             ("merge", finished.tree, finished.tree, place / "both.zarr"),

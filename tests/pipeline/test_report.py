@@ -329,9 +329,9 @@ def test_a_build_and_the_end_of_one_in_parts_are_noted(music: Path, tmp_path: Pa
     assert (built.tracks, built.workers) == (12, 1)
     assert built.wall > 0
     assert built.seconds["mel"] > 0
-    melzarr("features", "init", music, tmp_path / "b.zarr", *SMALL[2:])
-    melzarr("features", "part", "1/1", tmp_path / "b.zarr", "--workers", 0)
-    assert melzarr("features", "finish", tmp_path / "b.zarr").exit_code == 0
+    melzarr("job-array", "init", music, tmp_path / "b.zarr", *SMALL[2:])
+    melzarr("job-array", "part", "1/1", tmp_path / "b.zarr", "--workers", 0)
+    assert melzarr("job-array", "finish", tmp_path / "b.zarr").exit_code == 0
     built = read_built(open_store(tmp_path / "b.zarr"))
     assert built is not None
     assert built.wall is None

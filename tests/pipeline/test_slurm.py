@@ -257,7 +257,7 @@ ARRAY = """#!/bin/bash
 #SBATCH --mem=1G
 #SBATCH --time=00:10:00
 #SBATCH --output={folder}/part-%a.log
-exec {melzarr} features part $SLURM_ARRAY_TASK_ID/2 {store} --workers 1
+exec {melzarr} job-array part $SLURM_ARRAY_TASK_ID/2 {store} --workers 1
 """
 
 
@@ -267,18 +267,18 @@ def test_a_job_array_of_parts_gives_the_same_bytes_though_one_of_them_was_cancel
     melzarr, store = Path(sys.executable).with_name("melzarr"), tmp_path / "made.zarr"
     script = tmp_path / "parts.sh"
     script.write_text(ARRAY.format(folder=tmp_path, melzarr=melzarr, store=store))
-    run(str(melzarr), "features", "init", many, store, "--tracks-per-shard", "1")
+    run(str(melzarr), "job-array", "init", many, store, "--tracks-per-shard", "1")
     number = run("sbatch", "--parsable", "--array=1-2", script).stdout.strip()
     receipts = open_workspace(store).root.path / "receipts"
     wait_for(lambda: list(receipts.glob("0000000.*.json")))
     run("scancel", f"{number}_1")
     wait_for(lambda: not jobs())
-    refused = run(str(melzarr), "features", "finish", store, check=False)
+    refused = run(str(melzarr), "job-array", "finish", store, check=False)
     assert refused.returncode == 1
     assert "of 120 shards are missing" in refused.stdout
     assert not store.exists()
     run("sbatch", "--array=1", script)
     wait_for(lambda: not jobs())
     assert "were there from an earlier run, checked and kept" in (tmp_path / "part-1.log").read_text()
-    run(str(melzarr), "features", "finish", store)
+    run(str(melzarr), "job-array", "finish", store)
     assert digests(store) == undisturbed

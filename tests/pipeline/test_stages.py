@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,7 +199,7 @@ def test_a_plan_that_is_none_is_a_sentence(damage: str, music: Path, tmp_path: P
         write_plan(plan, catalog, target)
         name = "tracks.csv" if damage == "tracks" else "plan.json"
         root.write(name, {"text": b"{", "other": b"{}", "tracks": b"a,b\n"}[damage])
-    with pytest.raises(BuildError, match="melzarr features init SOURCE"):
+    with pytest.raises(BuildError, match="melzarr job-array init SOURCE"):
         read_plan(target)
 
 
@@ -220,17 +218,17 @@ def test_stages_from_bucket_to_bucket(music: Path, bucket: BucketTree, plan_of, 
 
 
 def command(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["features", *map(str, arguments)])
+    return CliRunner().invoke(main, ["job-array", *map(str, arguments)])
 
 
 def test_the_command_line_leads_from_stage_to_stage(music: Path, tmp_path: Path, finished: Store) -> None:
     target = tmp_path / "s.zarr"
     begun = command("init", music, target, *SMALL)
     assert begun.exit_code == 0, begun.output
-    assert begun.stdout.splitlines()[-1] == f"next: melzarr features part 1/3 {target}"
+    assert begun.stdout.splitlines()[-1] == f"next: melzarr job-array part 1/3 {target}"
     made = command("part", "1/2", target, "--workers", "0")
     assert "part 1 of 2: 7 tracks, 2 shards" in made.stdout
-    assert made.stdout.splitlines()[-1] == f"next: melzarr features finish {target}"
+    assert made.stdout.splitlines()[-1] == f"next: melzarr job-array finish {target}"
     refused = command("finish", target)
     assert refused.exit_code == 1
     assert "1 of 3 shards are missing" in refused.stderr
@@ -257,17 +255,11 @@ def test_parts_at_the_same_time_and_twice_disturb_nobody(music: Path, tmp_path: 
     assert command("init", music, target, *SMALL).exit_code == 0
     melzarr = Path(sys.executable).with_name("melzarr")
     processes = [
-        subprocess.Popen([melzarr, "features", "part", f"{number}/3", target, "--workers", "0"], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [melzarr, "job-array", "part", f"{number}/3", target, "--workers", "0"], stdout=subprocess.PIPE
+        )
         for number in (1, 2, 3, 1, 2, 3)
     ]
     assert [process.communicate(timeout=200) and process.returncode for process in processes] == [0] * 6
     assert command("finish", target).exit_code == 0
     assert digests(target) == digests(finished.tree.path)
-
-
-def test_a_folder_that_is_named_like_a_stage_is_built_by_its_path(
-    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(music, tmp_path / "init")
-    monkeypatch.chdir(tmp_path)
-    assert command(f".{os.sep}init", "s.zarr", *SMALL, "--workers", "0").exit_code == 0

@@ -283,7 +283,7 @@ def test_killed_between_its_two_files_there_is_no_plan(music: Path, tmp_path: Pa
         patch.setattr("pipeline.tree.write_whole", killed)
         with pytest.raises(KilledError):
             write_plan(plan, catalog, target)
-    with pytest.raises(BuildError, match=r"tracks\.csv is not the one that it was written with.*features init"):
+    with pytest.raises(BuildError, match=r"tracks\.csv is not the one that it was written with.*job-array init"):
         read_plan(target)
 
 
@@ -292,10 +292,10 @@ def test_killed_between_its_two_files_there_is_no_plan(music: Path, tmp_path: Pa
 
 def test_a_question_discards_no_staged_build(own_store: Store, music: Path) -> None:
     target = own_store.tree
-    assert melzarr("features", "init", music, target, *SMALL, "--force").exit_code == 0
-    assert melzarr("features", "part", "1/1", target, "--workers", 0).exit_code == 0
+    assert melzarr("job-array", "init", music, target, *SMALL, "--force").exit_code == 0
+    assert melzarr("job-array", "part", "1/1", target, "--workers", 0).exit_code == 0
     assert "up to date" in melzarr("features", music, target, *SMALL, "--workers", 0).stdout
-    assert melzarr("features", "finish", target).exit_code == 0
+    assert melzarr("job-array", "finish", target).exit_code == 0
 
 
 def test_a_question_discards_no_append_that_can_go_on(own_music: Path, tmp_path: Path) -> None:

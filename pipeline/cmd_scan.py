@@ -1,0 +1,43 @@
+"""`melzarr scan`."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import click
+
+from pipeline.cli_output import as_text, next_step, show
+from pipeline.cli_progress import progress_bar
+from pipeline.options import (
+    AS_JSON,
+    SOURCE,
+    Guarded,
+    source_options,
+)
+from pipeline.source import prepare
+
+
+@click.command(cls=Guarded)
+@SOURCE
+@click.option(
+    "--workers", type=click.IntRange(1), help="Workers to count on.  [default: one a core here, as memory allows]"
+)
+@AS_JSON
+@source_options
+def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
+    """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
+    from pipeline.local import local_workers
+    from pipeline.scan import as_dict
+    from pipeline.scan import scan as scan_catalog
+    from pipeline.screen import scan_lines
+
+    catalog, plan = prepare(source, options)
+    n_workers = workers or local_workers(None, plan.worker_bytes)
+    with progress_bar(len(catalog.tracks), "scan") as bar:
+        found = scan_catalog(catalog, plan, n_workers, bar.update)
+    if as_json:
+        click.echo(as_text(as_dict(found)))
+        return
+    show(scan_lines(found))
+    next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])
