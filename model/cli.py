@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 import click
 import tqdm
 
-from model.backend import load_tensorflow
-from pipeline.cli import main
-from pipeline.cli_derive import append, merge
-from pipeline.cli_output import as_text, next_step, show
-from pipeline.cli_progress import beside_bar, progress_bar
-from pipeline.cli_report import report
-from pipeline.cli_share import share
-from pipeline.cli_stages import job_array
-from pipeline.cmd_features import features
-from pipeline.cmd_fetch import fetch
-from pipeline.cmd_inspect import inspect
-from pipeline.cmd_scan import scan
-from pipeline.cmd_verify import verify
+from model.tensorflow_setup import load_tensorflow
+from pipeline.cli.commands.append_and_merge import append, merge
+from pipeline.cli.commands.features import features
+from pipeline.cli.commands.fetch import fetch
+from pipeline.cli.commands.inspect import inspect
+from pipeline.cli.commands.job_array import job_array
+from pipeline.cli.commands.report import report
+from pipeline.cli.commands.scan import scan
+from pipeline.cli.commands.share import share
+from pipeline.cli.commands.verify import verify
+from pipeline.cli.group import main
+from pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
+from pipeline.cli.output import as_text, next_step, show
+from pipeline.cli.progress import beside_bar, progress_bar
 from pipeline.errors import AudioError
-from pipeline.options import AS_JSON, STORE, Guarded, read_size
-from pipeline.split import PARTS
-from pipeline.text import printable
-from pipeline.tree import Tree
+from pipeline.sources.split import PARTS
+from pipeline.storage.directory import Tree
+from pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
-    from model.protocol import Protocol
-    from model.recipe import TrainRecipe
-    from model.run import Run
+    from model.evaluation_protocol import Protocol
+    from model.run_directory import Run
     from model.train import Watch
-    from pipeline.store import Store
+    from model.training_recipe import TrainRecipe
+    from pipeline.zarr_store.reader import Store
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUN_OPTION = click.option(
@@ -100,8 +100,8 @@ def train(
       melzarr train gtzan.zarr --recipe article --protocol window --run runs/as-in-2017
     """
     load_tensorflow()
-    from model.run import Run
-    from pipeline.store import open_store
+    from model.run_directory import Run
+    from pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{protocol}")
@@ -114,10 +114,10 @@ def _train(
     force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one run, and show how it goes and what came of it."""
-    from model.protocol import make_protocol
-    from model.recipe import TrainRecipe
-    from model.screen import metrics_lines
+    from model.evaluation_protocol import make_protocol
+    from model.messages import metrics_lines
     from model.train import train as train_run
+    from model.training_recipe import TrainRecipe
 
     recipe = TrainRecipe.read(recipe_name)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
@@ -137,7 +137,7 @@ def _train(
 @contextmanager
 def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
     """Show windows done, their rate and the time left; a line for each epoch, and for what the loader says."""
-    from model.screen import epoch_line
+    from model.messages import epoch_line
     from model.train import Watch, windows_per_epoch
 
     n_windows = windows_per_epoch(recipe, protocol)
@@ -189,9 +189,9 @@ def evaluate(run: Path, store: Tree, split: str, with_trained: bool, as_json: bo
     load_tensorflow()
     from model.evaluate import evaluate as evaluate_run
     from model.judged import judged
-    from model.run import Run
-    from model.screen import confusion_lines, metrics_lines
-    from pipeline.store import open_store
+    from model.messages import confusion_lines, metrics_lines
+    from model.run_directory import Run
+    from pipeline.zarr_store.reader import open_store
 
     folder, opened = Run(run), open_store(store)
     n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
@@ -231,11 +231,11 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
       melzarr predict runs/demo-default-track *.flac --json
     """
     load_tensorflow()
-    from model.picture import draw_songs
+    from model.messages import prediction_line
+    from model.plots import draw_songs
     from model.predict import expected_windows
     from model.predict import predict as predict_song
-    from model.run import Run
-    from model.screen import prediction_line
+    from model.run_directory import Run
 
     folder = Run(run)
     spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
@@ -278,7 +278,7 @@ def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, m
     """
     load_tensorflow()
     from model.reproduce import reproduce as reproduce_all
-    from pipeline.store import open_store
+    from pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     folder = folder or Path("runs") / f"{PurePosixPath(store.name).stem}-reproduce"

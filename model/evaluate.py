@@ -14,9 +14,9 @@ from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from model.intervals import interval_of_macro_f1, interval_of_windows, wilson
 from model.judged import judged
 from model.loader import tracks
-from model.run import Run
+from model.run_directory import Run
 from model.selection import Selection
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
 BLOCK_BYTES = 5 << 20  # of windows that a model is given at a time: 2048 of the default

@@ -18,7 +18,7 @@ import tensorflow as tf
 from model.selection import Selection
 from model.streams import OF_TRACKS, OF_WINDOWS, stream
 from pipeline.errors import StoreError
-from pipeline.store import Reader, Store
+from pipeline.zarr_store.reader import Reader, Store
 
 Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]

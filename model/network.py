@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
-from pipeline.decibels import AMIN
+from pipeline.features.decibels import AMIN
 from pipeline.spec import FeatureSpec
 
 FRONTENDS = ("db", "none")

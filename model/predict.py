@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.evaluate import probabilities, song_probabilities, track_classes, track_scores
-from pipeline.audio import SILENCE_PEAK, read_header, stream_audio
-from pipeline.decibels import as_stored
 from pipeline.errors import AudioError
-from pipeline.mel import mel_windows
+from pipeline.features.audio import SILENCE_PEAK, read_header, stream_audio
+from pipeline.features.decibels import as_stored
+from pipeline.features.mel import mel_windows
 from pipeline.spec import FeatureSpec
 
 BLOCK_BYTES = 4 << 20  # of windows and samples computed at a time, so that memory does not grow with a song

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.protocol import TRACK, WINDOW, make_protocol, protocol_names
-from model.run import Run
-from pipeline.files import write_whole
-from pipeline.split import PARTS
-from pipeline.store import Store
+from model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
+from model.run_directory import Run
+from pipeline.sources.split import PARTS
+from pipeline.storage.atomic import write_whole
+from pipeline.zarr_store.reader import Store
 
 REPORT = "report.md"
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreError
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 
 @dataclass(frozen=True, slots=True)

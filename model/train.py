@@ -16,15 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from model.evaluate import Answers, answer, metrics
+from model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics
 from model.loader import windows
 from model.network import network
-from model.picture import draw_confusion, draw_history, draw_network
-from model.protocol import TRACK, Protocol, every_third, level_statistics
-from model.recipe import TrainRecipe
-from model.run import History, Run
+from model.plots import draw_confusion, draw_history, draw_network
+from model.run_directory import History, Run
 from model.selection import label_names
+from model.training_recipe import TrainRecipe
 from pipeline.errors import RunError, StoreError
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 PICTURES = ("history.png", "confusion.png", "network.png")
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
-    """Give what was answered for each track of a part, as `model.run.ANSWERS` has it."""
+    """Give what was answered for each track of a part, as `model.run_directory.ANSWERS` has it."""
     names = store.values("track")
     shares = np.stack([answers.of_answer, answers.of_label], axis=1)
     for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):

@@ -27,11 +27,11 @@ import numpy as np
 import psutil
 from suite import Goal, Result, Table, at_least, at_most, json_option
 
-from pipeline.fetch import fetch
-from pipeline.plan import TRACKS_PER_SHARD
-from pipeline.recipe import find_recipe
-from pipeline.store import open_store
-from pipeline.workspaces import open_workspace
+from pipeline.builder.plan import TRACKS_PER_SHARD
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.sources.dataset_recipe import find_recipe
+from pipeline.sources.fetch_dataset import fetch
+from pipeline.zarr_store.reader import open_store
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 LABELS = 10

@@ -30,18 +30,18 @@ import soxr
 import threadpoolctl
 from suite import Goal, Result, Table, at_least, at_most, beside, json_option, medians
 
-from pipeline import synth
-from pipeline.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
-from pipeline.extract import one_thread
-from pipeline.mel import mel_windows, plain_windows
-from pipeline.mel_filterbank import filterbank
-from pipeline.plan import TRACKS_PER_SHARD, Shard
+from pipeline.builder.plan import TRACKS_PER_SHARD, Shard
+from pipeline.builder.worker import ShardJob, make_shard
+from pipeline.features.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
+from pipeline.features.extract import one_thread
+from pipeline.features.mel import mel_windows, plain_windows
+from pipeline.features.mel_filterbank import filterbank
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.sources import demo_music
+from pipeline.sources.tracks import Track
 from pipeline.spec import FeatureSpec
-from pipeline.tracks import Track
-from pipeline.trees import open_tree
+from pipeline.storage.open_storage import open_tree
 from pipeline.versions import versions
-from pipeline.worker import ShardJob, make_shard
-from pipeline.workspaces import open_workspace
 
 SPEC = FeatureSpec()
 RATE = 44100
@@ -57,7 +57,7 @@ Ways = dict[str, Callable[[], object]]
 
 def made(folder: Path) -> dict[str, Path]:
     """Write the track in every format, 44.1 kHz stereo, long ones, and as GTZAN has it: 22.05 kHz mono."""
-    mono = synth.synthesise("chords", 0, seed=0, sample_rate=RATE, seconds=30.0)
+    mono = demo_music.synthesise("chords", 0, seed=0, sample_rate=RATE, seconds=30.0)
     stereo = np.repeat(mono[:, None], 2, axis=1)
     files = {}
     for name, extension in FORMATS.items():
@@ -128,7 +128,7 @@ def by_tensorflow(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
     """All windows by one batched call of tf.signal."""
     if not importlib.util.find_spec("tensorflow"):
         return None
-    from model.backend import load_tensorflow
+    from model.tensorflow_setup import load_tensorflow
 
     load_tensorflow()
     import tensorflow as tf

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from model.backend import load_tensorflow
-from pipeline.build import build
-from pipeline.catalog import read_catalog
-from pipeline.cluster import InProcess
+from model.tensorflow_setup import load_tensorflow
+from pipeline.builder.plan import make_plan
+from pipeline.builder.run_build import build
+from pipeline.clusters.task_runner import InProcess
 from pipeline.errors import MelzarrError
-from pipeline.plan import make_plan
-from pipeline.recipe import read_recipe
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.dataset_recipe import read_recipe
 from pipeline.spec import FeatureSpec
-from pipeline.store import Store, open_store
 from pipeline.versions import versions
+from pipeline.zarr_store.reader import Store, open_store
 
 if TYPE_CHECKING:
-    from model.recipe import TrainRecipe
-    from model.run import Run
+    from model.run_directory import Run
+    from model.training_recipe import TrainRecipe
 
 # As a command loads it: weights are the same bit for bit only with the same settings, in a process of its own too.
 with contextlib.suppress(MelzarrError):
@@ -90,7 +90,7 @@ def renamed(tiny: Store, tmp_path: Path) -> Renamed:
 @pytest.fixture(scope="session")
 def quick() -> TrainRecipe:
     """Three epochs of five batches."""
-    from model.recipe import TrainRecipe
+    from model.training_recipe import TrainRecipe
 
     return TrainRecipe(
         frontend="db", optimizer="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="cosine", batch_size=16,
@@ -109,8 +109,8 @@ def quick_file(quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of the article's network that nothing disturbed; not to be changed."""
-    from model.protocol import make_protocol
-    from model.run import Run
+    from model.evaluation_protocol import make_protocol
+    from model.run_directory import Run
     from model.train import train
 
     run = Run(tmp_path_factory.mktemp("runs") / "trained")
@@ -121,7 +121,7 @@ def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def own_run(trained: Run, tmp_path: Path) -> Run:
     """A copy of that run which a test may change."""
-    from model.run import Run
+    from model.run_directory import Run
 
     return Run(Path(shutil.copytree(trained.path, tmp_path / "own")))
 

@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model.backend import load_tensorflow
 from model.cli import main
-from model.run import Run
-from pipeline.store import Store
+from model.run_directory import Run
+from model.tensorflow_setup import load_tensorflow
+from pipeline.zarr_store.reader import Store
 
 COMMANDS = ["fetch", "scan", "features", "inspect", "verify", "train", "evaluate", "predict", "reproduce"]
 # Without what its user may have set for TensorFlow, so that it prints what it prints by itself.

@@ -26,13 +26,13 @@ from model.evaluate import (  # noqa: E402
     track_classes,
     track_scores,
 )
+from model.evaluation_protocol import make_protocol  # noqa: E402
 from model.judged import judged  # noqa: E402
-from model.protocol import make_protocol  # noqa: E402
-from model.run import Run  # noqa: E402
+from model.run_directory import Run  # noqa: E402
 from model.selection import select  # noqa: E402
 from pipeline.errors import RunError, StoreError  # noqa: E402
 from pipeline.spec import FeatureSpec  # noqa: E402
-from pipeline.store import Store  # noqa: E402
+from pipeline.zarr_store.reader import Store  # noqa: E402
 
 LABELS = ["blues", "disco", "metal", "pop"]
 

@@ -14,14 +14,14 @@ tf = pytest.importorskip("tensorflow", reason="the training extra is not install
 from model import loader  # noqa: E402
 from model.loader import Order, blocks, tracks, windows  # noqa: E402
 from model.selection import Selection, label_names, select  # noqa: E402
-from pipeline.build import build  # noqa: E402
-from pipeline.catalog import read_catalog  # noqa: E402
-from pipeline.cluster import InProcess  # noqa: E402
+from pipeline.builder.plan import make_plan  # noqa: E402
+from pipeline.builder.run_build import build  # noqa: E402
+from pipeline.clusters.task_runner import InProcess  # noqa: E402
 from pipeline.errors import StoreError  # noqa: E402
-from pipeline.plan import make_plan  # noqa: E402
+from pipeline.sources.catalog import read_catalog  # noqa: E402
 from pipeline.spec import FeatureSpec  # noqa: E402
-from pipeline.store import Store, open_store  # noqa: E402
 from pipeline.versions import versions  # noqa: E402
+from pipeline.zarr_store.reader import Store, open_store  # noqa: E402
 
 Epoch = tuple[np.ndarray, np.ndarray]
 

@@ -13,11 +13,11 @@ pytest.importorskip("tensorflow")
 
 from model.cli import main
 from model.loader import tracks, windows
-from model.run import Run
+from model.run_directory import Run
 from model.selection import select
-from pipeline.bucket import BucketTree
 from pipeline.errors import StorageError
-from pipeline.store import Store, open_store
+from pipeline.storage.object_store import BucketTree
+from pipeline.zarr_store.reader import Store, open_store
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_it_is_trained_from_and_evaluated(tiny: Store, remote: Store, quick_file
 
 
 def test_a_server_that_is_gone_is_a_sentence(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import service
+    from pipeline.storage import obstore_client
 
-    monkeypatch.setitem(service.PATIENCE, "soon", (2, 5))
+    monkeypatch.setitem(obstore_client.PATIENCE, "soon", (2, 5))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    service.open_service.cache_clear()
+    obstore_client.open_service.cache_clear()
     with pytest.raises(StorageError, match=r"tiny\.zarr/.*the server does not answer"):
         list(tracks(remote, select(remote, "test")))

@@ -17,14 +17,14 @@ pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import predict as room
 from model.predict import Prediction, expected_windows, predict, song_windows
-from model.run import Run
-from pipeline import audio
-from pipeline.audio import read_audio
+from model.run_directory import Run
 from pipeline.errors import AudioError
-from pipeline.extract import featurise
-from pipeline.mel import mel_windows
+from pipeline.features import audio
+from pipeline.features.audio import read_audio
+from pipeline.features.extract import featurise
+from pipeline.features.mel import mel_windows
 from pipeline.spec import FeatureSpec
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 RATE = 22050
 SMALL = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=5, n_fft=512, hop_length=128, n_mels=20)

@@ -14,12 +14,12 @@ pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import train as train_room
 from model.cli import main
-from model.protocol import make_protocol
-from model.recipe import TrainRecipe
+from model.evaluation_protocol import make_protocol
 from model.reproduce import experiments, reproduce
-from model.run import Run
+from model.run_directory import Run
+from model.training_recipe import TrainRecipe
 from pipeline.errors import StoreError
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 EXPERIMENTS = [("article", "window"), ("article", "track"), ("default", "track"), ("default", "other")]
 FIGURE = r"\d+\.\d % \(\d+\.\d to \d+\.\d\)"

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import run as run_room
+from model import run_directory as run_room
 from model import train as room
-from model.protocol import make_protocol
-from model.recipe import TrainRecipe
-from model.run import Run
+from model.evaluation_protocol import make_protocol
+from model.run_directory import Run
 from model.train import Watch, train
+from model.training_recipe import TrainRecipe
 from pipeline.errors import RunError
-from pipeline.store import Store
+from pipeline.zarr_store.reader import Store
 
 SEED = 3  # that of the run `trained`
 

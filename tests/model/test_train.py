@@ -20,16 +20,16 @@ from processes import wait_for
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from model import train as room
-from model.picture import draw_confusion
-from model.protocol import make_protocol
-from model.recipe import TrainRecipe
-from model.run import Run
+from model.evaluation_protocol import make_protocol
+from model.plots import draw_confusion
+from model.run_directory import Run
 from model.selection import label_names
 from model.train import Watch, train, windows_per_epoch
-from pipeline.build import build
-from pipeline.cluster import InProcess
+from model.training_recipe import TrainRecipe
+from pipeline.builder.run_build import build
+from pipeline.clusters.task_runner import InProcess
 from pipeline.errors import RunError, StoreError
-from pipeline.store import Store, open_store
+from pipeline.zarr_store.reader import Store, open_store
 
 SEED = 3  # that of the run `trained`
 

@@ -22,16 +22,16 @@ import pytest
 import soundfile
 from processes import digests
 
-from pipeline import synth
-from pipeline.build import build
-from pipeline.catalog import read_catalog
-from pipeline.cluster import InProcess
-from pipeline.fetch import fetch
-from pipeline.plan import make_plan
-from pipeline.recipe import Synthesis, find_recipe
+from pipeline.builder.plan import make_plan
+from pipeline.builder.run_build import build
+from pipeline.clusters.task_runner import InProcess
+from pipeline.sources import demo_music
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.dataset_recipe import Synthesis, find_recipe
+from pipeline.sources.fetch_dataset import fetch
 from pipeline.spec import FeatureSpec
-from pipeline.store import open_store
 from pipeline.versions import FEATURES_VERSION, versions
+from pipeline.zarr_store.reader import open_store
 
 SHARD = "mel/c/0/0/0/0"
 SPEC = FeatureSpec(n_windows=24)  # 1.02 s
@@ -93,7 +93,9 @@ DATASETS = Path(__file__).parents[2] / "datasets"
 
 def of_the_demo() -> str:
     """Digest of the demo's first tracks, one of each style."""
-    samples = [synth.synthesise(style, 0, seed=2017, sample_rate=22050, seconds=30.0) for style in synth.STYLES]
+    samples = [
+        demo_music.synthesise(style, 0, seed=2017, sample_rate=22050, seconds=30.0) for style in demo_music.STYLES
+    ]
     return hashlib.sha256(np.stack(samples).tobytes()).hexdigest()
 
 

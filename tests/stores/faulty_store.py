@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from pipeline.build import build
-from pipeline.catalog import read_catalog
-from pipeline.cluster import InProcess
-from pipeline.plan import make_plan
+from pipeline.builder.plan import make_plan
+from pipeline.builder.run_build import build
+from pipeline.clusters.task_runner import InProcess
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.demo_music import synthesise
 from pipeline.spec import FeatureSpec
-from pipeline.store import Store, open_store
-from pipeline.synth import synthesise
 from pipeline.versions import versions
+from pipeline.zarr_store.reader import Store, open_store
 
 RATE = 22050
 SECONDS = 3.0

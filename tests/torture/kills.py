@@ -32,8 +32,8 @@ import psutil
 import soundfile
 from processes import command, digests, start
 
-from pipeline import synth
-from pipeline.workspace import BUILT
+from pipeline.publishing.workspace import BUILT
+from pipeline.sources import demo_music
 
 MODES = {
     "in process": ("client",),
@@ -87,7 +87,7 @@ def music(folder: Path) -> Path:
         style = ("bells", "drums")[number % 2]
         path = folder / style / f"{number:02d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        synth.write_track(path, style, number, seed=0, sample_rate=22050, seconds=24.1)
+        demo_music.write_track(path, style, number, seed=0, sample_rate=22050, seconds=24.1)
     (folder / "bells/04.wav").write_text("la la la")
     soundfile.write(folder / "drums/07.wav", soundfile.read(folder / "drums/07.wav", 22050)[0], 22050)
     return folder

@@ -27,10 +27,10 @@ import click
 import numpy as np
 import soundfile
 
-from pipeline import synth
-from pipeline.catalog import READABLE
-from pipeline.extract import featurise, one_thread
-from pipeline.receipt import STATUSES
+from pipeline.features.extract import featurise, one_thread
+from pipeline.shard_receipt import STATUSES
+from pipeline.sources import demo_music
+from pipeline.sources.catalog import READABLE
 from pipeline.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_windows=60)
@@ -79,7 +79,7 @@ def originals(folder: Path, music: Path | None) -> list[Path]:
     made = []
     for number, (extension, subtype) in enumerate(FORMATS.items()):
         rate = 48000 if extension == "opus" else 44100
-        mono = synth.synthesise("chords", number, seed=0, sample_rate=rate, seconds=3.0)
+        mono = demo_music.synthesise("chords", number, seed=0, sample_rate=rate, seconds=3.0)
         for channels in (1, 2):
             path = folder / f"{channels}.{extension}"
             container = {"format": "OGG"} if extension == "opus" else {}

@@ -24,8 +24,8 @@ import click
 import psutil
 from kills import end, workers_of
 
-from pipeline import synth
-from pipeline.store import open_store
+from pipeline.sources import demo_music
+from pipeline.zarr_store.reader import open_store
 
 N_FILES = 50  # audio files; each is the source of many tracks
 LIFETIME = ("--lifetime", "20s", "--lifetime-stagger", "5s", "--lifetime-restart")
@@ -41,7 +41,7 @@ def manifest(folder: Path, n_tracks: int) -> Path:
     """Write some audio files, and a manifest in which each is many tracks."""
     rows = ["path,label,id"]
     for number in range(N_FILES):
-        synth.write_track(folder / f"{number:02d}.wav", "bells", number, seed=0, sample_rate=22050, seconds=24.1)
+        demo_music.write_track(folder / f"{number:02d}.wav", "bells", number, seed=0, sample_rate=22050, seconds=24.1)
     rows += [f"{number % N_FILES:02d}.wav,{number % 10},{number:06d}" for number in range(n_tracks)]
     path = folder / "tracks.csv"
     path.write_text("\n".join(rows) + "\n")

@@ -30,8 +30,12 @@ from killing import changes
 from processes import digests
 
 from model.cli import main as command
-from pipeline import append, build, share, stages, synth, verify  # noqa: F401  (once, and not in each fork)
-from pipeline.compiled import compiled_kernel
+from pipeline.builder import job_array, run_build  # noqa: F401  (once, and not in each fork)
+from pipeline.derive import append  # noqa: F401  (likewise)
+from pipeline.features.kernel_cache import compiled_kernel
+from pipeline.inspection import verify  # noqa: F401  (likewise)
+from pipeline.share import write_share  # noqa: F401  (likewise)
+from pipeline.sources import demo_music
 
 SMALL = ("--n-windows", "4", "--tracks-per-shard", "2")
 HERE = (*SMALL, "--workers", "0")
@@ -116,7 +120,7 @@ def make_music(folder: Path) -> None:
         for name in ("music", "young" if number < 4 else "late"):
             path = folder / name / label / f"{number}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            synth.write_track(path, label, number, seed=0, sample_rate=22050, seconds=0.3)
+            demo_music.write_track(path, label, number, seed=0, sample_rate=22050, seconds=0.3)
 
 
 def fork(folder: Path, words: Words, number: int = 0, sent: signal.Signals = signal.SIGKILL) -> int:

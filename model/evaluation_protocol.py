@@ -1,0 +1,171 @@
+"""How a store is divided for an experiment, and what that means for a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.loader import tracks
+from model.selection import Selection, select
+from model.streams import OF_PARTS, stream
+from pipeline.errors import CatalogError, StoreError
+from pipeline.features.decibels import quick_levels
+from pipeline.sources.dataset_recipe import named_parts
+from pipeline.sources.split import PARTS, UNUSED
+from pipeline.zarr_store.reader import Store
+
+TRACK, WINDOW = "track", "window"  # the two protocols that every store has
+SHARES = (0.7, 0.15, 0.15)  # of the windows in each of PARTS, where single windows are split
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a store is divided for an experiment.
+
+    Parameters
+    ----------
+    name : str
+        "track", "window", or a split that the recipe of the dataset names.
+    words : str
+        What it is, for whoever reads a figure.
+    parts : dict of str to Selection
+        The windows of "train", "valid" and "test"; a part that has none is missing.
+    """
+
+    name: str
+    words: str
+    parts: dict[str, Selection]
+
+    def remarks(self, labels: Sequence[str]) -> list[str]:
+        """Name the labels of which there is a track to test, but none to learn from.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Names of the classes.
+        """
+        learnt = set(self.parts["train"].labels.tolist()) if "train" in self.parts else set()
+        found = {part: set(self.parts[part].labels.tolist()) - learnt for part in self.parts if part != "train"}
+        return [
+            f"label {labels[number]} has no track to train on, but some in the {part} part, which cannot be answered "
+            f"rightly"
+            for part, numbers in found.items()
+            for number in sorted(numbers)
+        ]
+
+    def part(self, name: str) -> Selection:
+        """Windows of one part.
+
+        Raises
+        ------
+        StoreError
+            Where the part has none.
+        """
+        if name not in self.parts:
+            raise StoreError(
+                f"protocol {self.name!r}: no ok track is in the part {name!r}, only in {', '.join(self.parts)}; "
+                f"give more tracks, or groups, so that each part gets some"
+            )
+        return self.parts[name]
+
+
+def protocol_names(store: Store) -> list[str]:
+    """Names of the protocols that a store has."""
+    return [TRACK, *_named_splits(store), WINDOW]
+
+
+def _named_splits(store: Store) -> dict[str, Any]:
+    """Return the splits that the recipe in a store names; in a store of somebody else's it may be anything."""
+    splits = store.attributes["recipe"].get("splits")
+    return splits if isinstance(splits, dict) else {}
+
+
+def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
+    """Divide a store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    name : str
+        "track" for the store's own split, the name of a split in its dataset's recipe, or "window".
+    seed : int
+        Seed of the split by windows.
+
+    Raises
+    ------
+    CatalogError
+        If there is none of that name, or it cannot be read.
+    """
+    if name == WINDOW:
+        shared = max(0.0, 1 - store.spec.stride / store.spec.window)
+        words = f"split by window, which leaks: neighbours of a test window, {shared:.0%} the same, were trained on"
+        return Protocol(name, words, _by_window(store, seed))
+    if name == TRACK:
+        unit = "group" if (store.values("group") != store.values("track")).any() else "track"
+        words = f"split by {unit}: nothing of a test {unit} was trained on"
+        return Protocol(name, words, _by_track(store, store.values("split")))
+    splits = _named_splits(store)
+    if name not in splits:
+        known = ", ".join(protocol_names(store))
+        raise CatalogError(f"{store.tree} has no protocol {name!r}; use one of {known}")
+    try:
+        given = named_parts(splits[name])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CatalogError(
+            f"{store.tree}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
+        ) from error
+    parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
+    words = (
+        f"split {name} of the dataset's recipe: nothing of a test track was trained on, and tracks in no part are out"
+    )
+    return Protocol(name, words, _by_track(store, parts))
+
+
+def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:
+    ok = store.values("status") == "ok"
+    return {part: select(store, part, parts) for part in PARTS if (ok & (parts == part)).any()}
+
+
+def _by_window(store: Store, seed: int) -> dict[str, Selection]:
+    """Give each window of every ok track to a part by itself."""
+    everything = select(store, "all", np.full(store.n_tracks, "all"))
+    drawn = stream(OF_PARTS, seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
+    masks = {part: drawn == number for number, part in enumerate(PARTS)}
+    return {part: replace(everything, windows=mask) for part, mask in masks.items() if mask.any()}
+
+
+def every_third(selection: Selection) -> Selection:
+    """Every third window, for a quick look: of the default spec those that hardly overlap, and hold all audio."""
+    sparse = np.zeros_like(selection.windows)
+    sparse[:, ::3] = selection.windows[:, ::3]
+    return replace(selection, windows=sparse) if sparse.any() else selection
+
+
+def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the levels in each band, in dB, over the windows that are trained on.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    selection : Selection
+        The train part of a protocol.
+
+    Returns
+    -------
+    mean_db, std_db : sequence of float, length n_mels
+    """
+    spec = store.spec
+    count, level, square = 0, np.zeros(spec.n_mels), np.zeros(spec.n_mels)
+    for _, mel, _ in tracks(store, selection):
+        levels = quick_levels(mel, spec).reshape(-1, spec.n_mels)
+        count += len(levels)
+        level += levels.sum(axis=0)
+        square += np.square(levels).sum(axis=0)
+    mean = level / count
+    return mean.tolist(), np.sqrt(np.maximum(square / count - mean**2, 0.0)).tolist()

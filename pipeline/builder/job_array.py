@@ -1,0 +1,269 @@
+"""A build in stages, for schedulers without Dask: a plan that is written down, parts that know of nobody, an end."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.builder.plan import Plan, Shard, make_plan
+from pipeline.builder.publish import attributes, publish
+from pipeline.builder.receipt_table import Ledger
+from pipeline.builder.run_build import Progress, Summary, compute, require_few_failed, seeded, shard_jobs, summarise
+from pipeline.clusters.task_runner import Runner
+from pipeline.errors import BuildError, StorageError, StoreError
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.publishing.target_guard import refuse_place
+from pipeline.publishing.workspace import PLAN, Workspace
+from pipeline.sources.catalog import Catalog
+from pipeline.sources.tracks import FIELDS, Track, Tracks
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+from pipeline.zarr_store.reader import open_store
+
+TRACKS = "tracks.csv"
+BLOCK = 1 << 14  # tracks that are text at a time
+NAMED = 20  # missing shards that an error names
+
+# What a plan file holds beside the tracks, and of which type.
+FACTS = {
+    "spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool,
+    "tracks_sha256": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPlan:
+    """A plan as the first stage has written it down.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to compute.
+    root : Tree
+        Below which the audio files lie.
+    about : dict of str to value
+        Attributes of the store to be.
+    replace : bool
+        Whether a store that is there is replaced.
+    id : str
+        SHA-256 of its file, which names that of the tracks by its digest.
+    """
+
+    plan: Plan
+    root: Tree
+    about: dict[str, Any]
+    replace: bool
+    id: str
+
+    def part(self, number: int, n_parts: int) -> Iterator[Shard]:
+        """Shards of one part of many, counted from 1: every so manieth, since neighbours are of one kind and length."""
+        return (self.plan.shard(index) for index in range(number - 1, self.plan.n_shards, n_parts))
+
+
+def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, replace: bool = False) -> None:
+    """Write down what is to be computed, where the parts find it.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to compute.
+    catalog : Catalog
+        The plan's tracks.
+    target : str, Path or Tree
+        Where the store will be.
+    replace : bool
+        Whether a store that is there is replaced.
+
+    Raises
+    ------
+    CallError
+        Where the store cannot be there without something else being lost.
+    BuildError
+        Where a build holds the store, or something else is there.
+    """
+    workspace = open_workspace(target)
+    refuse_place(workspace, replace=replace, catalog=catalog)
+    facts = {
+        "spec": plan.spec.to_dict(),
+        "versions": plan.versions,
+        "tracks_per_shard": plan.tracks_per_shard,
+        "root": str(catalog.root.patient()),
+        "about": attributes(plan, catalog),
+        "replace": replace,
+    }
+    with workspace.locked():
+        workspace.root.write(TRACKS, *_as_csv(plan))
+        facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # so that a kill in between leaves no plan
+        written = json.dumps(facts, indent=2).encode()
+        workspace.root.write(PLAN, written)  # from here on parts of another plan come to an end
+        workspace.plan_id = _id(written)
+        workspace.adopt_receipts()
+
+
+def _id(written: bytes) -> str:
+    """Name a plan by the bytes of its file."""
+    return hashlib.sha256(written).hexdigest()
+
+
+def _as_csv(plan: Plan) -> Iterator[bytes]:
+    """Tracks as CSV, some at a time."""
+    rows = itertools.chain([FIELDS], Tracks.of(plan.tracks).rows(*FIELDS))
+    while block := list(itertools.islice(rows, BLOCK)):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(block)
+        yield text.getvalue().encode()
+
+
+def read_plan(target: str | Path | Tree) -> WrittenPlan:
+    """Read what is to be computed.
+
+    Raises
+    ------
+    BuildError
+        Where no plan was written, or it is damaged.
+    """
+    workspace = open_workspace(target)
+    workspace.refuse_foreign()
+    try:
+        written = workspace.root.read(PLAN)
+        facts = json.loads(written)
+        if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
+            raise TypeError("it is no plan")
+        if workspace.root.sha256(TRACKS) != facts["tracks_sha256"]:
+            raise ValueError(f"{TRACKS} is not the one that it was written with")
+        with workspace.root.local(TRACKS) as path, path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            if tuple(next(rows, ())) != FIELDS:
+                raise TypeError("its tracks are none")
+            tracks = Tracks.of(Track(*row) for row in rows)
+        spec = FeatureSpec.from_dict(facts["spec"])
+        plan = make_plan(spec, tracks, facts["versions"], facts["tracks_per_shard"])
+    except FileNotFoundError as error:
+        raise BuildError(
+            f"there is no plan of {workspace.target}; write one with: melzarr job-array init SOURCE {workspace.target}"
+        ) from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise BuildError(
+            f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr job-array init "
+            f"SOURCE {workspace.target}"
+        ) from error
+    return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"], _id(written))
+
+
+def make_part(
+    written: WrittenPlan,
+    target: str | Path | Tree,
+    number: int,
+    n_parts: int,
+    runner: Runner,
+    *,
+    max_failed: float | None = None,
+    progress: Progress = lambda _: None,
+) -> Summary:
+    """Make the shards of one part; those that are there already are checked and kept.
+
+    Parameters
+    ----------
+    written : WrittenPlan
+        The plan.
+    target : str, Path or Tree
+        Where the store will be.
+    number, n_parts : int
+        Which part, counted from 1, of how many.
+    runner : Runner
+        Where it is computed.
+    max_failed, progress
+        As for `build`.
+
+    Returns
+    -------
+    Summary
+        What was done; of the tracks of this part.
+    """
+    start = time.perf_counter()
+    plan, workspace = written.plan, open_workspace(target, written.id)
+    jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
+    if written.replace:
+        jobs = seeded(jobs, workspace)
+    with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
+        compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
+        return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+
+
+def finish(
+    written: WrittenPlan,
+    target: str | Path | Tree,
+    *,
+    max_failed: float | None = None,
+    progress: Progress = lambda _: None,
+) -> Summary:
+    """Let the store appear, where all shards are there.
+
+    Parameters
+    ----------
+    written : WrittenPlan
+        The plan.
+    target : str, Path or Tree
+        Where the store will be.
+    max_failed, progress
+        As for `build`.
+
+    Raises
+    ------
+    BuildError
+        Where a shard is missing or was made of another plan, and they are named, or too many tracks have failed;
+        nothing is published then.
+    """
+    start = time.perf_counter()
+    plan, workspace = written.plan, open_workspace(target, written.id)
+    with workspace.locked():
+        folder = workspace.root.folder
+        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
+            with ThreadPoolExecutor(workspace.root.readers) as pool:
+                for index, receipt in enumerate(pool.map(workspace.read_receipt, range(plan.n_shards))):
+                    if receipt and receipt.key == plan.key(plan.shard(index)):
+                        ledger.add(receipt)
+                        progress(receipt)
+            if _is_published(workspace, ledger):  # by one that was killed before it could say so
+                workspace.discard()
+            else:
+                workspace.refuse_occupied(written.replace)
+                if missing := workspace.missing(*(ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))):
+                    raise BuildError(_lacking(plan, missing))
+                require_few_failed(plan, ledger, max_failed)
+                publish(plan, written.about, workspace, ledger, replace=written.replace)
+            return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+
+
+def _is_published(workspace: Workspace, ledger: Ledger) -> bool:
+    """Whether the store that is there is the one of these receipts."""
+    if not workspace.occupied():
+        return False
+    try:
+        store = open_store(workspace.target)
+        return all(
+            store.values(f"receipts/{name}").tolist() == ledger.shards[name].tolist() for name in ("key", "sha256")
+        )
+    except StorageError:
+        raise
+    except StoreError:
+        return False
+
+
+def _lacking(plan: Plan, missing: list[int]) -> str:
+    named = ", ".join(map(str, missing[:NAMED])) + (" …" if len(missing) > NAMED else "")
+    first = plan.shard(missing[0]).tracks[0].id
+    return (
+        f"{len(missing)} of {plan.n_shards} shards are missing, the first with the track {first}: {named}. Shard k is "
+        f"in part k % N + 1 of N; run those parts again, or all: what is there is kept"
+    )

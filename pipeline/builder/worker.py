@@ -1,0 +1,189 @@
+"""One shard, from audio files to a written chunk and its receipt: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.builder.plan import Shard
+from pipeline.errors import BuildError
+from pipeline.features.decibels import add_sums, sum_levels
+from pipeline.features.decoder_subprocess import featurise_apart
+from pipeline.features.extract import Stopwatch, featurise, one_thread, padded
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.shard_receipt import Receipt, TrackReceipt, counts
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.directory import source_sha256 as digest_below
+from pipeline.versions import versions
+from pipeline.zarr_store.shard import encode_chunk, pack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardJob:
+    """All that a worker needs to make one shard.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What each track becomes.
+    versions : dict of str to str
+        What must compute it.
+    root : Tree
+        Below which the audio files lie.
+    target : Tree
+        Where the store will be.
+    tracks_per_shard : int
+        Tracks of every shard but the last.
+    shard : Shard
+        The tracks.
+    key : str
+        The shard's key, from the plan.
+    track_seconds : float, optional
+        Time that a track may take, where the process may be ended that takes longer.
+    plan_id : str
+        Which plan it is part of, where a plan was written down; see `Workspace.require_plan`.
+    """
+
+    spec: FeatureSpec
+    versions: dict[str, str]
+    root: Tree
+    target: Tree
+    tracks_per_shard: int
+    shard: Shard
+    key: str
+    track_seconds: float | None = None
+    plan_id: str = ""
+
+
+Featurise = Callable[[Path, FeatureSpec, "Stopwatch"], tuple[npt.NDArray[Any], TrackReceipt]]
+
+
+def make_shard(job: ShardJob) -> Receipt:
+    """Make one whole shard, or keep the one that an earlier run left if it is still right.
+
+    Parameters
+    ----------
+    job : ShardJob
+        What to make.
+
+    Returns
+    -------
+    Receipt
+        What became of it.
+
+    Raises
+    ------
+    BuildError
+        Where this worker's versions are not those of the plan.
+    """
+
+    def limited(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+        with _time_limit(job.track_seconds):
+            return featurise(path, spec, watch)
+
+    return _make(job, limited)
+
+
+def make_shard_apart(job: ShardJob) -> Receipt:
+    """Make the same shard, each of its tracks in a process of its own, after its workers have died of one of them."""
+
+    def apart(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+        with watch.step("decode"):
+            return featurise_apart(path, spec)
+
+    return _make(job, apart)
+
+
+def _make(job: ShardJob, featurise: Featurise) -> Receipt:
+    _require_versions(job.versions)
+    with one_thread():
+        workspace = open_workspace(job.target, job.plan_id)
+        workspace.require_plan()
+        earlier = workspace.read_receipt(job.shard.index)
+        if earlier is None:
+            return _compute(job, featurise)
+        outdated = _outdated(earlier, job)
+        if not outdated:
+            return replace(earlier, reused=True)
+        workspace.drop(earlier)
+        return replace(_compute(job, featurise), outdated=outdated)
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End this process where a block takes longer: what hangs in a codec cannot be interrupted."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _require_versions(expected: dict[str, str]) -> None:
+    here = versions()
+    if here != expected:
+        differing = "; ".join(
+            f"{name} {here.get(name)} here, {expected.get(name)} in the plan"
+            for name in sorted(here.keys() | expected.keys())
+            if here.get(name) != expected.get(name)
+        )
+        raise BuildError(f"a worker runs other versions than the client ({differing}); install the same on both")
+
+
+def _outdated(earlier: Receipt, job: ShardJob) -> str:
+    """Say why the shard of an earlier run cannot be kept; nothing where all that it depends on was found unchanged."""
+    if earlier.key != job.key:
+        return "the spec, the versions or the tracks have changed"
+    if not open_workspace(job.target).holds(earlier):
+        return "its bytes are not those that were written"
+    for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
+        if digest_below(job.root, track.source) != entry.source_sha256:
+            return f"{track.source} has changed"
+    return ""
+
+
+def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
+    spec, watch = job.spec, Stopwatch()
+    entries, sums, chunks = [], [], []
+    paths = job.root.local_files(track.source for track in job.shard.tracks)
+    for track in job.shard.tracks:
+        with watch.step("fetch"):
+            path = next(paths)
+        windows, entry = featurise(path, spec, watch)
+        entries.append(entry)
+        if counts(track.split, entry.status):
+            with watch.step("mel"):
+                sums.append(sum_levels(windows, spec))
+        with watch.step("write"):
+            chunks.append(encode_chunk(padded(windows, spec)))
+    parts, digest = pack(chunks, job.tracks_per_shard), hashlib.sha256()
+    with watch.step("write"):
+        for part in parts:
+            digest.update(part)
+    receipt = Receipt(
+        index=job.shard.index,
+        key=job.key,
+        sha256=digest.hexdigest(),
+        n_bytes=sum(map(len, parts)),
+        tracks=tuple(entries),
+        sums=add_sums(sums, spec.n_mels),
+    )
+    with watch.step("write"):
+        workspace = open_workspace(job.target, job.plan_id)
+        workspace.require_plan()  # once more, for the shard took its time
+        workspace.write(parts, receipt)
+    return replace(receipt, seconds=watch.seconds)

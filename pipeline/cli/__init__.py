@@ -1,0 +1,4 @@
+"""What a person types and reads.
+
+It may import share and what stands before it.
+"""

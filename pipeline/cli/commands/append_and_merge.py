@@ -1,0 +1,211 @@
+"""The commands that make stores of stores: one that grows, and several that become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import (
+    AS_JSON,
+    CLUSTER,
+    DASHBOARD,
+    DATASETS,
+    FORCE,
+    GROUP,
+    MAX_FAILED,
+    MEMORY,
+    SOURCE,
+    STORE,
+    WALLTIME,
+    WORKERS_ANYWHERE,
+    Address,
+    Guarded,
+)
+from pipeline.cli.output import as_text, count, next_step, show
+from pipeline.cli.progress import beside_bar, build_progress, progress_bar
+from pipeline.errors import BuildError
+from pipeline.storage.directory import Tree
+
+if TYPE_CHECKING:
+    from pipeline.builder.run_build import Summary
+    from pipeline.derive.append import Addition
+    from pipeline.publishing.workspace import Workspace
+    from pipeline.zarr_store.reader import Store
+
+
+@click.command(cls=Guarded)
+@STORE
+@SOURCE
+@CLUSTER
+@WORKERS_ANYWHERE
+@DASHBOARD
+@MEMORY
+@WALLTIME
+@MAX_FAILED
+@GROUP
+@DATASETS
+@AS_JSON
+def append(
+    store: Tree,
+    source: str,
+    cluster: str,
+    workers: int | None,
+    dashboard: bool,
+    memory: int | None,
+    walltime: float | None,
+    max_failed: float | None,
+    group_column: str,
+    datasets: Path,
+    as_json: bool,
+) -> None:
+    """Add to STORE the tracks of SOURCE that it lacks.
+
+    They become what the tracks of STORE are, and come after them; each track that was there stays in its split. New
+    ones are split as SOURCE's manifest says, in its column split, or else by STORE's own rule, so that a group is
+    never separated. Tracks that STORE has of the same files are passed over: give a folder that has grown.
+
+    STORE is the old one until the new one is complete. An append that was stopped goes on when it is run again.
+
+    \b
+      melzarr append music.zarr ~/Music/genres
+      melzarr append music.zarr new.csv --group album --cluster slurm --workers 20
+    """
+    from pipeline.derive.append import growing
+
+    with growing(store) as workspace:
+        resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
+        _append(workspace, source, cluster, workers, resources, max_failed, group_column, datasets, as_json)
+
+
+def _append(
+    workspace: Workspace, source: str, cluster: str, workers: int | None, resources: dict[str, Any],
+    max_failed: float | None, group_column: str, datasets: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Add to a store that is held."""
+    from pipeline.builder.up_to_date import count_tracks
+    from pipeline.cli.inputs import read_source
+    from pipeline.derive.append import addition, clean, is_built, shares_of
+    from pipeline.derive.append import append as append_tracks
+    from pipeline.derive.merge import differing
+    from pipeline.zarr_store.reader import open_store
+
+    store, opened = workspace.target, open_store(workspace.target)
+    catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
+    with progress_bar(len(catalog.tracks), "compare") as bar:
+        added = addition(workspace, opened, catalog, bar.update)
+    kept = count_tracks(f"kept as they are, though {source} gives another label, path, group or split", added.differing)
+    n_new = len(added.catalog.tracks)
+    if not n_new:
+        clean(added)
+        facts = {"store": str(store), "new": 0, "there": added.n_there}
+        click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
+        return
+    different = differing([opened.attributes["versions"], added.plan.versions])
+    if not as_json:
+        show([*kept, *(f"computed by different versions: {line}" for line in different)])
+        click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
+    if not is_built(added):
+        _build_new(added, cluster, workers, resources, max_failed, as_json)
+    with build_progress(opened.n_tracks + n_new, "append") as progress:
+        summary = append_tracks(added, progress)
+    _say(summary, as_json, new=n_new, there=added.n_there, versions=different)
+
+
+def _build_new(
+    added: Addition, cluster: str, workers: int | None, resources: dict[str, Any], max_failed: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Compute the new tracks."""
+    from pipeline.cli.messages import summary_lines
+    from pipeline.clusters.task_runner import connect
+    from pipeline.derive.append import build_new
+    from pipeline.zarr_store.reader import open_store
+
+    with connect(cluster, workers, added.plan.worker_bytes, say=beside_bar, **resources) as runner:
+        at = runner.dashboard and f"; dashboard at {runner.dashboard}"
+        click.echo(f"{count(runner.n_workers, 'worker')}{at}", err=as_json)
+        with build_progress(len(added.catalog.tracks)) as progress:
+            summary = build_new(added, runner, max_failed=max_failed, progress=progress)
+    if not as_json:
+        show(summary_lines(summary, open_store(added.beside).n_bytes))
+
+
+@click.command(cls=Guarded)
+@click.argument("stores", nargs=-1, required=True, type=Address(), metavar="STORE STORE…")
+@click.argument("out", type=Address())
+@FORCE
+@AS_JSON
+def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> None:
+    """Join STOREs of one spec into OUT: their tracks in this order, nothing computed again.
+
+    Shards are copied as they are where the tracks before them fill whole shards; the others are packed anew. Each
+    track stays in its split, and the statistics are those of all train tracks. A merge that was stopped goes on when
+    it is run again.
+
+    \b
+      melzarr merge jazz.zarr rock.zarr music.zarr
+      melzarr merge s3://music/a.zarr s3://music/b.zarr s3://music/all.zarr
+    """
+    from pipeline.derive.merge import differing
+    from pipeline.derive.merge import merge as merge_stores
+    from pipeline.publishing.open_workspace import open_workspace
+    from pipeline.publishing.target_guard import refuse_place
+    from pipeline.zarr_store.reader import open_store
+
+    if len(stores) < 2:
+        raise click.UsageError("give two stores or more, and then the one that they become")
+    refuse_place(open_workspace(out), stores, replace=True)
+    opened = [open_store(store) for store in stores]
+    if _is_there(out, opened, force):
+        click.echo(f"{out} is finished and up to date: the same tracks of the same files", err=as_json)
+        n_tracks = open_store(out).n_tracks
+        click.echo(as_text({"store": str(out), "kept": n_tracks, "packed": 0})) if as_json else next_step("verify", out)
+        return
+    versions = differing([store.attributes["versions"] for store in opened])
+    if not as_json:
+        show(f"computed by different versions: {line}" for line in versions)
+    with build_progress(sum(store.n_tracks for store in opened), "merge") as progress:
+        summary = merge_stores(opened, out, replace=force, progress=progress)
+    _say(summary, as_json, versions=versions)
+
+
+def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
+    """Whether the merger is there already; refuse to replace what is something else, unless forced."""
+    from pipeline.derive.merge import is_merged
+    from pipeline.publishing.open_workspace import open_workspace
+    from pipeline.zarr_store.reader import open_store
+
+    workspace = open_workspace(out)
+    if not workspace.occupied():
+        return False
+    if force:
+        return False
+    finished = open_store(out)
+    if not is_merged(finished, opened):
+        raise BuildError(
+            f"{out} is finished, but is not what these stores give; name another place, or replace it with --force: "
+            f"it stays until the new one is complete"
+        )
+    workspace.tidy(finished.receipts())
+    return True
+
+
+def _say(summary: Summary, as_json: bool, *next_options: object, **facts: Any) -> None:
+    """Say what was made, and what comes next."""
+    from pipeline.cli.messages import derived_lines
+    from pipeline.zarr_store.reader import open_store
+
+    if as_json:
+        found = {
+            "store": str(summary.target),
+            "tracks": dict(summary.statuses),
+            "kept": summary.n_reused,
+            "packed": summary.shape[0] - summary.n_reused,
+            "seconds": summary.seconds["wall"],
+        }
+        click.echo(as_text({**found, **facts}))
+        return
+    show(derived_lines(summary, open_store(summary.target).n_bytes))
+    next_step("verify", summary.target, *next_options)

@@ -1,0 +1,144 @@
+"""`melzarr features`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.inputs import prepare
+from pipeline.cli.options import (
+    CLUSTER,
+    DASHBOARD,
+    FORCE,
+    MAX_FAILED,
+    MEMORY,
+    SOURCE,
+    STORE,
+    WALLTIME,
+    WORKERS_ANYWHERE,
+    Guarded,
+    source_options,
+)
+from pipeline.cli.output import count, next_step, show
+from pipeline.cli.progress import beside_bar, build_progress, progress_bar
+from pipeline.errors import BuildError, StorageError, StoreError
+from pipeline.storage.directory import Tree
+
+if TYPE_CHECKING:
+    from pipeline.builder.plan import Plan
+    from pipeline.builder.run_build import Summary
+    from pipeline.shard_receipt import Receipt
+    from pipeline.sources.catalog import Catalog
+
+
+@click.command(cls=Guarded)
+@SOURCE
+@STORE
+@CLUSTER
+@WORKERS_ANYWHERE
+@DASHBOARD
+@MEMORY
+@WALLTIME
+@FORCE
+@MAX_FAILED
+@source_options
+def features(
+    source: str,
+    store: Tree,
+    cluster: str,
+    workers: int | None,
+    dashboard: bool,
+    memory: int | None,
+    walltime: float | None,
+    force: bool,
+    max_failed: float | None,
+    **options: Any,
+) -> None:
+    """Compute the mel windows of SOURCE into STORE.
+
+    A build that was stopped goes on where it was; a store appears under its name only once it is complete. A file
+    that cannot be used is named, counted and left as NaN.
+
+    \b
+      melzarr features demo demo.zarr
+      melzarr features ~/Music/genres music.zarr --n-mels 64
+      melzarr features tracks.csv music.zarr --group album --cluster tcp://10.0.0.1:8786
+      melzarr features tracks.csv music.zarr --cluster slurm --workers 100 --walltime 01:00:00
+
+    For schedulers without Dask, see melzarr job-array.
+    """
+    from pipeline.clusters.task_runner import connect
+    from pipeline.publishing.open_workspace import open_workspace
+    from pipeline.publishing.target_guard import refuse_place
+    from pipeline.sources.catalog import missing_parts
+
+    catalog, plan = prepare(source, options)
+    workspace = open_workspace(store)
+    if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
+        workspace.tidy(_receipts(store))
+        click.echo(f"{store} is finished and up to date: same files, spec and versions")
+        next_step("inspect", store)
+        return
+    refuse_place(workspace, replace=force, catalog=catalog)  # before workers are started
+    show(missing_parts(catalog))
+    earlier = workspace.n_receipts()
+    click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
+    if earlier:
+        click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
+    resources: dict[str, Any] = {"memory": memory, "walltime": walltime, "say": beside_bar, "dashboard": dashboard}
+    with connect(cluster, workers, plan.worker_bytes, **resources) as runner:
+        from pipeline.builder.run_build import build  # while the workers start
+        from pipeline.cli.messages import summary_lines
+        from pipeline.zarr_store.reader import open_store
+
+        click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
+        n_workers = runner.n_workers
+        with build_progress(len(plan.tracks)) as progress:
+            summary = build(plan, catalog, store, runner, replace=force, max_failed=max_failed, progress=progress)
+    show(summary_lines(summary, open_store(store).n_bytes))
+    note_how_fast(store, summary, n_workers)
+    next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
+
+
+def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
+    """Write beside a finished store how it was built; where that cannot be, say so, for the store is finished."""
+    from pipeline.builder.build_timings import write_built
+    from pipeline.zarr_store.reader import open_store
+
+    if problem := write_built(open_store(store), summary, n_workers):
+        click.echo(problem, err=True)
+
+
+def _receipts(store: Tree) -> Iterable[Receipt]:
+    """Receipts of a finished store."""
+    from pipeline.zarr_store.reader import open_store
+
+    return open_store(store).receipts()
+
+
+def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
+    """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
+    from pipeline.builder.up_to_date import changes
+    from pipeline.zarr_store.reader import is_store, open_store
+
+    if not is_store(store):
+        raise BuildError(f"{store} exists and is no store of melzarr's; name another place, or remove it yourself")
+    try:
+        with progress_bar(len(catalog.tracks), "compare") as bar:
+            found = changes(open_store(store), plan, catalog, bar.update)
+    except StorageError:
+        raise
+    except StoreError as error:
+        found = [str(error)]
+    if force:
+        show(f"  {line}" for line in found)
+        return False
+    if found:
+        raise BuildError(
+            f"{store} is finished, but not what would be built now:\n  " + "\n  ".join(found) + "\n"
+            "name another store, or replace it with --force: the shards that still fit are kept, and the old store "
+            "stays until the new one is complete"
+        )
+    return True

@@ -1,0 +1,150 @@
+"""The stages of `melzarr features`, for job arrays and other schedulers that know nothing of Dask."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.commands.features import is_up_to_date, note_how_fast
+from pipeline.cli.inputs import prepare
+from pipeline.cli.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
+from pipeline.cli.output import as_text, count, next_step, show
+from pipeline.cli.progress import build_progress
+from pipeline.storage.directory import Tree
+
+if TYPE_CHECKING:
+    from pipeline.builder.run_build import Summary
+
+
+@click.group("job-array", cls=InOrder)
+def job_array() -> None:
+    """Build STORE in parts that need not know each other, for job arrays and other schedulers without Dask.
+
+    \b
+      melzarr job-array init SOURCE STORE   write down what is to be computed
+      melzarr job-array part I/N STORE      make one part of N, each anywhere, at any time
+      melzarr job-array finish STORE        let the store appear, if all parts are there
+    """
+
+
+class Part(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """One part of many, such as 3/16."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Give its number, from 1, and how many there are."""
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        number, n_parts = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= n_parts:
+            self.fail(f"{value!r} is no part; give one such as 3/16, of 1/16 to 16/16", param, ctx)
+        return number, n_parts
+
+
+@job_array.command("init")
+@SOURCE
+@STORE
+@FORCE
+@source_options
+def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
+    """Write down what is to be computed of SOURCE into STORE.
+
+    Whoever makes a part finds it in STORE.building, and need not list SOURCE again.
+
+    \b
+      melzarr job-array init ~/Music/genres music.zarr
+    """
+    from pipeline.builder.job_array import write_plan
+    from pipeline.publishing.open_workspace import open_workspace
+    from pipeline.sources.catalog import missing_parts
+
+    catalog, plan = prepare(source, options)
+    workspace = open_workspace(store)
+    if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
+        click.echo(f"{store} is finished and up to date: same files, spec and versions")
+        return
+    show(missing_parts(catalog))
+    write_plan(plan, catalog, store, replace=force)
+    click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}: the most parts")
+    next_step("job-array", "part", f"1/{min(16, plan.n_shards)}", store)
+
+
+@job_array.command("part")
+@click.argument("part", type=Part())
+@STORE
+@WORKERS
+@MAX_FAILED
+@AS_JSON
+def part_stage(
+    part: tuple[int, int], store: Tree, workers: int | None, max_failed: float | None, as_json: bool
+) -> None:
+    """Make PART of STORE, such as 3/16: the third of sixteen.
+
+    Parts know nothing of each other: they run anywhere, at any time, in any order, again after they were killed. All
+    that they need is the same melzarr, and to see the audio and STORE by the same paths.
+
+    \b
+      melzarr job-array part 3/16 music.zarr
+      melzarr job-array part $SLURM_ARRAY_TASK_ID/16 music.zarr
+    """
+    from pipeline.builder.job_array import make_part, read_plan
+    from pipeline.cli.messages import part_lines
+    from pipeline.clusters.task_runner import connect
+
+    written, (number, n_parts) = read_plan(store), part
+    shards = list(written.part(number, n_parts))
+    n_tracks = sum(len(shard.tracks) for shard in shards)
+    click.echo(f"part {number} of {n_parts}: {n_tracks} tracks, {count(len(shards), 'shard')}", err=as_json)
+    if not shards:
+        return
+    with (
+        connect("local", workers, written.plan.worker_bytes) as runner,
+        build_progress(n_tracks, f"part {number}/{n_parts}") as progress,
+    ):
+        summary = make_part(written, store, number, n_parts, runner, max_failed=max_failed, progress=progress)
+    click.echo(as_text(_facts(summary))) if as_json else show(part_lines(summary, n_tracks))
+    if not as_json:
+        next_step("job-array", "finish", store)
+
+
+@job_array.command("finish")
+@STORE
+@MAX_FAILED
+@AS_JSON
+def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
+    """Let STORE appear, where all parts are there; else name what is missing.
+
+    \b
+      melzarr job-array finish music.zarr
+    """
+    from pipeline.builder.job_array import finish, read_plan
+    from pipeline.cli.messages import summary_lines
+    from pipeline.publishing.open_workspace import open_workspace
+    from pipeline.zarr_store.reader import open_store
+
+    workspace = open_workspace(store)
+    workspace.tidy()
+    if workspace.occupied() and not workspace.root.exists():
+        click.echo(f"{store} is finished", err=as_json)
+        return
+    written = read_plan(store)
+    with build_progress(len(written.plan.tracks), "finish") as progress:
+        summary = finish(written, store, max_failed=max_failed, progress=progress)
+    click.echo(as_text(_facts(summary))) if as_json else show(summary_lines(summary, open_store(store).n_bytes))
+    note_how_fast(store, summary, None)
+    if not as_json:
+        next_step("verify", store)
+
+
+def _facts(summary: Summary) -> dict[str, Any]:
+    """Return a summary as plain values."""
+    return {
+        "store": str(summary.target),
+        "tracks": dict(summary.statuses),
+        "reused": summary.n_reused,
+        "outdated": sorted(set(summary.outdated)),
+        "troubled": [dict(zip(("source", "status", "error"), row, strict=True)) for row in summary.troubled],
+        "seconds": summary.seconds,
+    }

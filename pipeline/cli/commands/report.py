@@ -1,0 +1,58 @@
+"""The command that writes a page about a store."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import STORE, Guarded
+from pipeline.cli.output import count, next_step, show
+from pipeline.cli.progress import progress_bar
+from pipeline.storage.directory import DiskTree, Tree
+
+
+@click.command(cls=Guarded)
+@STORE
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a training, to tell of it too.")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="Folder for page and pictures.  [default: STORE-report]"
+)
+def report(store: Tree, run: Path | None, folder: Path | None) -> None:
+    """Write a page about STORE: what is in it, how it sounds, what may be wrong with it.
+
+    One file that stands by itself, and its pictures once more beside it.
+
+    \b
+      melzarr report demo.zarr
+      melzarr report demo.zarr --run runs/demo-default-track --to pages/demo
+    """
+    from pipeline.builder.build_timings import read_built
+    from pipeline.human_units import size
+    from pipeline.inspection.quality import find
+    from pipeline.publishing.target_guard import refuse_inside
+    from pipeline.report.charts import require_matplotlib
+    from pipeline.report.page import PAGE, write_report
+    from pipeline.report.run_reader import read_run
+    from pipeline.zarr_store.reader import open_store
+
+    opened = open_store(store)
+    folder = folder or Path(f"{_stem(store.name)}-report")
+    refuse_inside(DiskTree(folder / PAGE))
+    require_matplotlib()
+    if run:
+        read_run(run)  # what is no run is said before the store is read, which takes long
+    with progress_bar(opened.n_tracks, "report") as bar:
+        found = find(opened, bar.update)
+    page, *pictures = write_report(opened, found, folder, run, read_built(opened))
+    click.echo(f"made {page}, {size(page.stat().st_size)}, and {count(len(pictures), 'picture')} beside it")
+    if faults := found.faults():
+        show(["worth a look:", *(f"  {fault}" for fault in faults)])
+    if not run:
+        next_step("train", store)
+
+
+def _stem(name: str) -> str:
+    """Name of a store without what it ends in."""
+    return re.sub(r"(\.zarr)?(\.zip)?$", "", name) or "store"

@@ -1,0 +1,43 @@
+"""`melzarr scan`."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import click
+
+from pipeline.cli.inputs import prepare
+from pipeline.cli.options import (
+    AS_JSON,
+    SOURCE,
+    Guarded,
+    source_options,
+)
+from pipeline.cli.output import as_text, next_step, show
+from pipeline.cli.progress import progress_bar
+
+
+@click.command(cls=Guarded)
+@SOURCE
+@click.option(
+    "--workers", type=click.IntRange(1), help="Workers to count on.  [default: one a core here, as memory allows]"
+)
+@AS_JSON
+@source_options
+def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
+    """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
+    from pipeline.cli.messages import scan_lines
+    from pipeline.clusters.local_cluster import local_workers
+    from pipeline.inspection.scan import as_dict
+    from pipeline.inspection.scan import scan as scan_catalog
+
+    catalog, plan = prepare(source, options)
+    n_workers = workers or local_workers(None, plan.worker_bytes)
+    with progress_bar(len(catalog.tracks), "scan") as bar:
+        found = scan_catalog(catalog, plan, n_workers, bar.update)
+    if as_json:
+        click.echo(as_text(as_dict(found)))
+        return
+    show(scan_lines(found))
+    next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])

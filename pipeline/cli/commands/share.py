@@ -1,0 +1,120 @@
+"""The command that makes a store a dataset for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import AS_JSON, DATASETS, FORCE, STORE, Address, Guarded
+from pipeline.cli.output import as_text, next_step, show
+from pipeline.cli.progress import build_progress, progress_bar
+from pipeline.sources.dataset_recipe import is_date
+from pipeline.spec import DTYPES, SCALES
+from pipeline.storage.directory import Tree
+
+
+def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
+    """Read a date such as 2026-11-23; a callback of an option."""
+    if value is not None and not is_date(value):
+        raise click.BadParameter(f"{value!r} is no date; give one such as 2026-11-23")
+    return value
+
+
+@click.command(cls=Guarded)
+@STORE
+@click.argument("dest", type=Address())
+@click.option("--label", "labels", multiple=True, help="Only tracks of this label; may be given more than once.")
+@click.option("--split", "splits", multiple=True, help="Only tracks of this split; may be given more than once.")
+@click.option("--track", "tracks", multiple=True, metavar="ID", help="Only this track; may be given more than once.")
+@click.option("--scale", type=click.Choice(SCALES), help="Power, or its level in dB.  [default: the store's]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Type; float16 needs --scale db.  [default: the store's]")
+@click.option("--unsharded", is_flag=True, help="One file a track, for servers that cannot give parts of files.")
+@click.option("--audio", metavar="SOURCE", help="Also the audio files, from where the store was made from.")
+@click.option("--hugging-face", is_flag=True, help="A folder that can be uploaded to Hugging Face as it is.")
+@click.option("--title", help="What it is called.  [default: as the dataset's recipe says]")
+@click.option("--licence", "--license", help="What may be done with it.  [default: likewise]")
+@click.option("--origin", help="Who made the music, and where it is from.  [default: likewise]")
+@click.option("--author", default="", help="Who made the dataset, for those who cite it.")
+@click.option(
+    "--published", metavar="DATE", callback=read_date, help="Date of publication: 2026-11-23.  [default: likewise]"
+)
+@FORCE
+@AS_JSON
+@DATASETS
+def share(
+    store: Tree,
+    dest: Tree,
+    scale: str | None,
+    dtype: str | None,
+    unsharded: bool,
+    audio: str | None,
+    hugging_face: bool,
+    title: str | None,
+    licence: str | None,
+    origin: str | None,
+    author: str,
+    published: str | None,
+    force: bool,
+    as_json: bool,
+    datasets: Path,
+    **chosen: tuple[str, ...],
+) -> None:
+    """Make STORE, or a part of it, a dataset that explains itself, at DEST.
+
+    DEST is a folder, an archive NAME.zarr.zip, or s3://BUCKET/NAME. It holds the store, which plain xarray opens; a
+    card (README.md) that says what it is, how it was made and how to cite it; tracks.csv; a description for crawlers
+    (croissant.json); a report with pictures (report.html); and SHA256SUMS of everything. Under one name the same
+    store gives the same bytes, and a copy that was interrupted goes on where it was. No audio is in it unless --audio
+    asks for it.
+
+    \b
+      melzarr share demo.zarr demo-share
+      melzarr share demo.zarr demo.zarr.zip --published 2026-11-23
+      melzarr share demo.zarr small.zarr.zip --scale db --dtype float16
+      melzarr share demo.zarr s3://music/demo --label bells --label choir
+      melzarr share demo.zarr hub --hugging-face
+    """
+    from pipeline.cli.inputs import audio_root
+    from pipeline.cli.messages import share_lines
+    from pipeline.share.share_options import Wish, unsaid
+    from pipeline.share.write_share import archive_sha256
+    from pipeline.share.write_share import share as share_store
+    from pipeline.zarr_store.reader import open_store
+
+    opened = open_store(store)
+    wish = Wish(
+        **chosen,
+        scale=scale,
+        dtype=dtype,
+        sharded=not unsharded,
+        audio=None if audio is None else audio_root(audio, datasets, "--audio"),
+        for_hub=hugging_face,
+        author=author,
+        published=published,
+        title=title,
+        licence=licence,
+        origin=origin,
+    )
+    n_tracks = len(wish.select(opened))
+    with ExitStack() as bars:
+
+        def step(name: str, n: int) -> Callable[[int], object]:
+            update: Callable[[int], object] = bars.enter_context(progress_bar(n, name)).update
+            return update
+
+        progress = bars.enter_context(build_progress(n_tracks, "copy"))
+        summary = share_store(opened, dest, wish, replace=force, progress=progress, step=step)
+    made = open_store(dest)
+    facts = {
+        "share": str(dest), "store": str(store), "uuid": made.attributes["uuid"], "tracks": n_tracks,
+        "bytes": made.n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(made),
+        "sha256": archive_sha256(dest), "unsaid": unsaid(made, wish),
+    }  # fmt: skip
+    if as_json:
+        click.echo(as_text(facts))
+        return
+    show(share_lines(facts))
+    next_step("verify", dest)

@@ -1,0 +1,48 @@
+"""`melzarr verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from pipeline.cli.inputs import audio_root
+from pipeline.cli.options import (
+    AS_JSON,
+    DATASETS,
+    STORE,
+    Guarded,
+)
+from pipeline.cli.output import as_text, show
+from pipeline.cli.progress import progress_bar
+from pipeline.storage.directory import Tree
+
+
+@click.command(cls=Guarded)
+@STORE
+@click.option("--source", help="What the store was made from; its files are compared, and needed for --sample.")
+@click.option("--sample", type=click.IntRange(0), default=0, help="Tracks to compute again with librosa.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the sample.")
+@AS_JSON
+@DATASETS
+@click.pass_context
+def verify(
+    ctx: click.Context, store: Tree, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
+) -> None:
+    """Check STORE: every checksum, every status against its data, and some tracks again with librosa.
+
+    The exit code is 1 if anything is off, and the track is named.
+    """
+    from pipeline.cli.messages import verdict_lines
+    from pipeline.inspection.verify import verify as verify_store
+    from pipeline.zarr_store.reader import open_store
+
+    if sample and not source:
+        raise click.UsageError("--sample computes from the audio files; say where they are with --source")
+    opened = open_store(store)
+    root = None if source is None else audio_root(source, datasets)
+    with progress_bar(opened.n_tracks, "verify") as bar:
+        verdict = verify_store(opened, root, n_samples=sample, seed=seed, progress=bar.update)
+    click.echo(as_text(dataclasses.asdict(verdict))) if as_json else show(verdict_lines(verdict))
+    ctx.exit(1 if verdict.problems else 0)

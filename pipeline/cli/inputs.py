@@ -1,0 +1,88 @@
+"""From what was typed to what the rooms take: a source, its catalog, its plan. Heavy imports wait until a call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.options import SPEC_HELP
+from pipeline.errors import CallError
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+
+if TYPE_CHECKING:
+    from pipeline.builder.plan import Plan
+    from pipeline.sources.catalog import Catalog
+    from pipeline.sources.dataset_recipe import Recipe
+
+
+def resolve(source: str, datasets: Path) -> Tree | Recipe:
+    """Return the tree that a source names, or the recipe of that name where there is no such path."""
+    from pipeline.sources.dataset_recipe import find_recipe
+
+    tree = open_tree(source)
+    path = tree.folder
+    if path and len(path.parts) == 1 and not path.suffix and not path.exists():
+        return find_recipe(source, datasets)
+    return tree
+
+
+def audio_root(source: str, datasets: Path, option: str = "--source") -> Tree:
+    """Return the tree below which the files of a source lie."""
+    from pipeline.sources.catalog import is_manifest
+    from pipeline.sources.dataset_recipe import Recipe
+
+    where = resolve(source, datasets)
+    if isinstance(where, Recipe):
+        root = open_tree(where.audio)
+        found = root.exists()
+    elif is_manifest(where):
+        root = where.beside("")
+        found = root.size(where.name) is not None
+    else:
+        root = where
+        found = root.exists()
+    if not found:
+        raise CallError(f"{option} {source}: there is nothing at {root}; say where the audio is")
+    return root
+
+
+def read_source(
+    source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
+) -> Catalog:
+    """List the tracks of a source, split as the options say."""
+    from pipeline.sources.catalog import is_manifest, read_catalog
+    from pipeline.sources.dataset_recipe import Recipe
+    from pipeline.sources.split import HashSplit
+
+    where = resolve(source, datasets)
+    default = where.split if isinstance(where, Recipe) else HashSplit()
+    given = {name: value for name, value in shares.items() if value is not None}
+    if given and named_split:
+        raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
+    if group_column != "group" and (isinstance(where, Recipe) or not is_manifest(where)):
+        raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
+    split = dataclasses.replace(default, **given)
+    return read_catalog(where, split, named_split=named_split, group_column=group_column)
+
+
+def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
+    """Make catalog and plan from a source and the options of `source_options`."""
+    from pipeline.builder.plan import make_plan
+    from pipeline.features.mel_filterbank import filterbank
+    from pipeline.versions import versions
+
+    catalog = read_source(
+        source,
+        options["datasets"],
+        group_column=options["group_column"],
+        named_split=options["named_split"],
+        shares={name: options[name] for name in ("valid", "test", "seed")},
+    )
+    base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
+    given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
+    spec = FeatureSpec.from_dict({**base.to_dict(), **given})
+    filterbank(spec)  # refuses bands that no bin falls into, before any worker starts
+    return catalog, make_plan(spec, catalog.tracks, versions(), options["tracks_per_shard"])

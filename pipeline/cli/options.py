@@ -1,0 +1,218 @@
+"""What all commands share: options, each defined once, and errors that are sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.cli.terminal import steady_streams
+from pipeline.errors import CallError, MelzarrError
+from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+from pipeline.untrusted_text import printable
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Commands that go on where they were stopped.
+GOES_ON = {"fetch", "features", "job-array", "append", "merge", "share", "train", "reproduce"}
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or choose another place,"),
+}
+
+
+class Guarded(click.Command):
+    """A command whose errors are sentences; ``--debug`` shows their tracebacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command and turn what goes wrong into a sentence and an exit code."""
+        if ctx.params.pop("debug"):
+            return super().invoke(ctx)
+        name = ctx.command_path.partition(" ")[2]
+        try:
+            return super().invoke(ctx)
+        except MelzarrError as error:
+            sentence, code = str(error), error.exit_code
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            remedy = REMEDIES.get(error.errno or 0, "mend that")
+            sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
+        except KeyboardInterrupt:
+            goes_on = name.partition(" ")[0] in GOES_ON
+            sentence, code = "stopped", 1
+            if goes_on:
+                sentence += "; what was finished is kept, so run the same command again to go on"
+        click.echo(printable(f"melzarr {name}: {sentence}", keep="\n"), err=True)
+        return ctx.exit(code)
+
+
+class InOrder(click.Group):
+    """A group whose help lists commands in the order of the work."""
+
+    command_class = Guarded
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was named, on streams that do not end it."""
+        steady_streams()
+        return super().main(*args, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Return the names in the order of definition."""
+        return list(self.commands)
+
+
+def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001  (click's)
+    """Read a number of bytes, such as 4GB or 512MiB; a callback of an option."""
+    from dask.utils import parse_bytes
+
+    try:
+        return None if value is None else int(parse_bytes(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no size; give one such as 4GB or 512MiB") from error
+
+
+def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001  (click's)
+    """Read a time, such as 01:30:00, 1-12:00:00 or 90m, in seconds; a callback of an option."""
+    from dask.utils import parse_timedelta
+
+    if value is None:
+        return None
+    if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        found = float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+    else:
+        try:
+            found = float(parse_timedelta(value, default=False))
+        except (LookupError, TypeError, ValueError):
+            found = 0.0
+    if not found > 0:
+        raise click.BadParameter(f"{value!r} is no time; give one such as 01:30:00 or 90m")
+    return found
+
+
+DEFAULT_DATASETS = Path("datasets")
+
+
+class Address(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A path, or an address in an object store."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Tree:
+        """Give the tree that is there."""
+        try:
+            return open_tree(value)
+        except CallError as error:
+            self.fail(str(error), param, ctx)
+
+
+STORE = click.argument("store", type=Address())
+SOURCE = click.argument("source")
+DATASETS = click.option(
+    "--datasets",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATASETS,
+    show_default=True,
+    help="Folder that holds the recipes, one folder a dataset.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+CLUSTER = click.option(
+    "--cluster",
+    default="local",
+    show_default=True,
+    metavar="PLACE",
+    help="Where to compute: local (this machine), slurm, pbs, sge, lsf, kubernetes, or a Dask scheduler by its "
+    "tcp://HOST:PORT or tls://HOST:PORT.",
+)
+DASHBOARD = click.option(
+    "--dashboard", is_flag=True, help="Show what Dask does at an address that everybody on this machine can open."
+)
+MEMORY = click.option(
+    "--memory",
+    callback=read_size,
+    metavar="SIZE",
+    help="Memory of each job or pod, such as 4GB.  [default: what one shard needs]",
+)
+WALLTIME = click.option(
+    "--walltime",
+    callback=read_walltime,
+    metavar="TIME",
+    help="Time of each job, such as 01:00:00 or 90m.  [default: from Dask's configuration, 00:30:00]",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
+)
+FORCE = click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
+MAX_FAILED = click.option(
+    "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
+)
+WORKERS_ANYWHERE = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Workers, or the most of them where they are jobs or pods; 0 computes in this process.  [default: one a core "
+    "here, as memory allows; 10 jobs or pods]",
+)
+GROUP = click.option(
+    "--group",
+    "group_column",
+    default="group",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of a manifest whose tracks a split keeps together.",
+)
+SPLIT = click.option(
+    "--split", "named_split", metavar="NAME", help="A split of the dataset's recipe by name, such as fault-filtered."
+)
+VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
+TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the split.  [default: 0]")
+TRACKS_PER_SHARD = click.option(
+    "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
+)
+SPEC_HELP = {
+    "sample_rate": "Rate to which audio is resampled, in Hz.",
+    "window": "Length of a window, in samples.",
+    "stride": "Distance between the starts of windows, in samples.",
+    "n_windows": "Windows of each track, from its start.",
+    "n_fft": "Length of a frame, in samples.",
+    "hop_length": "Distance between the centres of frames, in samples.",
+    "pad_mode": "How a window is continued at both ends.",
+    "n_mels": "Mel bands.",
+    "power": "Exponent of the magnitude spectrum.",
+    "scale": "Store power, or its level in dB.",
+    "dtype": "Type that is stored; float16 needs --scale db.",
+}
+CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
+
+
+def spec_options(function: Function) -> Function:
+    """Give a command one option for each field of a spec."""
+    for field in reversed(dataclasses.fields(FeatureSpec)):
+        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
+        function = click.option(
+            f"--{field.name.replace('_', '-')}", type=kind, help=f"{SPEC_HELP[field.name]}  [default: {field.default}]"
+        )(function)
+    return function
+
+
+def source_options(function: Function) -> Function:
+    """Give a command the options that say what is computed from a source."""
+    for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
+        function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
+    return function

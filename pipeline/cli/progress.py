@@ -1,0 +1,44 @@
+"""Progress bars of the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import tqdm
+
+from pipeline.untrusted_text import printable
+
+if TYPE_CHECKING:
+    from pipeline.builder.run_build import Progress
+    from pipeline.shard_receipt import Receipt
+
+
+@contextmanager
+def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
+    """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
+        yield bar
+
+
+@contextmanager
+def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
+    """Show how a build goes, from its receipts."""
+    n_failed = 0
+
+    def advance(receipt: Receipt) -> None:
+        nonlocal n_failed
+        n_failed += receipt.n_failed
+        bar.set_postfix(failed=n_failed, refresh=False)
+        bar.update(len(receipt.tracks))
+
+    with progress_bar(n_tracks, what) as bar:
+        yield advance
+
+
+def beside_bar(line: str) -> None:
+    """Print a line that a progress bar does not run into."""
+    tqdm.tqdm.write(printable(line), file=sys.stderr)

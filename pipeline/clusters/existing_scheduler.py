@@ -1,0 +1,53 @@
+"""A Dask scheduler that is already there, by its address, as the place where a build runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import distributed
+from distributed.security import Security
+
+from pipeline.clusters.cluster import PATIENCE, Place, Wish, quiet
+from pipeline.clusters.worker_versions import require_same_versions
+from pipeline.errors import BuildError, CallError
+
+SCHEMES = ("tcp://", "tls://")
+
+
+@contextmanager
+def existing(address: str, wish: Wish) -> Iterator[Place]:
+    """Connect to a scheduler, whose workers must have the same versions as this process."""
+    if wish.workers is not None:
+        raise CallError(
+            f"--workers {wish.workers} is for a local cluster, jobs or pods; {address} has the workers that were "
+            f"started there"
+        )
+    _check(address)
+    try:
+        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+    except OSError as error:
+        raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
+    with quiet(), client:  # to its end, since a client whose scheduler is lost complains of it when it is closed
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise BuildError(
+                f"the scheduler at {address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
+            ) from error
+        require_same_versions(client)
+        yield Place(client)
+
+
+def _check(address: str) -> None:
+    """Refuse an address that Dask could not use, before a client is half made of it."""
+    try:
+        parts = urlsplit(address)
+        usable = bool(parts.hostname and parts.port)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise CallError(f"{address!r} is no address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
+    if parts.scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
+        raise CallError(f"{address} needs a certificate; name yours in Dask's configuration, distributed.comm.tls")

@@ -1,0 +1,194 @@
+"""Pods of a Kubernetes cluster, by the operator of dask-kubernetes, as the place where a build runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import distributed
+from dask.utils import parse_bytes
+
+from pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, orderly_end, quiet
+from pipeline.clusters.worker_versions import require_on_scheduler
+from pipeline.errors import BuildError, CallError
+
+WORKERS = 10  # pods at the most where nobody has said how many
+SCHEDULER_BYTES = 1 << 30  # measured: 100 MB with a few workers
+IDLE = 600  # seconds without work after which the operator removes all of it: the client has gone, or publishes
+WAIT = 1800  # seconds in which a pod has to become a worker: nodes are added and images pulled meanwhile
+SAY = 60  # seconds between two lines about pods that are waited for
+PRESET = "ghcr.io/dask/dask:latest"  # dask-kubernetes' image, which has none of what decodes audio
+# The operator asks the scheduler how many workers there should be, by its web interface, or by messages that only the
+# same version of Dask is sure to understand.
+API = "distributed.http.scheduler.api"
+# One worker a shard, as `scaler` has it: the scheduler divides the work that it expects by this time.
+TARGET = "10ms"
+INSTALL = (
+    "helm install --repo https://helm.dask.org --create-namespace -n dask-operator --generate-name "
+    "dask-kubernetes-operator"
+)
+
+
+@contextmanager
+def kubernetes(wish: Wish) -> Iterator[Place]:
+    """Have a scheduler and workers in pods, which come and go with the work and are gone at the end.
+
+    What Dask's configuration says of them (``kubernetes``) goes before what is preset here, and options go before
+    both; a ``kubernetes.custom-cluster-spec`` is taken as it is. Beside dask-kubernetes' own settings,
+    ``kubernetes.env-from`` is what Kubernetes calls envFrom.
+    """
+    if wish.workers == 0:
+        raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or give it workers")
+    try:
+        from dask_kubernetes.operator import KubeCluster  # noqa: PLC0415  (an extra, and slow to import)
+    except ImportError as error:
+        raise need("kubernetes", "--cluster kubernetes", error) from error
+    configured = dask.config.get("kubernetes")
+    name = f"melzarr-{uuid.uuid4().hex[:8]}"
+    spec = configured.get("custom-cluster-spec") or cluster_spec(name, wish, configured)
+    n_workers = WORKERS if wish.workers is None else wish.workers
+    with quiet(), orderly_end(on_sigterm=True) as held:
+        wish.say("asking Kubernetes for a scheduler")
+        try:
+            cluster = held.enter_context(KubeCluster(custom_cluster_spec=spec, quiet=True))
+        except Exception as error:
+            _take_back(KubeCluster)
+            raise BuildError(sentence(error)) from error
+        client = held.enter_context(distributed.Client(cluster, set_as_default=False))
+        require_on_scheduler(client)
+        cluster.adapt(minimum=0, maximum=n_workers)
+        wish.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
+        yield Place(client, n_workers, watch(client, cluster.name, wish.say))
+
+
+def _take_back(cluster_class: Any) -> None:
+    """Remove what was made of a cluster that failed, since it is tried once more, and loudly, as Python ends."""
+    for cluster in list(cluster_class._instances):  # noqa: SLF001  (nothing else knows of it)
+        with contextlib.suppress(Exception):
+            cluster.close(timeout=10)
+        cluster_class._instances.discard(cluster)  # noqa: SLF001
+
+
+def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which cluster the operator is to make.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    wish : Wish
+        What the build needs, and what options say.
+    configured : mapping
+        The section ``kubernetes`` of Dask's configuration.
+
+    Returns
+    -------
+    dict
+        A DaskCluster, as its custom resource definition has it. It has no worker yet.
+
+    Raises
+    ------
+    CallError
+        Where no image is named, or a pod is too small for a shard.
+    """
+    from dask_kubernetes.operator import make_cluster_spec  # noqa: PLC0415  (an extra, and slow to import)
+
+    image = configured.get("image")
+    if not image or image == PRESET:
+        raise CallError(
+            "no image is named that has what melzarr needs; build one (docs/kubernetes.md has it in four lines) and "
+            "name it in Dask's configuration: kubernetes.image, or DASK_KUBERNETES__IMAGE"
+        )
+    least = wish.worker_bytes + NANNY_BYTES
+    resources = copy.deepcopy(configured.get("resources") or {})
+    given = resources.get("limits", {}).get("memory") or resources.get("requests", {}).get("memory")
+    memory = wish.memory or (quantity(given) if given else least)
+    if memory < least:
+        raise CallError(
+            f"a pod of {memory / 1e9:.2f} GB is too small: one shard of this spec needs {least / 1e9:.2f} GB; use "
+            f"--memory {-(-least // 1_000_000)}MB, or a smaller --tracks-per-shard"
+        )
+    command = configured.get("worker-command")
+    if not command or command == "dask-worker":  # which is preset, and which Dask has no longer
+        command = "dask worker --nthreads 1 --death-timeout 60"
+    words = command.split() if isinstance(command, str) else list(command)
+    spec = make_cluster_spec(
+        name=name,
+        image=image,
+        n_workers=0,
+        env=environment(configured.get("env")),
+        worker_command=[*words, "--memory-limit", str(memory - NANNY_BYTES)],
+        scheduler_service_type=configured.get("scheduler-service-type") or "ClusterIP",
+        idle_timeout=int(configured.get("idle-timeout") or IDLE),
+    )
+    worker, scheduler = (spec["spec"][role]["spec"]["containers"][0] for role in ("worker", "scheduler"))
+    if configured.get("env-from"):  # secrets, by their names: what is in them passes nobody's hands here
+        worker["envFrom"] = configured["env-from"]
+    worker["resources"] = resources
+    for kind in ("requests", "limits"):
+        resources.setdefault(kind, {})["memory"] = str(memory)
+    resources["requests"].setdefault("cpu", "1")
+    scheduler["resources"] = {"requests": {"cpu": "1", "memory": str(SCHEDULER_BYTES)}}
+    scheduler["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]  # noqa: S104  (a pod is reached from outside)
+    asked = {
+        "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": repr([*dask.config.get("distributed.scheduler.http.routes"), API]),
+        "DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION": TARGET,
+    }
+    scheduler["env"] = environment(configured.get("env"), asked)
+    return dict(spec)
+
+
+def environment(configured: Any, preset: Mapping[str, str] = ENVIRONMENT) -> list[dict[str, Any]]:
+    """Variables of a container: those that are configured, as a mapping or in Kubernetes' own form, and our own."""
+    given = configured or []
+    if isinstance(given, Mapping):
+        given = [{"name": key, "value": str(value)} for key, value in given.items()]
+    names = {variable["name"] for variable in given}
+    return [*({"name": key, "value": value} for key, value in preset.items() if key not in names), *given]
+
+
+def quantity(text: str | int) -> int:
+    """Read a number of bytes as Kubernetes writes it, such as 2Gi or 500M."""
+    return int(parse_bytes(f"{text}B" if str(text)[-1].isalpha() else text))
+
+
+def watch(client: distributed.Client, name: str, say: Say) -> Callable[[], None]:
+    """Give a watch that says when pods are waited for, and gives up where none comes for too long."""
+    seen = time.monotonic()
+    said = seen
+
+    def look() -> None:
+        nonlocal seen, said
+        now = time.monotonic()
+        if client.nthreads():
+            seen = now
+        elif now - seen > WAIT:
+            raise BuildError(
+                f"for {WAIT} s no pod has become a worker; see kubectl describe pods -l dask.org/cluster-name={name}, "
+                f"mend what it says, then run the same command"
+            )
+        elif now - max(seen, said) > SAY:
+            said = now
+            say(f"waiting for pods: kubectl get pods -l dask.org/cluster-name={name}")
+
+    return look
+
+
+def sentence(error: BaseException) -> str:
+    """Say why Kubernetes gives no scheduler, and what to do."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    unknown = getattr(getattr(error, "response", None), "status_code", None) == 404  # what a cluster is
+    if unknown or "Custom Resource Definitions" in said or "Operator" in said:
+        return f"Kubernetes has no Dask operator that answers ({said}); install it: {INSTALL}"
+    if type(error).__name__ == "SchedulerStartupError":
+        return f"the scheduler's pod does not start ({said}); the image needs melzarr or its libraries"
+    return (
+        f"no Kubernetes cluster takes the scheduler ({type(error).__name__}: {said}); kubectl get daskclusters has to "
+        f"work here: name a cluster in ~/.kube/config or KUBECONFIG, or run this in a pod that may make one"
+    )

@@ -1,0 +1,52 @@
+"""The cores of this machine as the place where a build runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import distributed
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+
+from pipeline.clusters.cluster import ENVIRONMENT, SILENT, Place, Wish, http_settings, orderly_end, quiet, security
+from pipeline.errors import CallError
+
+
+@contextmanager
+def local(wish: Wish) -> Iterator[Place]:
+    """Start single-threaded workers on this machine, which only this process can reach; they come in their time."""
+    if wish.worker_bytes > MEMORY_LIMIT:
+        raise CallError(
+            f"a worker needs {wish.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
+            f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
+        )
+    n_workers = local_workers(wish.workers, wish.worker_bytes)
+    settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in ENVIRONMENT.items()}
+    settings |= http_settings(dashboard=wish.dashboard)
+    settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
+    # Quiet to the end, since a cluster that is closed in the middle of its work has much to say.
+    with quiet(), dask.config.set(settings), orderly_end() as held:
+        cluster = held.enter_context(
+            distributed.LocalCluster(
+                n_workers=0,
+                threads_per_worker=1,
+                memory_limit=max(wish.worker_bytes, MEMORY_LIMIT // n_workers),
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": wish.dashboard},
+                security=security(),
+                preload="pipeline.builder.worker_setup",
+                silence_logs=SILENT,
+            )
+        )
+        cluster.scale(n_workers)  # and goes on meanwhile: what a build imports takes as long as a worker's start
+        client = held.enter_context(distributed.Client(cluster, set_as_default=False))
+        yield Place(client, n_workers)
+
+
+def local_workers(workers: int | None, worker_bytes: int) -> int:
+    """Count the workers that fit this machine: those asked for, or one a core, but no more than its memory holds."""
+    return max(1, min(workers or CPU_COUNT, MEMORY_LIMIT // worker_bytes))

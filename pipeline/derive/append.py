@@ -1,0 +1,279 @@
+"""A store that grows: what a source has and it lacks is built beside it, and both become the store in one step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.builder.plan import Plan, make_plan
+from pipeline.builder.run_build import Progress, Summary, build
+from pipeline.builder.up_to_date import changes, count_tracks
+from pipeline.clusters.task_runner import Runner
+from pipeline.derive.derive_store import derive
+from pipeline.derive.merge import merged_splits, merged_versions
+from pipeline.derive.track_selection import Part, tracks_of
+from pipeline.errors import BuildError, CatalogError
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.publishing.target_guard import refuse_place
+from pipeline.publishing.workspace import Workspace
+from pipeline.sources.catalog import Catalog, refuse_separated_groups
+from pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
+from pipeline.storage.directory import Tree, source_sha256
+from pipeline.threads import in_order
+from pipeline.versions import versions
+from pipeline.zarr_store.companion_files import CHECKSUMS
+from pipeline.zarr_store.reader import Store, is_store, open_store
+
+SHARES = ("valid", "test", "seed")  # of a split by hash
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What a source has that a store lacks.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Where the store becomes the new one.
+    store : Store
+        The store.
+    catalog : Catalog
+        The new tracks alone, each in its part.
+    plan : Plan
+        How they become what the store's tracks are.
+    n_there : int
+        Tracks of the source that the store has already, of the same files.
+    differing : tuple of str
+        Ids of those to which the source gives another label, path, group or part now; they stay as they are.
+    """
+
+    workspace: Workspace
+    store: Store
+    catalog: Catalog
+    plan: Plan
+    n_there: int
+    differing: tuple[str, ...]
+
+    @property
+    def beside(self) -> Tree:
+        """Where the new tracks are a store of their own for a while."""
+        return _beside(self.store.tree)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Attributes of the store with the new tracks; what is not said of single tracks stays."""
+        before = self.store.attributes
+        return {
+            **before,
+            "split": merged_splits([before["split"], self.catalog.rule]),
+            "versions": merged_versions([before["versions"], self.plan.versions]),
+        }
+
+
+def _beside(tree: Tree) -> Tree:
+    return tree.beside(f"{tree.name}.appended")
+
+
+@contextmanager
+def growing(tree: Tree) -> Iterator[Workspace]:
+    """Hold a store that is to grow, after whatever an earlier append was stopped in, so that nobody else changes it.
+
+    Parameters
+    ----------
+    tree : Tree
+        Where it lies.
+
+    Yields
+    ------
+    Workspace
+        Held until the end of the block.
+
+    Raises
+    ------
+    BuildError, CallError, StoreError
+        If it is a share, can only be read, is held by another process, has files of other kinds, or there is none.
+    """
+    workspace = open_workspace(tree)
+    if tree.size(CHECKSUMS) is not None:
+        raise BuildError(
+            f"{tree} is a share, whose card, report and checksums would not fit any more; append to the store that it "
+            f"was made from, and share that again"
+        )
+    workspace.recover()
+    open_store(tree)
+    refuse_place(workspace, replace=True)
+    with workspace.locked():
+        yield workspace
+
+
+def shares_of(store: Store) -> dict[str, Any]:
+    """Shares and seed by which a store's tracks were split, where that was by hash."""
+    rule = store.attributes["split"]
+    return {name: rule[name] for name in SHARES if name in rule} if rule.get("method") == "hash" else {}
+
+
+def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Advance = lambda _: None) -> Addition:
+    """Find out what a source has that a store lacks.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        As `growing` gives it.
+    store : Store
+        The store.
+    catalog : Catalog
+        All tracks of the source, split by `shares_of` where no manifest says otherwise.
+    progress : callable
+        Called with the number of files read since the last call.
+
+    Raises
+    ------
+    BuildError
+        Where a file is no longer the one that a track of the store was made from.
+    CallError
+        If a track of the source lies in the store.
+    CatalogError
+        Where nothing says in which part a new track is, or a group would be in two.
+    """
+    refuse_place(workspace, replace=True, catalog=catalog)
+    tracks = Tracks.of(catalog.tracks)
+    numbers = np.full(len(tracks), -1, np.intp)
+    here, now = matches(store.text("track"), tracks.column("id"))
+    numbers[now] = here
+    there, new = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
+    _refuse_changed(store, catalog, tracks, there, numbers[there], progress)
+    added = replace(catalog, tracks=tracks.take(new))
+    if new.size:
+        _require_rule(store, catalog)
+        refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([Part.whole(store)]), added.tracks)))
+    tracks_per_shard = store.tracks_per_shard if store.is_sharded else None
+    plan = make_plan(store.spec, added.tracks, versions(), tracks_per_shard)
+    return Addition(workspace, store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
+
+
+def _refuse_changed(
+    store: Store, catalog: Catalog, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp],
+    progress: Advance,
+) -> None:  # fmt: skip
+    """Compare the files of tracks that are in the store with what it was made from."""
+    before, changed = store.column("source_sha256").astype(TEXT)[numbers], []
+    sources = (str(tracks.column("source")[number]) for number in there)
+    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
+    for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
+        progress(1)
+        if digest != before[place]:
+            changed.append(str(tracks.column("id")[there[place]]))
+    if changed:
+        (line,) = count_tracks("changed in the bytes of their files", changed)
+        raise BuildError(
+            f"{line}; a store only grows by new tracks: give those another id, or make {store.tree} again of all with: "
+            f"melzarr features --force"
+        )
+
+
+def _differing(
+    store: Store, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp]
+) -> tuple[str, ...]:
+    """Ids of tracks to which a source gives other words than the store has."""
+    other = np.zeros(there.size, bool)
+    for field in FIELDS:
+        if field != "id":
+            other |= tracks.column(field)[there] != store.column(field).astype(TEXT)[numbers]
+    return tuple(tracks.column("id")[there[other]].tolist())
+
+
+def _require_rule(store: Store, catalog: Catalog) -> None:
+    """Refuse new tracks of which nothing says in which part they are."""
+    rule = store.attributes["split"]
+    if catalog.rule.get("method") != "manifest" and rule.get("method") != "hash":
+        raise CatalogError(
+            f"the tracks of {store.tree} were split by {rule.get('method', 'no rule')!r}, which says nothing of new "
+            f"ones; give them as a manifest with a column split"
+        )
+
+
+def is_built(added: Addition) -> bool:
+    """Whether the new tracks are a store already, from an earlier run.
+
+    Raises
+    ------
+    BuildError
+        Where something else is in that place.
+    """
+    if not open_workspace(added.beside).occupied():
+        return False
+    if not is_store(added.beside):
+        raise BuildError(f"{added.beside} exists and is no store of melzarr's; move it, for the new tracks go there")
+    return not changes(open_store(added.beside), added.plan, added.catalog)
+
+
+def build_new(
+    added: Addition, runner: Runner, *, max_failed: float | None = None, progress: Progress = lambda _: None
+) -> Summary:
+    """Build the new tracks beside the store, or go on with that.
+
+    Parameters
+    ----------
+    added : Addition
+        The new tracks.
+    runner, max_failed, progress
+        As for `build`.
+    """
+    return build(
+        added.plan, added.catalog, added.beside, runner, replace=True, max_failed=max_failed, progress=progress
+    )
+
+
+def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
+    """Let the store and the new tracks, once they are built, become the store in one step.
+
+    Full shards of the store stay as they are; its last one, if it is not full, and the new tracks are packed anew.
+
+    Parameters
+    ----------
+    added : Addition
+        The new tracks.
+    progress : callable
+        Called with each shard's receipt.
+
+    Raises
+    ------
+    MelzarrError
+        As `derive` says; the store is then as it was.
+    """
+    store, parts = added.store, [Part.whole(added.store), Part.whole(open_store(added.beside))]
+    summary = derive(
+        parts, added.workspace, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
+    )
+    open_workspace(added.beside).remove_store()
+    return summary
+
+
+def clean(added: Addition) -> None:
+    """Remove what a kill after the last step of an append has left, where all of it is in the store.
+
+    Parameters
+    ----------
+    added : Addition
+        In which nothing is new.
+    """
+    added.workspace.tidy(added.store.receipts())
+    beside = open_workspace(added.beside)
+    beside.tidy()
+    if beside.occupied() and is_store(beside.target):
+        here = set(_files(added.store))
+        if all(row in here for row in _files(open_store(beside.target))):
+            beside.remove_store()
+
+
+def _files(store: Store) -> Iterator[tuple[str, str]]:
+    """Tracks, and the digests of their files."""
+    return zip(store.column("track").tolist(), store.column("source_sha256").tolist(), strict=True)

@@ -1,0 +1,145 @@
+"""Several stores of one spec become one: their tracks one after the other, and what is said of them joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.builder.plan import as_json
+from pipeline.builder.run_build import Progress, Summary
+from pipeline.derive.derive_store import derive
+from pipeline.derive.track_selection import Part
+from pipeline.sources.tracks import FIELDS
+from pipeline.storage.directory import Tree
+from pipeline.zarr_store.reader import Store
+
+MERGED = "merged"  # method of a split, and field of a recipe, that are several
+COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "source_sha256")
+
+
+def merge(
+    stores: Sequence[Store], target: str | Path | Tree, *, replace: bool = False, progress: Progress = lambda _: None
+) -> Summary:
+    """Join stores, or go on where that was interrupted.
+
+    Parameters
+    ----------
+    stores : sequence of Store
+        The stores; the first says how many tracks are in a shard.
+    target : str, Path or Tree
+        Where the new store will be.
+    replace : bool
+        Whether a store that is there is replaced.
+    progress : callable
+        Called with each shard's receipt.
+
+    Raises
+    ------
+    MelzarrError
+        As `derive` says.
+    """
+    parts = [Part.whole(store) for store in stores]
+    about = merged_attributes([store.attributes for store in stores])
+    return derive(parts, target, about, sharded=stores[0].is_sharded, replace=replace, progress=progress)
+
+
+def is_merged(store: Store, stores: Sequence[Store]) -> bool:
+    """Whether a store is what others give together: the same tracks of the same files, and the same said of them.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    stores : sequence of Store
+        The others.
+    """
+    first, about = stores[0], merged_attributes([other.attributes for other in stores])
+    layout = (store.tracks_per_shard, store.is_sharded) == (first.tracks_per_shard, first.is_sharded)
+    if not layout or {**about, "uuid": store.attributes["uuid"]} != store.attributes:
+        return False
+    return all(
+        store.column(name).tolist() == [value for other in stores for value in other.column(name).tolist()]
+        for name in COLUMNS
+    )
+
+
+def merged_attributes(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join what stores say of themselves.
+
+    Parameters
+    ----------
+    attributes : sequence of mapping
+        Attributes of each; what is the same in all is kept.
+
+    Returns
+    -------
+    dict of str to value
+        Attributes of their merger, but for its UUID. It does not matter in how many steps they are merged.
+    """
+    first = attributes[0]
+    joined = {
+        **{name: join((each[name] for each in attributes), "; ") for name in ("title", "licence")},
+        "split": merged_splits([each["split"] for each in attributes]),
+        "recipe": _recipes([each["recipe"] for each in attributes]),
+        "versions": merged_versions([each["versions"] for each in attributes]),
+    }
+    same = {name: value for name, value in first.items() if all(each.get(name) == value for each in attributes)}
+    return {name: value for name, value in {**first, **same, **joined}.items() if name in {*same, *joined} - {"uuid"}}
+
+
+def merged_splits(rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Say how tracks were split of which some were split so, some otherwise."""
+    different = _different(part for rule in rules for part in (rule["of"] if rule.get("method") == MERGED else [rule]))
+    return different[0] if len(different) == 1 else {"method": MERGED, "of": different}
+
+
+def merged_versions(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Name for each library all versions that have computed something."""
+    names = dict.fromkeys(name for each in versions for name in each)
+    return {name: join((each[name] for each in versions if name in each), ", ") for name in names}
+
+
+def differing(versions: Sequence[Mapping[str, str]]) -> list[str]:
+    """Say which libraries come in several versions, such as "numpy 2.3.1, 2.4.0"."""
+    joined = merged_versions(versions)
+    return [
+        f"{name} {version}" for name, version in joined.items() if any(each.get(name) != version for each in versions)
+    ]
+
+
+def _recipes(recipes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    different: list[dict[str, Any]] = _different(part for recipe in recipes for part in recipe.get(MERGED, [recipe]))
+    if len(different) == 1:
+        return different[0]
+    return {
+        "name": join((recipe.get("name", "unnamed") for recipe in different), " + "),
+        "origin": join((recipe["origin"] for recipe in different if recipe.get("origin")), "; "),
+        MERGED: different,
+    }
+
+
+def _different(values: Iterable[Any]) -> list[Any]:
+    """Plain values, each once."""
+    found: dict[str, Any] = {}
+    for value in values:
+        found.setdefault(as_json(value), value)
+    return list(found.values())
+
+
+def join(texts: Iterable[str], glue: str) -> str:
+    """Join texts, each once, also where some of them have been joined before.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        The texts.
+    glue : str
+        What stands between them.
+
+    Examples
+    --------
+    >>> join(["a", "b; a", "c"], "; ")
+    'a; b; c'
+    """
+    return glue.join(dict.fromkeys(part for text in texts for part in text.split(glue)))

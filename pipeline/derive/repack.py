@@ -1,0 +1,206 @@
+"""One shard of tracks that stores have already: kept as it is, or packed anew from their chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.builder.plan import Plan, Shard
+from pipeline.derive.track_selection import Part
+from pipeline.errors import StorageError, StoreError
+from pipeline.features.decibels import add_sums, level_db, sum_levels
+from pipeline.features.extract import Stopwatch, padded
+from pipeline.publishing.workspace import Workspace
+from pipeline.shard_receipt import BandSums, Receipt, TrackReceipt, counts
+from pipeline.spec import FeatureSpec
+from pipeline.zarr_store.reader import Store
+from pipeline.zarr_store.shard import compressed, decode_chunk, encode_chunk, pack, shard_name
+
+
+class _Source:
+    """One of the stores that tracks are taken from.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    plan : Plan
+        What is being made.
+    """
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.store, self.step = store, store.tracks_per_shard
+        self.read, chunks = store.reader(), store.chunks()
+        self.chunks = chunks if store.spec == plan.spec else None  # those that can be taken as they are
+        layout = store.tracks_per_shard, store.is_sharded
+        self.same_shards = self.chunks is not None and layout == (plan.tracks_per_shard, plan.sharded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One track of a new shard: its store, the receipt of its shard there, and its place in that."""
+
+    source: _Source
+    receipt: Receipt
+    place: int
+
+    @property
+    def number(self) -> int:
+        return self.receipt.index * self.source.step + self.place
+
+    @property
+    def entry(self) -> TrackReceipt:
+        return self.receipt.tracks[self.place]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One new shard."""
+
+    shard: Shard
+    key: str
+    rows: tuple[_Row, ...]
+
+    @property
+    def kept(self) -> Receipt | None:
+        """Receipt of the shard that has the same tracks and is kept, if there is one."""
+        source, receipt = self.rows[0].source, self.rows[0].receipt
+        same = source.same_shards and len(self.rows) == len(receipt.tracks)
+        return receipt if same and all(row.receipt is receipt for row in self.rows) else None
+
+
+def jobs_of(plan: Plan, parts: Sequence[Part]) -> Iterator[Job]:
+    """Say of each shard of a plan what it is made of, in order, so that no more than some receipts are held.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is being made.
+    parts : sequence of Part
+        Of what; together the plan's tracks.
+    """
+    rows = itertools.chain.from_iterable(_rows(_Source(part.store, plan), part.numbers) for part in parts)
+    for shard in plan.shards():
+        yield Job(shard, plan.key(shard), tuple(itertools.islice(rows, len(shard.tracks))))
+
+
+def _rows(source: _Source, numbers: npt.NDArray[np.intp]) -> Iterator[_Row]:
+    shards, starts = np.unique(numbers // source.step, return_index=True)
+    ends = [*starts[1:].tolist(), numbers.size]
+    for receipt, start, end in zip(source.store.receipts(shards), starts.tolist(), ends, strict=True):
+        for number in numbers[start:end].tolist():
+            yield _Row(source, receipt, number - receipt.index * source.step)
+
+
+def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
+    """Make one shard, or keep the one that an earlier run or a part has.
+
+    Parameters
+    ----------
+    job : Job
+        The shard.
+    plan : Plan
+        What it is part of.
+    workspace : Workspace
+        Where it goes.
+
+    Raises
+    ------
+    StoreError
+        Where a part is damaged; the track or the shard is named.
+    """
+    earlier, kept = workspace.read_receipt(job.shard.index), job.kept
+    if earlier is not None:
+        if _fits(earlier, job, kept) and workspace.holds(earlier):
+            return replace(earlier, reused=True)
+        workspace.drop(earlier)
+    if kept is None:
+        return _packed(job, plan, workspace)
+    receipt, store = replace(kept, index=job.shard.index), job.rows[0].source.store
+    if workspace.holds(receipt):  # as where the store is replaced that it is taken from, and does not lie on a disk
+        workspace.keep(receipt)
+    else:
+        name = shard_name(kept.index)
+        with _blaming(store, f"the shard {name}, with the tracks {', '.join(t.id for t in job.shard.tracks)},"):
+            workspace.take(receipt, store.tree, name)
+    return replace(receipt, reused=True)
+
+
+def _fits(earlier: Receipt, job: Job, kept: Receipt | None) -> bool:
+    """Whether the shard of an earlier run is the one that would be made now."""
+    expected = (kept.key, kept.sha256) if kept else (job.key, earlier.sha256)
+    same_tracks = repr(earlier.tracks) == repr(tuple(row.entry for row in job.rows))  # NaN is not equal to itself
+    return same_tracks and (earlier.key, earlier.sha256) == expected
+
+
+def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
+    """Pack a shard from the chunks of its tracks."""
+    watch, chunks, sums = Stopwatch(), [], []
+    with watch.step("read"):
+        for track, row in zip(job.shard.tracks, job.rows, strict=True):
+            with _blaming(row.source.store, f"track {track.id}"):
+                chunk, levels = _chunk(row, plan.spec, wants_sums=counts(track.split, row.entry.status))
+            chunks.append(chunk)
+            sums += [levels] if levels else []
+    parts, digest = pack(chunks, plan.tracks_per_shard) if plan.sharded else chunks, hashlib.sha256()
+    with watch.step("write"):
+        for part in parts:
+            digest.update(part)
+        receipt = Receipt(
+            index=job.shard.index,
+            key=job.key,
+            sha256=digest.hexdigest(),
+            n_bytes=sum(map(len, parts)),
+            tracks=tuple(row.entry for row in job.rows),
+            sums=add_sums(sums, plan.spec.n_mels),
+        )
+        workspace.write(parts, receipt)
+    return replace(receipt, seconds=watch.seconds)
+
+
+def _chunk(row: _Row, spec: FeatureSpec, *, wants_sums: bool) -> tuple[bytes, BandSums | None]:
+    """Give the chunk of a track, as it is where that can be; with the sums of its levels, where they are wanted."""
+    source, n_valid = row.source, row.entry.n_windows
+    if not 0 <= n_valid <= spec.n_windows:
+        raise ValueError(f"it cannot have {n_valid} valid windows of {spec.n_windows}")
+    stored = np.empty(spec.shape, source.store.spec.dtype)
+    if source.chunks:
+        chunk = source.chunks(row.number)
+        if not wants_sums:
+            compressed(chunk, stored.nbytes)
+            return chunk, None
+        decode_chunk(chunk, stored)
+        windows = stored[:n_valid]
+    else:
+        source.read(row.number, stored)
+        windows = stored[:n_valid]
+        if spec.scale != source.store.spec.scale:
+            windows = level_db(windows, spec)
+        windows = windows.astype(spec.dtype, copy=False)
+        chunk = encode_chunk(padded(windows, spec))
+    if not wants_sums:
+        return chunk, None
+    sums = sum_levels(windows, spec)
+    if not np.isfinite(sums.square).all():
+        raise ValueError(f"one of its {n_valid} valid windows is not finite")
+    return chunk, sums
+
+
+@contextmanager
+def _blaming(store: Store, what: str) -> Iterator[None]:
+    """Say which part of a store cannot be read."""
+    try:
+        yield
+    except StorageError:  # the server's fault, and not the store's
+        raise
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else error
+        raise StoreError(
+            f"{store.tree}: {what} cannot be taken ({reason}); see: melzarr verify {store.tree}"
+        ) from error

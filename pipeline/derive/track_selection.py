@@ -1,0 +1,114 @@
+"""Tracks of some stores: whether they go together, and what plan they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.builder.plan import Plan, make_plan
+from pipeline.errors import CallError, CatalogError, SpecError
+from pipeline.sources.catalog import refuse_separated_groups
+from pipeline.sources.tracks import FIELDS, TEXT, Tracks
+from pipeline.spec import FeatureSpec
+from pipeline.zarr_store.reader import Store
+
+CONVERSIONS = {"scale": {("power", "db")}, "dtype": {("float32", "float16")}}  # of a store's fields, from what to what
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some tracks of a store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    numbers : np.ndarray [shape=(n,), dtype=int]
+        Numbers of its tracks, ascending.
+    """
+
+    store: Store
+    numbers: npt.NDArray[np.intp]
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no tracks, or in no order."""
+        inside = not self.numbers.size or (self.numbers[0] >= 0 and self.numbers[-1] < self.store.n_tracks)
+        if not inside or (np.diff(self.numbers) < 1).any():
+            raise ValueError(f"numbers of tracks of {self.store.tree} must be ascending, below {self.store.n_tracks}")
+
+    @classmethod
+    def whole(cls, store: Store) -> Part:
+        """All tracks of a store."""
+        return cls(store, np.arange(store.n_tracks))
+
+
+def plan_of(
+    parts: Sequence[Part], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None,
+    sharded: bool,
+) -> Plan:  # fmt: skip
+    """Plan a store of the tracks of other stores.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        The tracks, in this order.
+    about, spec, tracks_per_shard, sharded
+        As for `derive`.
+
+    Raises
+    ------
+    CallError, SpecError, CatalogError
+        Where there are no tracks, two specs do not go together, an id comes twice, or a group is in two splits.
+    """
+    if not parts:
+        raise CallError("there are no tracks to make a store of; choose others")
+    first = parts[0].store
+    for part in parts:
+        _require_spec(first, part.store, spec)
+    tracks = tracks_of(parts)
+    _refuse_duplicates(tracks, parts)
+    refuse_separated_groups(tracks)
+    if tracks_per_shard is None and first.is_sharded:
+        tracks_per_shard = first.tracks_per_shard
+    return make_plan(spec or first.spec, tracks, about["versions"], tracks_per_shard, sharded=sharded)
+
+
+def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
+    """Refuse a store whose tracks are not what is to be made, nor can become it."""
+    before, after = other.spec.to_dict(), (spec or first.spec).to_dict()
+    differing = [name for name in before if before[name] != after[name]]
+    if spec is None and differing:
+        named = ", ".join(f"{name}={after[name]} and {before[name]}" for name in differing)
+        raise SpecError(f"{first.tree} and {other.tree} differ in {named}; make one of them again, as the other is")
+    lost = [name for name in differing if (before[name], after[name]) not in CONVERSIONS.get(name, ())]
+    if lost:
+        named = ", ".join(f"{name}={before[name]}" for name in lost)
+        asked = ", ".join(f"{name}={after[name]}" for name in lost)
+        raise SpecError(f"{other.tree} has {named}, of which {asked} cannot be made; compute it from the audio")
+
+
+def tracks_of(parts: Sequence[Part]) -> Tracks:
+    """Tracks of all parts, one after the other, in columns."""
+    columns = {}
+    for field in FIELDS:
+        found = (part.store.column("track" if field == "id" else field)[part.numbers] for part in parts)
+        columns[field] = np.concatenate([values.astype(TEXT) for values in found])
+    if np.array_equal(columns["group"], columns["id"]):
+        columns["group"] = columns["id"]  # where nobody names groups, they need no memory of their own
+    return Tracks(columns)
+
+
+def _refuse_duplicates(tracks: Tracks, parts: Sequence[Part]) -> None:
+    ids = tracks.column("id")
+    order = np.argsort(ids, kind="stable")
+    for place in np.flatnonzero(ids[order][1:] == ids[order][:-1])[:1].tolist():
+        ends = np.cumsum([part.numbers.size for part in parts])
+        first, second = (parts[int(np.searchsorted(ends, n, "right"))].store for n in order[place : place + 2])
+        raise CatalogError(
+            f"{str(ids[order[place]])!r} is the id of a track of {first.tree} and of one of {second.tree}; leave one "
+            f"of them out"
+        )

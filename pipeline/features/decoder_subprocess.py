@@ -1,0 +1,79 @@
+"""A track in a process of its own, where its shard has ended its workers: what crashes or hangs costs that track."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.extract import featurise, one_thread
+from pipeline.shard_receipt import TrackReceipt
+from pipeline.spec import FeatureSpec
+from pipeline.storage.atomic import source_sha256
+
+TRACK_SECONDS = 120  # in which a track is decoded and computed, which takes some hundredths of one
+REMEDY = "the file is damaged or hostile: convert it to WAV or FLAC, or leave it out"
+
+
+def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    """Compute what `worker.featurise` does, in a process that may crash or hang.
+
+    Parameters
+    ----------
+    path : Path
+        The audio file.
+    spec : FeatureSpec
+        What it becomes.
+
+    Returns
+    -------
+    windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
+        The valid windows; none where the process has died.
+    receipt : TrackReceipt
+        What became of the track.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "job.json").write_text(json.dumps({"path": os.fspath(path), "spec": spec.to_dict()}))
+        try:
+            # -P: the folder that a worker happens to run in is no place to import from.
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "pipeline.features.decoder_subprocess", name],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                timeout=TRACK_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return _lost(path, spec, f"it was not decoded within {TRACK_SECONDS} s; {REMEDY}")
+        if done.returncode < 0:
+            return _lost(path, spec, f"its decoder crashed ({signal.Signals(-done.returncode).name}); {REMEDY}")
+        if done.returncode:
+            raise RuntimeError(f"a process for {path.name} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+        windows = np.load(folder / "windows.npy", allow_pickle=False)
+        return windows, TrackReceipt(**json.loads((folder / "receipt.json").read_bytes()))
+
+
+def _lost(path: Path, spec: FeatureSpec, remark: str) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    receipt = TrackReceipt(status="failed", error=remark, source_sha256=source_sha256(path))
+    return np.empty((0, *spec.shape[1:]), spec.dtype), receipt
+
+
+def main(folder: Path) -> None:
+    """Compute the track of a job that `featurise_apart` has written down."""
+    job = json.loads((folder / "job.json").read_bytes())
+    with one_thread():
+        windows, receipt = featurise(Path(job["path"]), FeatureSpec.from_dict(job["spec"]))
+    np.save(folder / "windows.npy", windows)
+    (folder / "receipt.json").write_text(json.dumps(dataclasses.asdict(receipt)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

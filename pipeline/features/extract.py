@@ -1,0 +1,137 @@
+"""One audio file → its windows, with status and facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import threadpoolctl
+
+from pipeline.errors import AudioError
+from pipeline.features.audio import SILENCE_PEAK, Audio, read_audio
+from pipeline.features.decibels import as_stored
+from pipeline.features.mel import mel_windows
+from pipeline.shard_receipt import TrackReceipt
+from pipeline.spec import FeatureSpec
+from pipeline.storage.atomic import source_sha256
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep every thread pool of this process to one thread: a worker owns one core, and order must not vary."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
+def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    """Compute what the store holds of one file.
+
+    Parameters
+    ----------
+    path : Path
+        The audio file.
+    spec : FeatureSpec
+        What it becomes.
+    watch : Stopwatch, optional
+        Takes the time of "decode" and "mel".
+
+    Returns
+    -------
+    windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
+        The valid windows, in the spec's scale; none where the file cannot be used.
+    receipt : TrackReceipt
+        What became of the track.
+    """
+    watch = watch or Stopwatch()
+    nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
+    with watch.step("decode"):
+        before = _identity(path)
+        digest = source_sha256(path)
+        try:
+            audio = read_audio(path, spec.sample_rate, spec.n_samples)
+        except AudioError as error:
+            return nothing, TrackReceipt(status="failed", error=str(error), source_sha256=digest)
+        if _identity(path) != before:
+            remark = "the file changed while it was read; run again when nothing writes to it"
+            return nothing, TrackReceipt(status="failed", error=remark)
+    facts = TrackReceipt(
+        status="failed",
+        source_sha256=digest,
+        source_rate=float(audio.header.sample_rate),
+        source_channels=float(audio.header.channels),
+        duration=audio.header.duration,
+        peak=audio.peak,
+        clipped=audio.clipped,
+    )
+    with watch.step("mel"):
+        windows = mel_windows(audio.samples, spec)
+        if not np.isfinite(windows).all():
+            peak = _peak(audio)
+            remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
+            return nothing, replace(facts, error=remark)
+        stored = as_stored(windows, spec)
+    status, remark = _judge(audio, len(windows), spec)
+    return stored, replace(facts, status=status, error=remark, n_windows=len(windows))
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written to or replaced."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
+    """Status of decoded audio, and a sentence where it is not ok."""
+    header = audio.header
+    if audio.samples.size and (peak := _peak(audio)) < SILENCE_PEAK:
+        level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
+        return "silent", f"the first {audio.samples.size / spec.sample_rate:.2f} s are silent (peak {level})"
+    if n_valid == spec.n_windows:
+        return "ok", ""
+    sentence = f"{header.duration:.2f} s of the {spec.seconds:.2f} s that the spec takes: "
+    if not n_valid:
+        sentence += f"shorter than one window of {spec.window / spec.sample_rate:.3f} s"
+    else:
+        sentence += f"windows from {n_valid} on are missing"
+    if header.promised > header.duration:
+        sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
+    return "short", sentence
+
+
+def _peak(audio: Audio) -> float:
+    """Largest magnitude of the samples."""
+    return float(max(np.max(audio.samples), -np.min(audio.samples)))
+
+
+def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
+    """Whole track: its valid windows, and NaN from there on, [shape=spec.shape]."""
+    if len(windows) == spec.n_windows:
+        return windows
+    track = np.full(spec.shape, np.nan, spec.dtype)
+    track[: len(windows)] = windows
+    return track

@@ -1,0 +1,147 @@
+"""Samples → (window, frame, band) power. Pure arrays in, arrays out; the hot room."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.mel_filterbank import filterbank
+from pipeline.spec import FeatureSpec
+
+BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
+KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
+
+
+def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Compute the mel spectrogram of every window that lies wholly inside the samples.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(n_samples,), dtype=float32]
+        Mono samples at ``spec.sample_rate``.
+    spec : FeatureSpec
+        What to compute; its scale and dtype are applied by `as_stored`.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=float32]
+        Mel spectra of magnitude to the ``spec.power``; no more than ``spec.n_windows`` windows.
+
+    Raises
+    ------
+    SpecError
+        Where a mel band is so narrow that no bin of the FFT falls into it.
+
+    Notes
+    -----
+    Equal to ``librosa.feature.melspectrogram(y=window, center=True, pad_mode=spec.pad_mode, …)`` of each window by
+    itself, within 1e-6 of the window's largest value.
+
+    The kernel computes in single precision. Its rounding spreads over all bins, each with some 1e-8 of the largest
+    magnitude; in power that is 1e-16 where there is nothing else, so it can be had. Smaller exponents would bring it up
+    (the root of 1e-8 is 1e-4), and windows beyond full scale overflow on the way: these are left to `plain_windows`.
+    """
+    if not (spec.power == 2.0 and spec.n_fft in KERNEL_FFTS):
+        return plain_windows(samples, spec)
+    from pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once a process)
+
+    tables = _kernel_tables(spec)
+    mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, spec.n_mels), np.float32)
+    if len(mel):
+        compiled_kernel()(_constant(samples, np.float32), spec.window, spec.stride, spec.hop_length, *tables, mel)
+    for number in np.flatnonzero(~np.isfinite(mel).all(axis=(1, 2))):
+        start = number * spec.stride
+        mel[number] = plain_windows(samples[start : start + spec.window], spec)[0]
+    return mel
+
+
+def plain_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Compute what `mel_windows` does, in double precision and for every spec; the kernel is held to it.
+
+    The frames of a block of windows are gathered as the rows of one matrix, so that one call of the FFT, one of the
+    power and one sparse product serve them all. Every array but the result is used again for the next block: memory
+    that is asked for anew costs more than the arithmetic where the allocator returns it at once, as in Dask's workers.
+    """
+    n_valid = spec.valid_windows(samples.size)
+    bands, (place, taper) = _sparse_bands(spec), _frame_layout(spec)
+    n_block = max(1, BLOCK_BYTES // (taper.size * taper.itemsize))
+    gather = np.add.outer(np.arange(n_block) * spec.stride, place).reshape(-1, spec.n_fft)
+    raw = np.empty(gather.shape, np.float32)
+    frames = np.empty(gather.shape)
+    spectrum = np.empty((len(gather), spec.n_fft // 2 + 1), np.complex128)
+    power, imaginary = np.empty(spectrum.T.shape), np.empty(spectrum.T.shape)
+    mel = np.empty((n_valid, spec.n_frames, spec.n_mels), np.float32)
+    for start in range(0, n_valid, n_block):
+        count = min(n_block, n_valid - start)
+        rows = slice(count * spec.n_frames)
+        np.take(samples[start * spec.stride :], gather[rows], out=raw[rows], mode="clip")
+        np.multiply(raw[rows].reshape(count, *taper.shape), taper, out=frames[rows].reshape(count, *taper.shape))
+        np.fft.rfft(frames[rows], axis=1, out=spectrum[rows])
+        here = power[:, rows]
+        np.square(spectrum[rows].real.T, out=here)
+        here += np.square(spectrum[rows].imag.T, out=imaginary[:, rows])
+        if spec.power != 2.0:
+            np.power(here, spec.power / 2, out=here)
+        with np.errstate(over="ignore"):  # samples far beyond full scale become infinite, for the caller to see
+            mel[start : start + count] = (bands @ here).T.reshape(count, spec.n_frames, spec.n_mels)
+    return mel
+
+
+@functools.lru_cache(maxsize=8)
+def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Where in a window each sample of each frame lies, and its weight; both of shape (n_frames, n_fft).
+
+    Padding is a choice of places: reflected and edge samples are samples of the window, zeros have no weight.
+    """
+    half, inside = spec.n_fft // 2, np.ones(spec.window)
+    padding = "edge" if spec.pad_mode == "constant" else spec.pad_mode
+    place = np.pad(np.arange(spec.window), half, mode=padding)  # type: ignore[call-overload]
+    weight = np.pad(inside, half, mode=spec.pad_mode)  # type: ignore[call-overload]
+
+    def frames(padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
+
+    return frames(place), frames(weight) * _hann(spec.n_fft)
+
+
+def _hann(n_fft: int) -> npt.NDArray[np.float64]:
+    """Hann window, periodic, as for spectral analysis."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+
+@functools.lru_cache(maxsize=8)
+def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
+    """Make the tables that `kernel.mel_power` takes, in its order."""
+    bands, half = filterbank(spec), spec.n_fft // 2
+    filled = bands > 0  # in each band a run of neighbouring bins
+    zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
+    place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]
+    turns = np.exp(-2j * np.pi / half * np.outer(np.arange(half // 4), [1, 2, 3]))
+    untangling = np.exp(-2j * np.pi / spec.n_fft * np.arange(half // 2 + 1))
+    return (
+        _constant(place, np.intp),
+        _constant(_hann(spec.n_fft) / 2, np.float32),
+        _constant(turns.view(np.float64), np.float32),
+        _constant(untangling.view(np.float64).reshape(-1, 2), np.float32),
+        _constant(filled.argmax(axis=1), np.intp),
+        _constant(np.append(0, np.cumsum(filled.sum(axis=1))), np.intp),
+        _constant(bands[filled], np.float32),
+    )
+
+
+def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Values as the kernel is compiled for: contiguous, aligned, read only."""
+    constant = np.require(values, dtype, ["C", "A"]).view()
+    constant.flags.writeable = False
+    return constant
+
+
+@functools.lru_cache(maxsize=8)
+def _sparse_bands(spec: FeatureSpec) -> Any:
+    """Return the filterbank without its zeros, for products with many frames."""
+    import scipy.sparse  # noqa: PLC0415  (slow to import, and the kernel does without it)
+
+    return scipy.sparse.csr_array(filterbank(spec))

@@ -1,0 +1,4 @@
+"""Questions to a store or a source: describe, verify, scan, near duplicates, quality.
+
+It may import derive and what stands before it.
+"""

@@ -1,0 +1,69 @@
+"""What a finished store holds, in numbers: shape, size, spec, labels × splits × status, statistics, provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from pipeline.zarr_store.layout import CHUNK_VALUES, MEL_DIMS
+from pipeline.zarr_store.reader import Store
+
+COUNTED = ("label", "split", "status")
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Describe a store in plain values, ready for JSON.
+
+    Parameters
+    ----------
+    store : Store
+        The store; none of its shards is read.
+    """
+    attributes, mel = store.attributes, store.mel
+    counts, troubled = _tracks(store)
+    return {
+        "path": str(store.tree),
+        "uuid": attributes["uuid"],
+        "title": attributes["title"],
+        "licence": attributes["licence"],
+        "dims": dict(zip(MEL_DIMS, mel.shape, strict=True)),
+        "chunks": list(mel.chunks),
+        "shards": list(mel.shards or mel.chunks),
+        "sharded": store.is_sharded,
+        "dtype": str(mel.dtype),
+        "bytes": store.n_bytes,
+        "bytes_uncompressed": int(np.prod(mel.shape)) * mel.dtype.itemsize,
+        "recipe": attributes["recipe"].get("name", ""),
+        "origin": attributes["recipe"].get("origin", ""),
+        "spec": attributes["spec"],
+        "split": attributes["split"],
+        "tracks": [dict(zip((*COUNTED, "tracks"), (*key, n), strict=True)) for key, n in sorted(counts.items())],
+        "valid_windows": int(store.values("n_windows").sum()),
+        "mean_db": store.values("mean_db").tolist(),
+        "std_db": store.values("std_db").tolist(),
+        "troubled": troubled,
+        "versions": attributes["versions"],
+    }
+
+
+def _tracks(store: Store) -> tuple[Counter[tuple[str, ...]], list[dict[str, str]]]:
+    """Count tracks by label, split and status, and name those that are not ok; a chunk of coordinates at a time."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    troubled: list[dict[str, str]] = []
+    for start in range(0, store.n_tracks, CHUNK_VALUES):
+        which = slice(start, start + CHUNK_VALUES)
+        label, split, status = (store.column(name, which) for name in COUNTED)
+        # Of a million tracks most are ok: they are counted without their status, and nothing else of them is read.
+        pairs = Counter(zip(label.tolist(), split.tolist(), strict=True))
+        numbers = np.flatnonzero(status != "ok")
+        if numbers.size:
+            label, split, status = (values[numbers].tolist() for values in (label, split, status))
+            pairs.subtract(zip(label, split, strict=True))
+            counts.update(zip(label, split, status, strict=True))
+            source, error = (store.column(name, which)[numbers].tolist() for name in ("source", "error"))
+            rows = zip(source, status, error, strict=True)
+            troubled += [dict(zip(("source", "status", "error"), row, strict=True)) for row in rows]
+        counts.update({(*pair, "ok"): count for pair, count in pairs.items() if count})
+    return counts, troubled

@@ -1,0 +1,94 @@
+"""A track computed again with nothing but librosa, and how far a store may be from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.audio import open_audio
+from pipeline.features.decibels import AMIN
+from pipeline.spec import FeatureSpec
+
+# How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is
+# loudest; so of a window whose largest value is m each value v may be off by r m, with r = MAX_RELATIVE. In dB, with
+# f = 20 / power, that is f log10(v ± r m) - f log10(v), at most -f log10(1 - r m / v): little where v is loud, and
+# nothing that could be judged where v is not above r m. Levels are therefore judged where this and what a level loses
+# when it is stored (ROUNDING_DB) are together no more than MAX_DB, which is so for
+#     v >= r m / (1 - 10 ** (-(MAX_DB - ROUNDING_DB) / f)),
+# at power 2 down to 24 dB below the largest in float32, and 33 dB in float16. Power is judged everywhere: that of a
+# store in dB is what its levels stand for, and may be off by what ROUNDING_DB makes of it too.
+MAX_RELATIVE = 1e-6
+MAX_DB = {"float32": 1e-3, "float16": 0.04}
+ROUNDING_DB = {"float32": 1e-5, "float16": 0.0313}  # half a step between 64 and 128 dB, and one of float32's logarithm
+
+
+def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[np.float64]:
+    """Compute the power of a track's valid windows with nothing but librosa.
+
+    Parameters
+    ----------
+    path : Path
+        The audio file.
+    spec : FeatureSpec
+        What to compute; scale and dtype are not applied.
+    n_valid : int
+        How many windows.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_valid, n_frames, n_mels)]
+    """
+    import librosa  # noqa: PLC0415  (slow to import, and only a verification needs it)
+
+    # One second more than is compared, so that the resampler's end lies beyond it.
+    samples, _ = librosa.load(open_audio(path), sr=spec.sample_rate, mono=True, duration=spec.seconds + 1)
+    starts = range(0, n_valid * spec.stride, spec.stride)
+    windows = np.stack([samples[start : start + spec.window] for start in starts])
+    mel = librosa.feature.melspectrogram(
+        y=windows,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        window="hann",
+        center=True,
+        pad_mode=spec.pad_mode,  # type: ignore[arg-type,unused-ignore]
+        power=spec.power,
+        n_mels=spec.n_mels,
+        fmin=0.0,
+        fmax=spec.sample_rate / 2,
+    )
+    return np.asarray(mel, np.float64).transpose(0, 2, 1)
+
+
+def distances(here: npt.NDArray[np.float64], there: npt.NDArray[np.float64], spec: FeatureSpec) -> tuple[float, float]:
+    """Largest differences between what a store holds and what librosa computed.
+
+    Parameters
+    ----------
+    here : np.ndarray [shape=(n, n_frames, n_mels)]
+        What the store holds, in the spec's scale.
+    there : np.ndarray [shape=(n, n_frames, n_mels)]
+        Power, or magnitude, by librosa.
+    spec : FeatureSpec
+        Gives scale and power.
+
+    Returns
+    -------
+    relative : float
+        Largest difference of power relative to the largest value of its window, beyond what the store's scale and dtype
+        explain.
+    decibel : float, in dB
+        Largest difference of level, both at least -100 dB, among the values that are loud enough to be compared so.
+    """
+    factor, floor, rounding = 20 / spec.power, AMIN ** (spec.power / 2), ROUNDING_DB[spec.dtype]
+    there = np.maximum(there, floor) if spec.scale == "db" else there
+    there_db = factor * np.log10(np.maximum(there, floor))
+    here_db = here if spec.scale == "db" else factor * np.log10(np.maximum(here, floor))
+    here_power = 10 ** (here / factor) if spec.scale == "db" else here
+    explained = there * (10 ** (rounding / factor) - 1) if spec.scale == "db" else 0.0
+    largest = np.maximum(there.max(axis=(1, 2), keepdims=True), floor)
+    loud = there >= largest * MAX_RELATIVE / (1 - 10 ** (-(MAX_DB[spec.dtype] - rounding) / factor))
+    relative = np.maximum(np.abs(here_power - there) - explained, 0) / largest
+    return float(relative.max()), float(np.abs(here_db - there_db)[loud].max(initial=0))

@@ -1,0 +1,131 @@
+"""Tracks of a store that are the same recording: by the digests of their files, then by their sound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.inspection.duplicate_candidates import Prints, candidates
+from pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
+from pipeline.zarr_store.layout import CHUNK_VALUES
+from pipeline.zarr_store.reader import Store
+
+MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: a minute
+MAX_READ = 20_000  # tracks that are read again for it: some minutes
+SHA256 = re.compile("[0-9a-f]{64}")
+HELD = 100_000_000  # bytes of tracks that are prepared for it, held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tracks that are the same recording.
+
+    Parameters
+    ----------
+    first, second : int
+        Their numbers; the second comes earlier in the store.
+    likeness : float
+        Of their levels over time, from `SAME` to 1; infinite if their files are the same, byte by byte.
+    shift : int
+        By how many windows what is in the second comes later in the first.
+    is_across : bool
+        Whether they are in different splits.
+    is_relabelled : bool
+        Whether they have different labels.
+    """
+
+    first: int
+    second: int
+    likeness: float
+    shift: int
+    is_across: bool
+    is_relabelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """What was found.
+
+    Parameters
+    ----------
+    pairs : list of Pair
+        Those in different splits first, then those of different labels, then the others; the most alike first. Of
+        several files of the same bytes each is in a pair with the first alone, and only the first is compared with
+        other tracks.
+    n_left : int
+        Pairs that are near by their mean levels and were not compared over time, for there are too many.
+    """
+
+    pairs: list[Pair]
+    n_left: int
+
+
+def find_duplicates(
+    store: Store,
+    parts: npt.NDArray[np.integer],
+    labels: npt.NDArray[Any],
+    prints: Prints,
+    kept: Mapping[int, Levels],
+    read: Callable[[int], Levels | None],
+) -> Duplicates:
+    """Find tracks that are the same recording, in different splits or in one.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    parts : np.ndarray [shape=(n_tracks,)]
+        Split of each track, as a number; a track is left out if it is negative.
+    labels : np.ndarray [shape=(n_tracks,)]
+        Label of each track.
+    prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
+        Fingerprints, by which candidates are found.
+    kept : mapping of int to np.ndarray
+        Envelopes of some tracks.
+    read : callable
+        Gives the envelope of another track; None if it cannot be read.
+    """
+    copies, firsts = _same_bytes(store, parts)
+    found = [(int(copy), int(first), np.inf, 0) for copy, first in copies]
+    longest = min(store.spec.n_windows, MAX_WINDOWS)
+    bytes_of_one = 40 * longest * 32  # levels, sums and spectrum of 32 bands, in double precision
+
+    @lru_cache(maxsize=max(4, HELD // bytes_of_one))
+    def prepared(number: int) -> Outline | None:
+        track = kept[number] if number in kept else read(number)
+        return None if track is None else outline(track, longest)
+
+    near = candidates(prints, np.where(firsts, parts, -1))
+    n_read = np.cumsum([sum(number not in kept for number in pair) for pair in near[:MAX_COMPARED].tolist()])
+    compared = near[: np.count_nonzero(n_read <= MAX_READ)]
+    for earlier, later in sorted(compared.tolist()):  # so that a track is prepared once for some pairs in turn
+        first, second = prepared(later), prepared(earlier)
+        if first is not None and second is not None:
+            likeness, shift = alike(first, second)
+            if likeness >= SAME:
+                found.append((later, earlier, likeness, shift))
+    pairs = [Pair(*one, bool(parts[one[0]] != parts[one[1]]), bool(labels[one[0]] != labels[one[1]])) for one in found]
+    pairs.sort(key=lambda p: (not p.is_across, not p.is_relabelled, -round(p.likeness, 4), p.first, p.second))
+    return Duplicates(pairs, len(near) - len(compared))
+
+
+def _same_bytes(store: Store, parts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Find files of the same bytes: each with the first of them, and which tracks are the first."""
+    keys = np.zeros(store.n_tracks, np.uint64)
+    for start in range(0, store.n_tracks, CHUNK_VALUES):
+        for number, digest in enumerate(store.values("source_sha256", slice(start, start + CHUNK_VALUES)), start):
+            if parts[number] >= 0 and SHA256.fullmatch(str(digest)):  # a store of others may say anything
+                keys[number] = int(digest[:16], 16)  # 64 bits: of a million files no two have them in common by chance
+    known = np.flatnonzero(keys)
+    _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
+    first_of = known[first][inverse]
+    is_copy = first_of != known
+    firsts = np.ones(store.n_tracks, bool)
+    firsts[known[is_copy]] = False
+    return np.stack([known, first_of], axis=1)[is_copy], firsts

@@ -1,0 +1,369 @@
+"""What a person wants to know of a dataset, in plain numbers: one pass over all tracks, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.inspection.describe import describe
+from pipeline.inspection.near_duplicates import find_duplicates
+from pipeline.inspection.time_alignment import FEWEST
+from pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
+from pipeline.shard_receipt import STATUSES
+from pipeline.sources.split import PARTS, UNUSED
+from pipeline.zarr_store.layout import CHUNK_VALUES
+from pipeline.zarr_store.reader import Store
+
+# A mastered track comes within some dB of full scale. One whose peak is 40 dB below it uses ten of 16 bits at most,
+# and was most probably recorded or scaled by mistake.
+QUIET_DB = -40.0
+# Four samples a second at 44.1 kHz. Of 100 clips of released music, the most clipped has 0.8 of this; a peak that
+# merely touches full scale has a handful of samples in all.
+CLIPPED_SHARE = 1e-4
+
+LISTED = 50  # tracks or pairs that are named, before the rest is only counted
+MAX_LABELS = 100  # that have rows of their own: those with the most tracks
+BINS = 24
+OTHER = "other"  # splits and statuses that melzarr does not give
+
+Floats = npt.NDArray[np.float64]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[Row]):
+    """The first of many.
+
+    Parameters
+    ----------
+    rows : tuple
+        Those that are named.
+    n : int
+        How many there are.
+    """
+
+    rows: tuple[Row, ...] = ()
+    n: int = 0
+
+    @property
+    def n_more(self) -> int:
+        """How many are not named."""
+        return self.n - len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A track that is named.
+
+    Parameters
+    ----------
+    track, label, split, status, source : str
+        What the store says of it.
+    error : str
+        What is wrong with it.
+    value : float
+        What it is named for: its peak in dBFS, or the share of it that is clipped; else NaN.
+    """
+
+    track: str
+    label: str
+    split: str
+    status: str
+    source: str
+    error: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Two tracks that are the same recording.
+
+    Parameters
+    ----------
+    first, second : Noted
+        The tracks.
+    likeness : float
+        Of their levels over time, up to 1; infinite if their files are the same, byte by byte.
+    later : float, in s
+        By how much what is in the second comes later in the first.
+    """
+
+    first: Noted
+    second: Noted
+    likeness: float
+    later: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the tracks are.
+
+    Parameters
+    ----------
+    n, n_unknown : int
+        Tracks whose length is known, and others.
+    hours, shortest, median, longest : float
+        In h, then in s; NaN where none is known.
+    edges, counts : np.ndarray
+        A histogram; edges in s.
+    """
+
+    n: int
+    n_unknown: int
+    hours: float
+    shortest: float
+    median: float
+    longest: float
+    edges: Floats
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What was found in a store.
+
+    Parameters
+    ----------
+    facts : dict of str to value
+        From `describe`.
+    labels : tuple of str
+        Names of the labels that have rows of their own, sorted; no more than a hundred, those with the most tracks.
+    n_labels : int
+        Labels in all.
+    splits, statuses : tuple of str
+        Those that occur.
+    counts : np.ndarray [shape=(n_labels_shown, n_splits, n_statuses)]
+        Tracks of each label that has a row.
+    totals : np.ndarray [shape=(n_splits, n_statuses)]
+        Tracks of all labels.
+    lacking : Listing of (label, splits)
+        Labels without an ok track in a split in which others have some.
+    lengths : Lengths
+        Durations of the files.
+    bands : np.ndarray [shape=(n_mels,)], in Hz
+        Centres of the bands.
+    mean_db : np.ndarray [shape=(n_labels_shown, n_mels)], in dB
+        Mean level of each label over the valid windows of its tracks that are ok or short; NaN where there are none.
+    all_db : np.ndarray [shape=(n_mels,)], in dB
+        The same of all labels together.
+    examples : tuple of Example
+        The first ok track of each label that is drawn, and one from its middle where there are few labels.
+    troubled, unreadable, quiet, clipped : Listing of Noted
+        Tracks that are not ok; that are damaged; whose peak is below `QUIET_DB`, the quietest first; and of which more
+        than `CLIPPED_SHARE` is at full scale, the worst first.
+    pairs : Listing of Duplicate
+        Tracks that are the same recording: those in different splits first, then those under different labels.
+    n_across, n_relabelled : int
+        How many of them are in different splits, and under different labels.
+    n_compared, n_too_short : int
+        Tracks among which such pairs were sought by sound, and those that are too short for it.
+    n_left : int
+        Pairs that were not compared, for there are too many.
+    """
+
+    facts: dict[str, Any]
+    labels: tuple[str, ...]
+    n_labels: int
+    splits: tuple[str, ...]
+    statuses: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    totals: npt.NDArray[np.int64]
+    lacking: Listing[tuple[str, tuple[str, ...]]]
+    lengths: Lengths
+    bands: Floats
+    mean_db: Floats
+    all_db: Floats
+    examples: tuple[Example, ...]
+    troubled: Listing[Noted]
+    unreadable: Listing[Noted]
+    quiet: Listing[Noted]
+    clipped: Listing[Noted]
+    pairs: Listing[Duplicate]
+    n_across: int
+    n_relabelled: int
+    n_compared: int
+    n_too_short: int
+    n_left: int
+
+    def faults(self) -> list[str]:
+        """Say what is wrong with the dataset, or may be, in short sentences without a full stop."""
+        by_status = dict(zip(self.statuses, self.totals.sum(axis=0).tolist(), strict=True))
+        said = [
+            (by_status.get("failed", 0), "failed", "failed"),
+            (by_status.get("short", 0), "is short", "are short"),
+            (by_status.get("silent", 0), "is silent", "are silent"),
+            (self.unreadable.n, "cannot be read", "cannot be read"),
+            (self.quiet.n, "is near-silent", "are near-silent"),
+            (self.clipped.n, "is clipped", "are clipped"),
+        ]
+        found = [f"{n} {'track' if n == 1 else 'tracks'} {one if n == 1 else many}" for n, one, many in said if n]
+        if n := self.lacking.n:
+            found.append(f"{n} {'label lacks' if n == 1 else 'labels lack'} a split that others have")
+        if n := self.pairs.n:
+            where = [f"{some} {words}" for some, words in ((self.n_across, "in different splits"),
+                     (self.n_relabelled, "under different labels")) if some]  # fmt: skip
+            words = "1 pair of tracks is" if n == 1 else f"{n} pairs of tracks are"
+            found.append(f"{words} the same recording{': ' if where else ''}{', '.join(where)}")
+        return found
+
+
+def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Findings:
+    """Look at every track of a store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    progress : callable
+        Called with a number of tracks after they were read; all tracks in all.
+
+    Returns
+    -------
+    Findings
+        What was found. A track that is damaged is named among them.
+
+    Raises
+    ------
+    StoreError
+        Where a coordinate cannot be read.
+    BuildError
+        If another store took its place meanwhile.
+    """
+    facts = describe(store)
+    label, split, status = (store.column(name) for name in ("label", "split", "status"))
+    duration, peak, clipped = (store.values(name) for name in ("duration", "peak", "clipped"))
+    sizes: Counter[str] = Counter()
+    for row in facts["tracks"]:
+        sizes[row["label"]] += row["tracks"]
+    labels = sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:MAX_LABELS])
+    place = {name: number for number, name in enumerate(labels)}
+    classes = np.fromiter((place.get(name, -1) for name in label), np.intp, len(label))
+    heard = (status == "ok") | (status == "short")
+    sound = listen(store, heard, classes, len(labels), progress)
+    if sound.n_unreadable:
+        store.refuse_replaced()
+    parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
+    parts = np.where(heard, parts, -1)
+    found = find_duplicates(store, parts, label, sound.prints, sound.envelopes, envelope_reader(store))
+    pairs = found.pairs
+    has_sound = (parts >= 0) & np.isfinite(sound.prints[:, 0])
+    is_long = n_valid(store) >= FEWEST
+    with np.errstate(divide="ignore", invalid="ignore"):
+        peak_db = 20 * np.log10(peak)
+    quiet = np.flatnonzero(heard & (peak_db < QUIET_DB))
+    loud = np.flatnonzero(heard & (clipped > CLIPPED_SHARE))
+    troubled = np.flatnonzero(status != "ok")
+    quiet, loud = quiet[np.argsort(peak_db[quiet], kind="stable")], loud[np.argsort(-clipped[loud], kind="stable")]
+    ends = [n for pair in pairs[:LISTED] for n in (pair.first, pair.second)]
+    listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
+    step = store.spec.stride / store.spec.sample_rate
+    names = _Names(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
+    return Findings(
+        facts=facts,
+        labels=tuple(labels),
+        n_labels=len(sizes),
+        **_counted(facts["tracks"], labels),
+        lengths=lengths(duration),
+        bands=store.values("band"),
+        mean_db=sound.mean_db,
+        all_db=sound.all_db,
+        examples=tuple(examples(store, label, status, labels)),
+        troubled=names.listing(troubled),
+        unreadable=Listing(
+            tuple(names.noted(n, error=error) for n, error in sound.unreadable[:LISTED]), sound.n_unreadable
+        ),
+        quiet=names.listing(quiet, peak_db),
+        clipped=names.listing(loud, clipped),
+        pairs=Listing(
+            tuple(
+                Duplicate(names.noted(pair.first), names.noted(pair.second), pair.likeness, pair.shift * step)
+                for pair in pairs[:LISTED]
+            ),
+            len(pairs),
+        ),
+        n_across=sum(pair.is_across for pair in pairs),
+        n_relabelled=sum(pair.is_relabelled for pair in pairs),
+        n_compared=int((has_sound & is_long).sum()),
+        n_too_short=int((has_sound & ~is_long).sum()),
+        n_left=found.n_left,
+    )
+
+
+class _Names:
+    """Names some tracks by their numbers; each chunk of a column in which there is one is read once."""
+
+    def __init__(self, store: Store, numbers: set[int]) -> None:
+        self.facts: dict[int, dict[str, str]] = {number: {} for number in numbers}
+        for start, some in itertools.groupby(sorted(numbers), lambda n: n // CHUNK_VALUES * CHUNK_VALUES):
+            wanted = list(some)
+            for name in ("track", "label", "split", "status", "source", "error"):
+                column = store.column(name, slice(start, start + CHUNK_VALUES))
+                for number in wanted:
+                    self.facts[number][name] = str(column[number - start])
+
+    def noted(self, number: int, value: float = float("nan"), error: str | None = None) -> Noted:
+        """Name one track."""
+        facts = self.facts[number]
+        return Noted(**{**facts, "error": facts["error"] if error is None else error}, value=value)
+
+    def listing(self, numbers: npt.NDArray[np.intp], values: Floats | None = None) -> Listing[Noted]:
+        """Name the first of some tracks."""
+        named = numbers[:LISTED].tolist()
+        rows = (self.noted(n) if values is None else self.noted(n, float(values[n])) for n in named)
+        return Listing(tuple(rows), len(numbers))
+
+
+def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
+    """Count tracks by label, split and status, and name the labels that lack a split."""
+    known = (*PARTS, UNUSED, OTHER), (*STATUSES, OTHER)
+    place = {name: number for number, name in enumerate(labels)}
+    counts = np.zeros((len(labels), len(known[0]), len(known[1])), np.int64)
+    totals = np.zeros(counts.shape[1:], np.int64)
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        cell = tuple(names.index(name if name in names else OTHER)
+                     for names, name in zip(known, (row["split"], row["status"]), strict=True))  # fmt: skip
+        totals[cell] += row["tracks"]
+        if (number := place.get(row["label"])) is not None:
+            counts[number, *cell] += row["tracks"]
+        there = parts.setdefault(row["label"], set())
+        if row["status"] == "ok" and row["split"] in PARTS:
+            there.add(row["split"])
+    wanted = [part for part in PARTS if any(part in there for there in parts.values())]
+    lacking = [(label, missing) for label, there in sorted(parts.items())
+               if (missing := tuple(part for part in wanted if part not in there))]  # fmt: skip
+    splits, statuses = np.flatnonzero(totals.any(axis=1)), np.flatnonzero(totals.any(axis=0))
+    return {
+        "splits": tuple(known[0][n] for n in splits),
+        "statuses": tuple(known[1][n] for n in statuses),
+        "counts": counts[:, splits][:, :, statuses],
+        "totals": totals[splits][:, statuses],
+        "lacking": Listing(tuple(lacking[:LISTED]), len(lacking)),
+    }
+
+
+def lengths(duration: Floats) -> Lengths:
+    """Describe durations in s; those that are not known are NaN.
+
+    The bins of the histogram are equally wide, or of equal ratios where a few tracks are very much longer than most.
+    """
+    known = np.sort(duration[np.isfinite(duration) & (duration >= 0)])
+    n_unknown, nan = int(duration.size - known.size), float("nan")
+    if not known.size:
+        return Lengths(0, n_unknown, nan, nan, nan, nan, np.zeros(0), np.zeros(0, np.int64))
+    shortest, median, longest = float(known[0]), float(np.median(known)), float(known[-1])
+    if longest > 10 * median:
+        edges = np.geomspace(max(shortest, 1e-3, 1e-6 * longest), longest, BINS + 1)
+        edges[0], edges[-1] = min(shortest, edges[0]), longest
+    else:
+        edges = np.linspace(shortest, longest, BINS + 1)
+    if not longest - shortest > 1e-6 * longest:
+        edges = np.array([shortest, longest])
+    counts = np.diff(np.append(np.searchsorted(known, edges[:-1], "left"), known.size))
+    return Lengths(known.size, n_unknown, float(known.sum()) / 3600, shortest, median, longest, edges, counts)

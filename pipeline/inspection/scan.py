@@ -1,0 +1,173 @@
+"""A look at the audio before a build: formats, rates, durations, problems, and what a build would cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.builder.plan import Estimate, Plan, estimate
+from pipeline.errors import AudioError
+from pipeline.features.audio import Header, read_header, stream_header
+from pipeline.features.extract import featurise, one_thread, padded
+from pipeline.sources.catalog import Catalog, missing_parts
+from pipeline.sources.tracks import Track
+from pipeline.spec import FeatureSpec
+from pipeline.threads import in_order
+from pipeline.zarr_store.shard import encode_chunk
+
+NAMED = 1000  # tracks that a scan names
+TRIALS = 3  # tracks that are computed to learn what one costs here
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """What was found.
+
+    Parameters
+    ----------
+    labels : dict of str to dict of str to int
+        For each label its tracks in each part of the split.
+    codecs, rates, channels : Counter
+        Tracks by codec, by sample rate in Hz, by number of channels.
+    hours : float
+        Length of all audio together.
+    durations : tuple of float, in s
+        Shortest, median and longest file.
+    problems : tuple of str
+        Sentences about labels without a part, and about the first thousand tracks that will be short or failed.
+    n_problems : int
+        How many there are.
+    left_out : tuple of str
+        Files that are no audio by their extension.
+    cost : Estimate or None
+        What a build would cost; None where not one track could be computed.
+    """
+
+    labels: dict[str, dict[str, int]]
+    codecs: Counter[str]
+    rates: Counter[int]
+    channels: Counter[int]
+    hours: float
+    durations: tuple[float, ...]
+    problems: tuple[str, ...]
+    n_problems: int
+    left_out: tuple[str, ...]
+    cost: Estimate | None = field(default=None)
+
+
+def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int], object] = lambda _: None) -> Scan:
+    """Read the header of every track and try a few of them.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The tracks.
+    plan : Plan
+        What would be computed.
+    n_workers : int
+        Workers to count on.
+    progress : callable
+        Called with the number of tracks read since the last call.
+    """
+    codecs, rates, channels = Counter[str](), Counter[int](), Counter[int]()
+    readable, lengths = array("q"), array("d")
+    problems = missing_parts(catalog)
+    n_problems = len(problems)
+    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # which wait for the disk or the server
+    headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)
+    for number, (track, found) in enumerate(headers):
+        progress(1)
+        problem = ""
+        if isinstance(found, Header):
+            readable.append(number)
+            lengths.append(found.duration)
+            codecs[found.codec] += 1
+            rates[found.sample_rate] += 1
+            channels[found.channels] += 1
+            if found.duration < plan.spec.seconds:
+                problem = f"{found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
+        else:
+            problem = found
+        n_problems += bool(problem)
+        if problem and len(problems) < NAMED:
+            problems.append(f"{track.source}: {problem}")
+    seconds = np.sort(np.array(lengths))
+    return Scan(
+        labels=_labels(catalog),
+        codecs=codecs,
+        rates=rates,
+        channels=channels,
+        hours=float(seconds.sum()) / 3600,
+        durations=(float(seconds[0]), float(seconds[len(seconds) // 2]), float(seconds[-1])) if seconds.size else (),
+        problems=tuple(problems),
+        n_problems=n_problems,
+        left_out=catalog.left_out,
+        cost=_cost(catalog, plan, readable, n_workers),
+    )
+
+
+def _header(catalog: Catalog, track: Track) -> Header | str:
+    """Header of a track's file, or the sentence that says why there is none."""
+    root, name = catalog.root, track.source
+    if not root.folder:  # the start of a file often does, and is fetched sooner than all of it
+        with suppress(AudioError, OSError), closing(root.open(name)) as stream:
+            return stream_header(stream)
+    try:
+        with root.local(name) as path:
+            return read_header(path)
+    except AudioError as error:
+        return str(error)
+
+
+def _labels(catalog: Catalog) -> dict[str, dict[str, int]]:
+    labels: dict[str, Counter[str]] = {}
+    for track in catalog.tracks:
+        labels.setdefault(track.label, Counter())[track.split] += 1
+    return {label: dict(labels[label]) for label in sorted(labels)}
+
+
+def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int) -> Estimate | None:
+    """Estimate from tracks spread over the catalog; the first one warms up and is not counted."""
+    step = max(1, len(readable) // TRIALS)
+    trials = [catalog.tracks[number] for number in readable[: step * TRIALS : step]]
+    if not trials:
+        return None
+    with one_thread():
+        _try(catalog, trials[0], plan.spec)
+        start = time.perf_counter()
+        for track in trials:
+            _try(catalog, track, plan.spec)
+    # Statistics and writing take a fifth to a third of the time of the rest, measured.
+    return estimate(plan, 1.3 * (time.perf_counter() - start) / len(trials), n_workers)
+
+
+def _try(catalog: Catalog, track: Track, spec: FeatureSpec) -> None:
+    """Do what takes a worker most of its time."""
+    with catalog.root.local(track.source) as path:
+        windows, _ = featurise(path, spec)
+    encode_chunk(padded(windows, spec))
+
+
+def as_dict(found: Scan) -> dict[str, Any]:
+    """Return a scan as plain values, for JSON."""
+    cost = found.cost
+    return {
+        "labels": found.labels,
+        "codecs": dict(found.codecs),
+        "rates": {str(rate): count for rate, count in found.rates.items()},
+        "channels": {str(channels): count for channels, count in found.channels.items()},
+        "hours": found.hours,
+        "durations": list(found.durations),
+        "problems": list(found.problems),
+        "n_problems": found.n_problems,
+        "left_out": list(found.left_out),
+        "cost": None if cost is None else {name: getattr(cost, name) for name in type(cost).__dataclass_fields__},
+    }

@@ -1,0 +1,216 @@
+"""All tracks of a store heard once: the levels of each label, a fingerprint of each track, examples to be drawn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.decibels import quick_levels
+from pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
+from pipeline.inspection.time_alignment import Levels, envelope
+from pipeline.spec import FeatureSpec
+from pipeline.zarr_store.reader import Reader, Store
+
+MAX_DRAWN = 24  # labels of which there are examples
+FEW_LABELS = 12  # up to which there are two of each
+SECONDS = 10.0  # of each example
+COLUMNS = 500  # of each example at most, in time
+BLOCK = 256  # tracks that are read before their numbers are added up
+KEPT = 200_000_000  # bytes of envelopes that are kept, of 5000 tracks at the defaults; others are read again
+NAMED = 50  # damaged tracks whose errors are kept
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The first seconds of a track.
+
+    Parameters
+    ----------
+    track, label : str
+        Which.
+    seconds : float, in s
+        How much of it.
+    levels : np.ndarray [shape=(n_mels, n_columns), dtype=float32], in dB
+        Mean level of each band; NaN where it has no window.
+    """
+
+    track: str
+    label: str
+    seconds: float
+    levels: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What was heard in a store.
+
+    Parameters
+    ----------
+    mean_db : np.ndarray [shape=(n_labels, n_mels)], in dB
+        Mean level of each label; NaN where nothing of it was heard.
+    all_db : np.ndarray [shape=(n_mels,)], in dB
+        Mean level of everything.
+    prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
+        Fingerprint of each track; NaN where it was not heard.
+    envelopes : dict of int to np.ndarray
+        Envelopes of the first tracks by their numbers.
+    unreadable : list of (int, str)
+        Number of each damaged track, and what is wrong with it; the first of them.
+    n_unreadable : int
+        How many there are.
+    """
+
+    mean_db: Floats
+    all_db: Floats
+    prints: npt.NDArray[np.float16]
+    envelopes: dict[int, Levels]
+    unreadable: list[tuple[int, str]]
+    n_unreadable: int
+
+
+def listen(
+    store: Store, heard: npt.NDArray[np.bool_], classes: npt.NDArray[np.intp], n_labels: int,
+    progress: Callable[[int], object],
+) -> Sound:  # fmt: skip
+    """Read every track once.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    heard : np.ndarray [shape=(n_tracks,), dtype=bool]
+        Tracks that count; the others are only read, to see whether they can be.
+    classes : np.ndarray [shape=(n_tracks,)]
+        Number of each track's label; -1 where it is none of the `n_labels`.
+    n_labels : int
+        Labels whose levels are asked for.
+    progress : callable
+        Called with 1 after each track.
+    """
+    n_mels = store.spec.n_mels
+    totals, frames = np.zeros((n_labels + 1, n_mels)), np.zeros(n_labels + 1, np.int64)  # the last of all other labels
+    prints = np.full((store.n_tracks, print_size(n_mels)), np.nan, np.float16)
+    unreadable: list[tuple[int, str]] = []
+    n_unreadable, room = 0, KEPT
+    envelopes: dict[int, Levels] = {}
+    for number, sound in _sounds(store, n_valid(store), progress):
+        if isinstance(sound, str):
+            n_unreadable += 1
+            unreadable += [(number, sound)] if len(unreadable) < NAMED else []
+        elif sound and heard[number]:
+            total, n_frames, print_, levels = sound
+            totals[classes[number]] += total
+            frames[classes[number]] += n_frames
+            prints[number] = print_
+            if (room := room - levels.nbytes) >= 0:
+                envelopes[number] = levels
+    with np.errstate(invalid="ignore"):
+        return Sound(
+            totals[:-1] / np.where(frames, frames, np.nan)[:-1, None],
+            totals.sum(axis=0) / (frames.sum() or np.nan),
+            prints,
+            envelopes,
+            unreadable,
+            n_unreadable,
+        )
+
+
+def n_valid(store: Store) -> npt.NDArray[np.int64]:
+    """Count the valid windows of each track, whatever a store of others says."""
+    return np.asarray(np.clip(store.values("n_windows"), 0, store.spec.n_windows), np.int64)
+
+
+def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
+    """Give the function that reads a track's envelope by its number; None if the track cannot be read."""
+    read, spec, valid = store.reader(), store.spec, n_valid(store)
+
+    def one(number: int) -> Levels | None:
+        sound = _sound(read, spec, number, int(valid[number]))
+        return sound[3] if isinstance(sound, tuple) else None
+
+    return one
+
+
+_Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, number of frames, fingerprint, envelope
+
+
+def _sounds(
+    store: Store, valid: npt.NDArray[np.integer], progress: Callable[[int], object]
+) -> Iterator[tuple[int, _Heard | str | None]]:
+    """Read tracks in several threads; give each track's numbers in order, or what is wrong with it."""
+    read, spec = store.reader(), store.spec
+
+    def one(number: int) -> _Heard | str | None:
+        return _sound(read, spec, number, int(valid[number]))
+
+    with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
+        for start in range(0, store.n_tracks, BLOCK):
+            numbers = range(start, min(start + BLOCK, store.n_tracks))
+            for number, sound in zip(numbers, pool.map(one, numbers), strict=True):
+                progress(1)
+                yield number, sound
+
+
+def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard | str | None:
+    """Read one track; None where it has no valid window."""
+    mel = np.empty(spec.shape, spec.dtype)
+    try:
+        read(number, mel)
+    except FileNotFoundError:
+        return "the file of its shard is missing"
+    except (OSError, ValueError, RuntimeError) as error:
+        return f"it is damaged: {error}"
+    if not n_valid:
+        return None
+    with np.errstate(all="ignore"):  # what is no number is said below
+        levels = quick_levels(mel[:n_valid], spec)
+        frames = levels.reshape(-1, spec.n_mels)
+        total = frames.sum(axis=0, dtype=np.float64)
+        if not np.isfinite(total).all():
+            return "it is damaged: its windows are no finite numbers"
+        frames = frames.astype(np.float32)  # half the time, and far below the precision that is kept
+        loudness = loudness_db(frames)
+        heard = fingerprint(frames, loudness)
+        return total, len(frames), heard, envelope(frames.reshape(levels.shape), loudness)
+
+
+def examples(
+    store: Store, label: npt.NDArray[Any], status: npt.NDArray[Any], labels: Sequence[str]
+) -> Iterator[Example]:
+    """Read the first seconds of the first ok track of each label, and of one from its middle where labels are few.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    label, status : np.ndarray [shape=(n_tracks,)]
+        Of each track.
+    labels : sequence of str
+        Which labels; of many only the first. A track that is damaged is passed over.
+    """
+    spec, read, ok = store.spec, store.reader(), status == "ok"
+    n_windows = min(spec.n_windows, max(1, round(SECONDS * spec.sample_rate / spec.stride)))
+    step = -(-n_windows // COLUMNS)
+    for name in labels[:MAX_DRAWN]:
+        numbers = np.flatnonzero(ok & (label == name))
+        wanted = {0, len(numbers) // 2} if len(labels) <= FEW_LABELS else {0}
+        for number in numbers[sorted(wanted)].tolist() if numbers.size else []:
+            mel = np.empty(spec.shape, spec.dtype)
+            try:
+                read(number, mel)
+            except (OSError, ValueError, RuntimeError):
+                continue
+            with np.errstate(all="ignore"):
+                levels = quick_levels(mel[:n_windows], spec).mean(axis=1)
+            columns = np.add.reduceat(levels, np.arange(0, n_windows, step))
+            columns /= np.diff(np.append(np.arange(0, n_windows, step), n_windows))[:, None]
+            track = str(store.column("track", slice(number, number + 1))[0])
+            yield Example(track, name, n_windows * spec.stride / spec.sample_rate, columns.T.astype(np.float32))

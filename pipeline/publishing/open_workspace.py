@@ -1,0 +1,41 @@
+"""Where a store is built, by its address."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.errors import CallError
+from pipeline.publishing.local_workspace import DiskWorkspace
+from pipeline.publishing.workspace import Workspace
+from pipeline.publishing.zip_workspace import ZipWorkspace
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+from pipeline.storage.zip import ZipTree
+
+
+def open_workspace(where: str | Path | Tree | Workspace, plan_id: str = "") -> Workspace:
+    """Give the workspace of a store on a disk, in a zip archive, or in an object store.
+
+    Parameters
+    ----------
+    where : str, Path, Tree or Workspace
+        Where the store will be; a link is followed. A workspace is given back, with its lock.
+    plan_id : str
+        Plan of which receipts are read and written; empty for a build in one piece.
+    """
+    if isinstance(where, Workspace):
+        return where
+    target = open_tree(where)
+    if isinstance(target, ZipTree):
+        return ZipWorkspace(target, plan_id)
+    if not target.folder:
+        from pipeline.publishing.object_workspace import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
+
+        return BucketWorkspace(target, plan_id)
+    if not target.folder.is_symlink():
+        return DiskWorkspace(target, plan_id)
+    place = Path(os.path.realpath(target.folder))
+    if place.is_symlink():
+        raise CallError(f"{target} is a link that leads to itself; remove it, or name another place")
+    return DiskWorkspace(open_tree(place), plan_id)

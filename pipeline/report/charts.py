@@ -1,0 +1,229 @@
+"""The charts of a report, as SVG that follows the reader's colour scheme; mel spectrograms as bare pixels, as PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import MelzarrError
+from pipeline.inspection.quality import Lengths
+from pipeline.report.mel_figure import RANGE_DB, draw
+from pipeline.zarr_store.reader import Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
+
+    from pipeline.report.run_reader import Training
+
+POINTS = 8.0  # eleven of a page's pixels
+MEL_CMAP = "magma"
+SPECTRUM, LENGTHS, HISTORY = (320, 160), (360, 190), (320, 200)  # width and height, in pixels of the page
+NEAREST_TICKS = 0.17  # of the axis; a frequency takes that much room
+FEW_EPOCHS = 40  # that are marked, each by itself
+CELL = 2  # pixels of a band, so that a picture of pixels may be enlarged without growing soft
+FONT = "DejaVu Sans"  # comes with matplotlib, so that letters take the same room everywhere
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Colours of a chart; the paper is that of the page's cards. No two are the same."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    first: str
+    second: str
+
+
+LIGHT = Scheme("#ffffff", "#1c2330", "#5a6372", "#e3e6eb", "#1d5f9e", "#c2510c")
+DARK = Scheme("#171b22", "#e6e9ef", "#a3adbb", "#2b323d", "#7db8f0", "#f0a35e")
+
+
+class Charts(Protocol):
+    """What draws the pictures of a page; this module, or what a test puts in its place."""
+
+    def draw_examples(self, store: Store, path: Path) -> object:
+        """Draw one track of each label into a PNG file."""
+
+    def mel_pixels(self, levels: npt.NDArray[np.floating]) -> bytes:
+        """Draw levels as PNG."""
+
+    def draw_spectrum(self, bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
+        """Draw a mean spectrum as SVG."""
+
+    def draw_lengths(self, found: Lengths) -> bytes:
+        """Draw durations as SVG."""
+
+    def draw_history(self, training: Training) -> tuple[bytes, bytes]:
+        """Draw loss and accuracies as SVG."""
+
+
+def require_matplotlib() -> None:
+    """Raise MelzarrError where there is nothing to draw with."""
+    try:
+        import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
+    except ImportError as error:
+        raise MelzarrError("a report needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+
+
+def draw_examples(store: Store, path: Path) -> object:
+    """Draw one track of each label, see `picture.draw`."""
+    return draw(store, path)
+
+
+def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
+    """Draw levels on the one scale of all mel spectrograms, low bands below: bare pixels, a palette, no axes.
+
+    Parameters
+    ----------
+    levels : np.ndarray [shape=(n_mels, n_columns)], in dB
+        What is NaN is drawn as the quietest.
+    """
+    from matplotlib import colormaps  # noqa: PLC0415  (an extra)
+    from PIL import Image  # noqa: PLC0415  (comes with matplotlib)
+
+    low, high = RANGE_DB
+    share = (np.nan_to_num(levels, nan=low, posinf=high, neginf=low) - low) / (high - low)
+    places = np.clip(np.rint(255 * share), 0, 255).astype(np.uint8)[::-1]
+    width = max(1, round(CELL * 250 / places.shape[1]))
+    image = Image.fromarray(places.repeat(CELL, axis=0).repeat(width, axis=1), "P")
+    image.putpalette((colormaps[MEL_CMAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes())
+    data = io.BytesIO()
+    image.save(data, format="png", optimize=True)
+    return data.getvalue()
+
+
+def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
+    """Draw the mean level of a label in each band, over that of all labels.
+
+    Parameters
+    ----------
+    bands, level, everything : np.ndarray [shape=(n_mels,)]
+        Centres in Hz, and levels in dB.
+    limits : tuple of float, in dB
+        Of the axis, the same for all labels.
+    """
+    with _style():
+        figure, axes = _chart(SPECTRUM)
+        places = np.arange(len(bands))
+        axes.plot(places, everything, color=LIGHT.muted, linewidth=1, linestyle=(0, (4, 2)))
+        axes.plot(places, level, color=LIGHT.first, linewidth=1.6)
+        axes.set(xlim=(0, max(1, len(bands) - 1)), ylim=limits, ylabel="dB")
+        ticks = band_ticks(bands)
+        axes.set_xticks([place for place, _ in ticks], [said for _, said in ticks])
+        return _svg(figure)
+
+
+def band_ticks(bands: Floats) -> list[tuple[int, str]]:
+    """Places of round frequencies among the bands, and what is written there; none too near to the one before."""
+    ticks: list[tuple[int, str]] = []
+    for hertz in (100, 250, 500, 1000, 2000, 4000, 8000, 16000):
+        place = int(np.argmin(np.abs(bands - hertz)))
+        last = ticks[-1][0] if ticks else -len(bands)
+        if bands[0] <= hertz <= bands[-1] and place - last >= len(bands) * NEAREST_TICKS:
+            ticks.append((place, f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz"))
+    return ticks
+
+
+def draw_lengths(found: Lengths) -> bytes:
+    """Draw how many tracks are how long."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415  (an extra)
+
+    with _style():
+        figure, axes = _chart(LENGTHS)
+        widths = np.diff(found.edges)
+        axes.bar(found.edges[:-1], found.counts, widths, align="edge", color=LIGHT.first, edgecolor=LIGHT.paper)
+        if not np.allclose(widths, widths[0]):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="duration, s", ylabel="tracks")
+        axes.yaxis.set_major_locator(_whole_numbers())
+        return _svg(figure)
+
+
+def draw_history(training: Training) -> tuple[bytes, bytes]:
+    """Draw the loss and the accuracies of each epoch, as two charts."""
+    epochs, loss, accuracy, valid = (list(column) for column in zip(*training.history, strict=True))
+    lines: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(epochs) <= FEW_EPOCHS else "", "markersize": 3.5}
+    with _style():
+        left, axes = _chart(HISTORY)
+        axes.plot(epochs, loss, color=LIGHT.first, **lines)
+        axes.set(xlabel="epoch", ylim=(0, 1.05 * max(*loss, 1e-3)))
+        axes.xaxis.set_major_locator(_whole_numbers())
+        right, axes = _chart(HISTORY)
+        axes.plot(epochs, accuracy, color=LIGHT.first, label="train windows", **lines)
+        axes.plot(epochs, valid, color=LIGHT.second, linestyle="--", label="valid windows", **lines)
+        axes.set(xlabel="epoch", ylim=(0, 1))
+        axes.xaxis.set_major_locator(_whole_numbers())
+        right.legend(loc="outside upper left", ncols=2, frameon=False)
+        return _svg(left), _svg(right)
+
+
+def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
+    """Choose the ends of an axis for some levels in dB, at whole tens."""
+    known = [float(value) for level in levels for value in level if math.isfinite(value)]
+    if not known:
+        return RANGE_DB
+    return 10.0 * math.floor((min(known) - 1) / 10), 10.0 * math.ceil((max(known) + 1) / 10)
+
+
+def _style() -> AbstractContextManager[None]:
+    """Have all that is drawn in a block look alike, whatever a person has set for charts of their own."""
+    import matplotlib as mpl  # noqa: PLC0415  (an extra)
+
+    own: dict[Any, Any] = {
+        "figure.facecolor": LIGHT.paper, "axes.facecolor": LIGHT.paper, "savefig.facecolor": LIGHT.paper,
+        "font.family": FONT, "font.size": POINTS, "legend.fontsize": POINTS,
+        "xtick.labelsize": POINTS, "ytick.labelsize": POINTS,
+        "text.color": LIGHT.ink, "axes.labelcolor": LIGHT.muted, "xtick.color": LIGHT.muted,
+        "ytick.color": LIGHT.muted, "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": LIGHT.grid, "axes.edgecolor": LIGHT.grid,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 0.8,
+        "patch.linewidth": 0.5, "svg.fonttype": "none", "svg.hashsalt": "melzarr",
+    }  # fmt: skip
+    return mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **own})
+
+
+def _chart(pixels: tuple[int, int]) -> tuple[Figure, Axes]:
+    """Begin a chart of so many of a page's pixels."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+
+    figure = Figure(figsize=(pixels[0] / 100, pixels[1] / 100), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _whole_numbers() -> Locator:
+    """Put no ticks between whole numbers."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  (an extra)
+
+    return MaxNLocator(integer=True, nbins=6)
+
+
+def _svg(figure: Figure) -> bytes:
+    """Give a chart's bytes: as drawn, and with the colours of the dark scheme for who prefers it."""
+    data = io.BytesIO()
+    figure.savefig(data, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return data.getvalue().replace(b"</style>", f"{_dark_rules()}</style>".encode(), 1)
+
+
+def _dark_rules() -> str:
+    """Write the CSS that takes the place of each colour; programs that know none show the light scheme."""
+    pairs = [(getattr(LIGHT, role), getattr(DARK, role)) for role in Scheme.__slots__]
+    rules = [f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+             for light, dark in pairs for what in ("fill", "stroke")]  # fmt: skip
+    return f"@media (prefers-color-scheme: dark){{{''.join(rules)}}}"

@@ -1,0 +1,321 @@
+"""What was found in a store as one page that stands by itself, and its pictures beside it."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.builder.build_timings import STEPS, Built
+from pipeline.human_units import duration, size
+from pipeline.inspection import duplicate_candidates, quality, time_alignment
+from pipeline.inspection.quality import Findings
+from pipeline.inspection.track_statistics import MAX_DRAWN, Example
+from pipeline.report import charts
+from pipeline.report.charts import Charts
+from pipeline.report.mel_figure import RANGE_DB
+from pipeline.report.run_reader import Training, read_run
+from pipeline.storage.atomic import write_whole
+from pipeline.untrusted_text import printable
+from pipeline.zarr_store.reader import Store
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGE = "report.html"
+MINUS = "\u2212"
+TEXT = 200  # characters of any text that somebody else wrote
+NAME = 80  # of the name of a label or a track
+MAX_CELLS = 20  # classes up to which a confusion is a table of all of them
+CONFUSIONS = 30  # that are listed where there are more
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart as an address that holds the picture itself, and in words."""
+
+    image: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mel:
+    """A mel spectrogram as an address that holds the picture itself, and in words."""
+
+    example: Example
+    image: str
+    said: str
+
+
+def write_report(
+    store: Store,
+    found: Findings,
+    folder: Path,
+    run: Path | None = None,
+    built: Built | None = None,
+    *,
+    pictures: str = "",
+    name: str = "",
+    draw: Charts = charts,
+) -> list[Path]:
+    """Write a page about a store, and its pictures.
+
+    Parameters
+    ----------
+    store : Store
+        The store; the page names it by its last name, never by where it lies.
+    found : Findings
+        What was found in it.
+    folder : Path
+        Where ``report.html`` goes; it is made where it is missing.
+    run : Path, optional
+        Folder of a training that the page also tells of.
+    built : Built, optional
+        How the store was built, where that is known.
+    pictures : str
+        Folder in `folder` for the pictures; by default they lie beside the page, which holds them all itself.
+    name : str
+        What the page calls the store, by default the last part of where it lies.
+    draw : Charts
+        What draws the pictures.
+
+    Returns
+    -------
+    list of Path
+        What was written, the page first. The same store and run give the same bytes.
+
+    Raises
+    ------
+    MelzarrError
+        Where matplotlib is missing.
+    RunError
+        Where `run` is no training.
+    """
+    charts.require_matplotlib()
+    training = None if run is None else read_run(run)
+    drawn = _Pictures(folder / pictures, draw)
+    view = {
+        "name": name or store.tree.name or "store",
+        "found": found,
+        "facts": found.facts,
+        "faults": found.faults(),
+        "legend": drawn.keep_png("scale", draw.mel_pixels(np.linspace(*RANGE_DB, 250)[None, :].repeat(8, axis=0))),
+        "range_db": RANGE_DB,
+        "mels": _mels(found, drawn),
+        "spectra": _spectra(found, drawn),
+        "lengths": _lengths(found, drawn),
+        "built": built,
+        "training": training,
+        "other_store": training is not None and training.store_uuid != found.facts["uuid"],
+        "curves": _curves(training, drawn),
+        "confusion": _confusion(training),
+        "limits": {
+            "quiet": quality.QUIET_DB,
+            "clipped": quality.CLIPPED_SHARE,
+            "same": time_alignment.SAME,
+            "near": duplicate_candidates.NEAR_DB,
+            "bands": time_alignment.BANDS,
+            "fewest": time_alignment.FEWEST,
+        },
+        "max_drawn": MAX_DRAWN,
+    }
+    page = _environment().get_template(PAGE).render(view)
+    write_whole(folder / PAGE, page.encode())
+    return [folder / PAGE, *drawn.write()]
+
+
+class _Pictures:
+    """Pictures that a page holds, and that also become files of their own."""
+
+    def __init__(self, folder: Path, draw: Charts) -> None:
+        self.folder, self.draw = folder, draw
+        self.files: dict[str, bytes] = {}
+
+    def keep_png(self, name: str, data: bytes) -> str:
+        """Take a picture of pixels and return its address."""
+        return self._keep(f"{name}.png", "png", data)
+
+    def chart(self, name: str, data: bytes, said: str) -> Chart:
+        """Take a chart."""
+        return Chart(self._keep(f"{name}.svg", "svg+xml", data), said)
+
+    def _keep(self, file: str, kind: str, data: bytes) -> str:
+        from markupsafe import Markup  # noqa: PLC0415  (comes with jinja2, which is slow to import)
+
+        self.files[file] = data
+        return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")  # noqa: S704  (plain ASCII)
+
+    def write(self) -> list[Path]:
+        """Write the files."""
+        for name, data in self.files.items():
+            write_whole(self.folder / name, data)
+        return [self.folder / name for name in self.files]
+
+
+def file_name(kind: str, number: int, label: str) -> str:
+    """Name a picture: labels are by others, and several may become the same without what a file name cannot have."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", label)[:32].strip("-").lower()
+    return f"{kind}-{number:02d}{plain and f'-{plain}'}"
+
+
+def _mels(found: Findings, drawn: _Pictures) -> list[Mel]:
+    names = [file_name("mel", number, example.label) for number, example in enumerate(found.examples, 1)]
+    return [
+        Mel(example, drawn.keep_png(name, drawn.draw.mel_pixels(example.levels)), _seen(example, found.bands))
+        for name, example in zip(names, found.examples, strict=True)
+    ]
+
+
+def _seen(example: Example, bands: Floats) -> str:
+    """Say what a mel spectrogram shows."""
+    levels = example.levels[np.isfinite(example.levels)]
+    if not levels.size:
+        return "nothing is known of it"
+    low, high = np.quantile(levels, (0.1, 0.9))
+    mean = np.nanmean(np.where(np.isfinite(example.levels), example.levels, np.nan), axis=1)
+    return f"loudest around {hertz(bands[int(np.nanargmax(mean))])}; most of it from {db(low)} to {db(high)}"
+
+
+def _spectra(found: Findings, drawn: _Pictures) -> list[tuple[str, Floats, Chart]]:
+    """Draw the mean spectrum of each label that has one."""
+    rows = [(label, level) for label, level in zip(found.labels, found.mean_db, strict=True)
+            if np.isfinite(level).all()][:MAX_DRAWN]  # fmt: skip
+    limits = charts.level_limits([*(level for _, level in rows), found.all_db])
+    spectra = []
+    for number, (label, level) in enumerate(rows, 1):
+        image = drawn.draw.draw_spectrum(found.bands, level, found.all_db, limits)
+        peak, apart = int(np.argmax(level)), level - found.all_db
+        most = int(np.argmax(np.abs(apart)))
+        said = (
+            f"Mean level of {brief(label)} by frequency: highest at {hertz(found.bands[peak])} with {db(level[peak])}; "
+            f"furthest from the mean of all labels at {hertz(found.bands[most])}, by {apart[most]:+.0f} dB."
+        )
+        spectra.append((label, level, drawn.chart(file_name("spectrum", number, label), image, said)))
+    return spectra
+
+
+def _lengths(found: Findings, drawn: _Pictures) -> Chart | None:
+    """Draw the durations, unless they are all the same."""
+    lengths = found.lengths
+    if lengths.edges.size <= 2:
+        return None
+    most = int(np.argmax(lengths.counts))
+    said = (
+        f"Histogram of durations from {lengths.shortest:.1f} to {lengths.longest:.1f} s; most tracks, "
+        f"{lengths.counts[most]}, last from {lengths.edges[most]:.1f} to {lengths.edges[most + 1]:.1f} s."
+    )
+    return drawn.chart("durations", drawn.draw.draw_lengths(lengths), said)
+
+
+def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
+    """Draw how a training went."""
+    if training is None or not training.history:
+        return []
+    first, last = training.history[0], training.history[-1]
+    best = max(row[3] for row in training.history)
+    said = (
+        f"Loss of train windows in each of {len(training.history)} epochs: from {first[1]:.3f} to {last[1]:.3f}.",
+        f"Accuracy by epoch: in the last {last[2]:.3f} of train, {last[3]:.3f} of valid windows, at best {best:.3f}.",
+    )
+    images = drawn.draw.draw_history(training)
+    return [
+        drawn.chart(name, image, words) for name, image, words in zip(("loss", "accuracy"), images, said, strict=True)
+    ]
+
+
+def _confusion(training: Training | None) -> dict[str, Any] | None:
+    """Lay out which label was taken for which: all of them, or the most frequent confusions where they are many."""
+    if training is None or "test" not in training.parts:
+        return None
+    figures = training.parts["test"]
+    counts = np.array(figures.confusion, np.int64).reshape(len(figures.labels), len(figures.labels))
+    there = counts.sum(axis=1)
+    shares = counts / np.maximum(there, 1)[:, None]
+    cells = [list(zip(row, share, strict=True)) for row, share in zip(counts.tolist(), shares.tolist(), strict=True)]
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.lexsort((np.arange(wrong.size), -wrong.ravel()))[:CONFUSIONS]
+    pairs = [(figures.labels[n // len(counts)], figures.labels[n % len(counts)], int(wrong.ravel()[n]))
+             for n in order.tolist() if wrong.ravel()[n]]  # fmt: skip
+    rows = list(zip(figures.labels, cells, np.diag(shares).tolist(), there.tolist(), strict=True))
+    is_table = len(counts) <= MAX_CELLS
+    return {"labels": figures.labels, "rows": rows if is_table else [], "pairs": pairs, "n_wrong": int(wrong.sum())}
+
+
+# What the page says, as its template asks for it.
+
+
+def clean(value: object, most: int = TEXT) -> str:
+    """Write text of others so that it steers nothing and does not flood the page."""
+    text = str(value)
+    text = text if len(text) <= most else f"{text[:most]}…"
+    return printable(text)
+
+
+def brief(name: str) -> str:
+    """Write the name of a label or a track."""
+    return clean(name, NAME)
+
+
+def hours(value: float) -> str:
+    """Say a length in h."""
+    return duration(3600 * value) if math.isfinite(value) else number(value)
+
+
+def db(value: float) -> str:
+    """Say a level."""
+    return f"{value:.0f} dB".replace("-", MINUS) if math.isfinite(value) else "no level"
+
+
+def hertz(value: float) -> str:
+    """Say a frequency."""
+    return f"{value / 1000:.1f} kHz" if value >= 1000 else f"{value:.0f} Hz"
+
+
+def number(value: float, digits: int = 0) -> str:
+    """Say a number; a dash where it is none."""
+    return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "\u2013"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Say a share."""
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "\u2013"
+
+
+def items(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and value of each entry of a table, also of tables in it."""
+    for name, entry in value.items():
+        if isinstance(entry, Mapping):
+            yield from ((f"{name}.{inner}", said) for inner, said in items(entry))
+        else:
+            yield str(name), ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Read templates, in which whatever is not ours is escaped, cleaned and bounded."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  (slow to import)
+    from markupsafe import Markup  # noqa: PLC0415
+
+    def safely(value: Any) -> Any:
+        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"), autoescape=True, undefined=StrictUndefined, finalize=safely,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "db": db, "hertz": hertz, "number": number, "percent": percent, "size": size, "duration": duration,
+        "brief": brief, "hours": hours,
+    }  # fmt: skip
+    environment.globals |= {"items": items, "STEPS": STEPS}
+    return environment

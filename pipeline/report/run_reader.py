@@ -1,0 +1,221 @@
+"""What a training has left in its folder, read as files: no network is opened, and nothing in them is trusted."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.untrusted_text import as_was
+
+PARTS = ("test", "valid")  # that a training is judged by; the first counts
+ACCURACIES = {
+    "window_accuracy": "windows",
+    "track_accuracy": "tracks, by mean log-probability",
+    "track_accuracy_by_vote": "tracks, by vote of their windows",
+    "macro_f1": "macro F1 of tracks",
+}
+MAX_EPOCHS = 10_000
+WORST = 50  # wrong answers that are kept
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How good a network is on one part.
+
+    Parameters
+    ----------
+    n_tracks, n_windows : int
+        That it answered.
+    accuracies : tuple of (str, float, float, float)
+        What was counted, its share of right answers (last the mean F1 of the classes), and the ends of its interval.
+    labels : tuple of str
+        Names of the classes.
+    confusion : tuple of tuple of int
+        Tracks by true class (row) and answer (column).
+    """
+
+    n_tracks: int
+    n_windows: int
+    accuracies: tuple[tuple[str, float, float, float], ...]
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A track that was answered wrongly, and how sure the network was; probabilities from 0 to 1."""
+
+    split: str
+    track: str
+    label: str
+    answer: str
+    of_answer: float
+    of_label: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """A training, as its files tell it.
+
+    Parameters
+    ----------
+    name : str
+        Of its folder.
+    protocol, words : str
+        By which it was judged, and what that means.
+    store_uuid : str
+        UUID of the store that it was trained on.
+    recipe : dict of str to value
+        How it was trained.
+    history : tuple of (float, float, float, float)
+        Epoch, loss, accuracy of train windows, accuracy of valid windows.
+    parts : dict of str to Figures
+        How good it is, by part; empty where the training is not finished.
+    wrong : tuple of Wrong
+        Tracks that were answered wrongly, that with the least probability of its label first; of many the first.
+    n_wrong, n_answered : int
+        How many there are, of how many.
+    notes : tuple of str
+        What is missing or damaged, a sentence each.
+    """
+
+    name: str
+    protocol: str
+    words: str
+    store_uuid: str
+    recipe: dict[str, Any]
+    history: tuple[tuple[float, float, float, float], ...]
+    parts: dict[str, Figures]
+    wrong: tuple[Wrong, ...]
+    n_wrong: int
+    n_answered: int
+    notes: tuple[str, ...]
+
+
+def read_run(folder: Path) -> Training:
+    """Read what a training has left.
+
+    Parameters
+    ----------
+    folder : Path
+        Its folder.
+
+    Raises
+    ------
+    RunError
+        Where there is no training. What else is missing or damaged is a note.
+    """
+    try:
+        config = _read_json(folder / "config.json")
+        store, protocol = dict(config["store"]), dict(config["protocol"])
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder} is no run, it has no config.json; make one with: melzarr train STORE --run {folder}"
+        ) from error
+    except DAMAGED as error:
+        raise RunError(
+            f"{folder / 'config.json'} is no configuration of a run; it is damaged, train again with --force"
+        ) from error
+    notes: list[str] = []
+    history = _or_note(_history, folder / "history.csv", (), notes, "no epoch is done")
+    parts = _or_note(_figures, folder / "metrics.json", {}, notes, "it is not finished")
+    without = "it was trained before answers of single tracks were kept; train again to have them" if parts else ""
+    wrong, n_wrong, n_answered = _or_note(_wrong, folder / "answers.csv", ((), 0, 0), notes, without)
+    return Training(
+        name=Path(os.path.realpath(folder)).name,
+        protocol=str(protocol.get("name", "")),
+        words=str(protocol.get("words", "")),
+        store_uuid=str(store.get("uuid", "")),
+        recipe=config["recipe"] if isinstance(config.get("recipe"), dict) else {},
+        history=history,
+        parts=parts,
+        wrong=wrong,
+        n_wrong=n_wrong,
+        n_answered=n_answered,
+        notes=tuple(notes),
+    )
+
+
+def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str) -> Any:
+    """Read a file; where it is missing or damaged, note that and go on."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        notes.extend([f"{path.name} is not there: {missing}"] if missing else [])
+    except DAMAGED:
+        notes.append(f"{path.name} is damaged, and left out")
+    return nothing
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError("it is no table of names and values")
+    return found
+
+
+def _history(path: Path) -> tuple[tuple[float, ...], ...]:
+    names, rows = ("epoch", "loss", "accuracy", "valid_accuracy"), []
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.append(tuple(_finite(float(row[name])) for name in names))
+            if len(rows) == MAX_EPOCHS:
+                break
+    return tuple(rows)
+
+
+def _figures(path: Path) -> dict[str, Figures]:
+    found = _read_json(path)
+    return {part: _part(found[part]) for part in PARTS if part in found}
+
+
+def _part(found: Mapping[str, Any]) -> Figures:
+    labels = tuple(map(str, found["labels"]))
+    confusion = tuple(tuple(_whole(cell) for cell in row) for row in found["confusion"])
+    if {len(confusion), *map(len, confusion)} != {len(labels)}:
+        raise ValueError("its confusion is no square of its labels")
+    accuracies = []
+    for name, words in ACCURACIES.items():
+        value, low, high = (_finite(float(found[name][end])) for end in ("value", "low", "high"))
+        accuracies.append((words, value, low, high))
+    n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
+    return Figures(n_tracks, n_windows, tuple(accuracies), labels, confusion)
+
+
+def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:
+    """Read the answers row by row, and keep those that were furthest from right."""
+    counts = {"wrong": 0, "all": 0}
+
+    def wrong() -> Any:
+        for row in csv.DictReader(file):
+            of_answer, of_label = (_finite(float(row[f"probability_of_{name}"])) for name in ("answer", "label"))
+            counts["all"] += 1
+            if row["label"] != row["answer"]:
+                counts["wrong"] += 1
+                split, track, label, answer = (as_was(str(row[name])) for name in ("split", "track", "label", "answer"))
+                yield Wrong(split, track, label, answer, of_answer, of_label)
+
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = heapq.nsmallest(WORST, wrong(), key=lambda row: (row.of_label, -row.of_answer, row.split, row.track))
+    return tuple(rows), counts["wrong"], counts["all"]
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+        raise ValueError(f"{value!r:.40} is no number of anything")
+    return value

@@ -1,0 +1,124 @@
+"""What crawlers and loaders read of a shared store: Croissant 1.0, the vocabulary of MLCommons for datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TRACKS
+
+CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
+
+# Which of the vocabularies each name is from, as the specification has it (docs.mlcommons.org/croissant, appendix 1).
+OF_CROISSANT: Final = (
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
+    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
+    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+CONTEXT: Final[Mapping[str, Any]] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    **{name: f"cr:{name}" for name in OF_CROISSANT},
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+}
+
+KINDS: Final = {str: "sc:Text", int: "sc:Integer", float: "sc:Float"}
+MEDIA: Final = {
+    CARD: "text/markdown",
+    CROISSANT: "application/ld+json",
+    REPORT: "text/html",
+    TRACKS: "text/csv",
+    "zarr.json": "application/json",
+}
+
+
+def croissant(
+    facts: Mapping[str, Any],
+    digests: Mapping[str, str],
+    columns: Mapping[str, tuple[type, str]],
+) -> bytes:
+    """Describe a shared store.
+
+    Parameters
+    ----------
+    facts : mapping of str to value
+        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``; ``published`` and ``author``, a date
+        and a name or nothing.
+    digests : mapping of str to str
+        SHA-256 of the files that are described one by one, by their paths; tracks.csv is one of them.
+    columns : mapping of str to (type, str)
+        Columns of tracks.csv: what their values are, and what they say.
+
+    Returns
+    -------
+    bytes
+        JSON-LD. Its one record set is the table of tracks; of the arrays it says where their chunks are, since no
+        loader of Croissant reads Zarr.
+    """
+    described = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": CONFORMS_TO,
+        "name": facts["name"],
+        "alternateName": facts["title"],
+        "description": facts["description"],
+        "license": facts["licence"],
+        "url": f"urn:uuid:{facts['uuid']}",
+        "citeAs": facts["citation"],
+        "version": f"1.0.0+{facts['uuid'][:8]}",  # what comes after the + is no part of an order, and names the content
+        **({"creator": {"@type": "sc:Person", "name": facts["author"]}} if facts["author"] else {}),
+        **({"datePublished": facts["published"]} if facts["published"] else {}),
+        "keywords": ["music", "audio", "mel spectrogram", "genre classification", "zarr"],
+        "distribution": [
+            *(_file(name, digest) for name, digest in sorted(digests.items())),
+            {
+                "@type": "cr:FileSet",
+                "@id": "chunks-of-mel",
+                "name": "chunks-of-mel",
+                "description": "Mel windows, as chunks of the Zarr array mel, whose metadata are mel/zarr.json.",
+                "encodingFormat": "application/octet-stream",
+                "includes": "mel/c/**",
+            },
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "tracks",
+                "name": "tracks",
+                "description": "One row a track, in the order of the array mel.",
+                "key": {"@id": "tracks/track"},
+                "field": [_field(name, kind, words) for name, (kind, words) in columns.items()],
+            }
+        ],
+    }
+    return (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _file(name: str, digest: str) -> dict[str, str]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
+        "encodingFormat": MEDIA.get(name, "application/octet-stream"),
+        "sha256": digest,
+    }
+
+
+def _field(name: str, kind: type, words: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"tracks/{name}",
+        "name": name,
+        "description": words,
+        "dataType": KINDS[kind],
+        "source": {"fileObject": {"@id": TRACKS}, "extract": {"column": name}},
+    }

@@ -1,0 +1,207 @@
+"""What a person reads first of a shared store: its card, in Markdown; and its tracks as a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jinja2
+
+from pipeline.shard_receipt import STATUSES
+from pipeline.sources.split import PARTS, UNUSED
+from pipeline.zarr_store.layout import COORDINATES
+from pipeline.zarr_store.reader import Store
+
+ALL = ""  # stands for all labels, none of which is empty
+MAX_LABELS = 100  # that have a line of their own
+LISTED = 20  # tracks that are not ok and that the card names; tracks.csv has them all
+
+# Licences that Hugging Face knows by name, of those that datasets of music have.
+HUB_LICENCES: Final = frozenset(
+    f"{name}-{version}"
+    for name in ("cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd")
+    for version in ("2.0", "2.5", "3.0", "4.0")
+) | {"cc0-1.0", "odc-by", "odbl", "pddl", "mit", "apache-2.0"}
+HUB_SIZES: Final = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", math.inf))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What a card says beyond what the store itself does.
+
+    Parameters
+    ----------
+    name : str
+        Name of the shared file or folder.
+    is_zip : bool
+        Whether it is an archive.
+    faults : sequence of str
+        What is known to be wrong with the tracks.
+    derived : sequence of str
+        How the store was made from another one.
+    for_hub : bool
+        Whether the card begins as Hugging Face wants it.
+    has_audio : bool
+        Whether the audio is shared too.
+    picture : str
+        Path of a picture of some tracks, or nothing.
+    published, author : str
+        Date of publication, and by whom; or nothing.
+    """
+
+    name: str
+    is_zip: bool = False
+    faults: Sequence[str] = ()
+    derived: Sequence[str] = ()
+    for_hub: bool = False
+    has_audio: bool = False
+    picture: str = ""
+    published: str = ""
+    author: str = ""
+
+
+def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
+    """Write the card of a shared store.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    facts : mapping of str to value
+        Its description, of `pipeline.inspection.describe`.
+    about : About
+        What else is to be said.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.share"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
+    )  # fmt: skip
+    environment.filters |= {"md": escape, "bib": _for_bibtex}
+    along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
+    return environment.get_template("card.md").render(
+        title=facts["title"],
+        name=about.name,
+        description=description(facts),
+        citation=citation(facts, about.published, about.author),
+        key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts['uuid'][:8]}",
+        picture=about.picture,
+        opening=_opening(store, about.name, is_zip=about.is_zip),
+        is_zip=about.is_zip,
+        along_track=", ".join(f"`{name}`" for name in along_track),
+        spec=store.spec,
+        n_frames=store.spec.n_frames,
+        layout=_layout(store),
+        counts="\n".join(markdown_table(*_counts(facts["tracks"]))),
+        split=", ".join(f"{name} {value}" for name, value in facts["split"].items()),
+        versions=", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
+        origin=facts["origin"],
+        derived=about.derived,
+        faults=about.faults,
+        troubled="\n".join(_troubled(facts["troubled"])),
+        licence=facts["licence"],
+        has_audio=about.has_audio,
+        uuid=facts["uuid"],
+        published=about.published,
+        author=about.author,
+        is_sharded=store.is_sharded,
+        hub=_hub(facts) if about.for_hub else None,
+    )
+
+
+def description(facts: Mapping[str, Any]) -> str:
+    """Say in a sentence what a dataset is."""
+    n_labels, dims = len({row["label"] for row in facts["tracks"]}), facts["dims"]
+    labels = f"{n_labels} {'label' if n_labels == 1 else 'labels'}"
+    return (
+        f"Mel spectrograms of {dims['track']} tracks of {labels}: of each track {dims['window']} windows of "
+        f"{dims['frame']} frames and {dims['band']} bands; {facts['valid_windows']} valid windows in all, in Zarr."
+    )
+
+
+def citation(facts: Mapping[str, Any], published: str, author: str) -> str:
+    """Say how a dataset is cited."""
+    by, year = f"{author}. " if author else "", f" ({published[:4]})" if published else ""
+    origin = f" Made from: {facts['origin'].rstrip('.')}." if facts["origin"] else ""
+    return f"{by}{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
+
+
+def _opening(store: Store, name: str, *, is_zip: bool) -> str:
+    track = str(store.values("track", slice(0, 1))[0])
+    where = f'ZipStore("{name}", mode="r")' if is_zip else f'"{name}"'
+    return "\n".join(
+        [
+            "import xarray as xr",
+            *(["from zarr.storage import ZipStore"] if is_zip else []),
+            f"dataset = xr.open_zarr({where}, chunks=None)",
+            'train = dataset.sel(track=dataset.split == "train")',
+            f"windows = dataset.mel.sel(track={track!r}).values  # {store.spec.shape}",
+        ]
+    )
+
+
+def _layout(store: Store) -> str:
+    if store.mel.shards is None:
+        return "one chunk a track, each a file of its own, so that any web server can serve it"
+    return f"one chunk a track, {store.tracks_per_shard} tracks a file (a shard), of which readers fetch what they need"
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Tracks of each label by split and by status, of the labels with the most tracks, and of all."""
+    counts: Counter[tuple[str, str]] = Counter()  # by label, and by split or status
+    for row in rows:
+        for label in (ALL, row["label"]):
+            counts.update({(label, what): row["tracks"] for what in ("tracks", row["split"], row["status"])})
+    heads = ["tracks", *(name for name in (*PARTS, UNUSED, *STATUSES) if counts[ALL, name])]
+    totals = {label: n for (label, what), n in counts.items() if what == "tracks" and label != ALL}
+    largest = sorted(totals, key=lambda label: (-totals[label], label))[:MAX_LABELS]
+    left = [] if len(totals) <= MAX_LABELS else [f"and {len(totals) - MAX_LABELS} labels with fewer tracks"]
+    lines = [(label, label) for label in sorted(largest)] + [("all", ALL)]
+    rest: list[list[object]] = [
+        [name, *(counts[ALL, head] - sum(counts[label, head] for label in largest) for head in heads)] for name in left
+    ]
+    table: list[list[object]] = [[name, *(counts[label, head] for head in heads)] for name, label in lines]
+    return ["label", *heads], [*table[:-1], *rest, table[-1]]
+
+
+def _troubled(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from markdown_table(["file", "status", "what is wrong"], [list(row.values()) for row in rows[:LISTED]])
+    if len(rows) > LISTED:
+        yield f"\n… and {len(rows) - LISTED} more, in [tracks.csv](tracks.csv)."
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Lay out a table in Markdown: numbers to the right."""
+    numeric = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(head))]
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---:' if number else '---' for number in numeric)}|"
+    for row in rows:
+        yield f"| {' | '.join(escape(str(cell)) for cell in row)} |"
+
+
+def escape(text: str) -> str:
+    """Have text of others be text in Markdown: no markup, no link, no HTML, nothing that steers a terminal."""
+    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    inline = re.sub(r"([\\`*_\[\]|~])", r"\\\1", plain)
+    inline = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", inline)  # what a heading, a list or a rule begins with
+    inline = re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", inline)  # and an address
+    return inline.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+
+
+def _for_bibtex(text: str) -> str:
+    """Have text of others be a value in BibTeX, in a block of code."""
+    plain = "".join(char if char.isprintable() and char not in "{}`\\~^" else " " for char in text)
+    return re.sub(r"([&%$#_])", r"\\\1", plain)
+
+
+def _hub(facts: Mapping[str, Any]) -> dict[str, str]:
+    licence = facts["licence"].lower().strip()
+    n_tracks = facts["dims"]["track"]
+    return {
+        "licence": licence if licence in HUB_LICENCES else "other",
+        "size": next(name for name, bound in HUB_SIZES if n_tracks < bound),
+    }

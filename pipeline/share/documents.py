@@ -1,0 +1,114 @@
+"""What explains a shared store, written beside its metadata: card, tables, report, description, checksums."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import CallError
+from pipeline.inspection.describe import describe
+from pipeline.inspection.quality import find
+from pipeline.report import charts
+from pipeline.report.charts import Charts
+from pipeline.report.page import write_report
+from pipeline.share.croissant import croissant
+from pipeline.share.dataset_card import About, card, citation, description
+from pipeline.share.share_options import Wish
+from pipeline.storage.atomic import files_below, sha256_of, write_whole
+from pipeline.storage.directory import Tree
+from pipeline.storage.zip import ZipTree
+from pipeline.zarr_store.companion_files import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
+from pipeline.zarr_store.reader import Store
+from pipeline.zarr_store.shard import SHARDS
+from pipeline.zarr_store.tracks_table import columns, tracks_csv
+
+# Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
+ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
+
+# Begins a step of so many tracks, and gives what is called as they are done.
+Step = Callable[[str, int], Callable[[int], object]]
+
+
+def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, draw: Charts = charts) -> None:
+    """Write all that explains a store into the folder of its metadata, and last the checksums of everything.
+
+    Parameters
+    ----------
+    store : Store
+        The store, as it will be.
+    folder : Path
+        Folder of all of it but perhaps its shards.
+    where : Tree
+        Where it will be.
+    wish : Wish
+        What was asked for.
+    step : callable
+        Called with the name and the number of tracks of each step; gives what is called as they are done.
+    draw : Charts
+        What draws the pictures.
+    """
+    published = wish.date(store)
+    findings = find(store, step("look", store.n_tracks))
+    plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
+    facts = {**describe(store), "name": plain_name}
+    picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
+    if picture:
+        (folder / PICTURES).mkdir(exist_ok=True)
+        draw.draw_examples(store, folder / picture)
+    recipe_faults = store.attributes["recipe"].get("faults", [])
+    said = recipe_faults if isinstance(recipe_faults, list) else []
+    about = About(
+        name=where.name,
+        is_zip=isinstance(where, ZipTree),
+        faults=[*findings.faults(), *map(str, said)],
+        derived=list(_derived_lines(store.attributes.get("derived"))),
+        for_hub=wish.for_hub,
+        has_audio=wish.audio is not None,
+        published=published,
+        author=wish.author,
+        picture=picture,
+    )
+    write_report(store, findings, folder, pictures=PICTURES, name=plain_name, draw=draw)
+    write_whole(folder / TRACKS, *tracks_csv(store))
+    write_whole(folder / CARD, card(store, facts, about).encode())
+    if wish.for_hub:
+        lines = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ATTRIBUTES)
+        write_whole(folder / ".gitattributes", lines.encode())
+    if wish.audio:
+        _copy_audio(store, wish.audio, folder / AUDIO, step("audio", store.n_tracks))
+    digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
+    described = {file: digest for file, digest in digests.items() if "/" not in file}
+    facts |= {"description": description(facts), "citation": citation(facts, published, wish.author)}
+    write_whole(
+        folder / CROISSANT, croissant({**facts, "published": published, "author": wish.author}, described, columns())
+    )
+    digests[CROISSANT] = sha256_of(folder / CROISSANT)
+    shards = store.values("receipts/sha256").tolist()
+    digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}
+    write_whole(folder / CHECKSUMS, checksum_lines(digests))
+
+
+def _copy_audio(store: Store, root: Tree, folder: Path, progress: Callable[[int], object]) -> None:
+    """Copy the audio files, each of which must still be the one that the store was made from."""
+    for source, digest in zip(store.values("source"), store.values("source_sha256"), strict=True):
+        progress(1)
+        if not digest:  # what could not be read then is no part of the dataset
+            continue
+        with root.local(source) as path:
+            (folder / source).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / source)
+        if sha256_of(folder / source) != digest:  # of the copy, for the file can change meanwhile
+            raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
+
+
+def _derived_lines(derived: Any) -> Iterator[str]:
+    """Say in sentences of what a store was made, and of what that was; a stranger may have written it."""
+    while isinstance(derived, dict):
+        form = f", there as {derived.get('scale')} in {derived['dtype']}" if "dtype" in derived else ""
+        tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))
+        yield f"{tracks} of the {of_tracks} tracks of the store {name}{form}."
+        if "max_error_db" in derived:
+            yield f"Its levels differ from those by at most {derived['max_error_db']} dB."
+        derived = derived.get("before")

@@ -1,0 +1,172 @@
+"""A store → a dataset that explains itself: the store or a part of it, with card, tables, report and checksums."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.builder.run_build import Progress, Summary
+from pipeline.derive.derive_store import derive, is_made
+from pipeline.derive.track_selection import Part, tracks_of
+from pipeline.errors import CallError
+from pipeline.features.decibels import stored_levels
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.publishing.target_guard import refuse_place
+from pipeline.publishing.zip_workspace import digest_file
+from pipeline.report import charts
+from pipeline.report.charts import Charts, require_matplotlib
+from pipeline.share.documents import Step, explain
+from pipeline.share.share_options import Wish
+from pipeline.sources.catalog import Catalog
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+from pipeline.storage.zip import ZipTree
+from pipeline.zarr_store.companion_files import read_checksums
+from pipeline.zarr_store.reader import Store
+
+BLOCK = 1 << 12  # tracks that wait for a thread at a time
+
+
+def share(
+    store: Store,
+    target: str | Path | Tree,
+    wish: Wish,
+    *,
+    replace: bool = False,
+    progress: Progress = lambda _: None,
+    step: Step = lambda _, __: lambda _: None,
+    draw: Charts = charts,
+) -> Summary:
+    """Share a store, or go on with what was interrupted.
+
+    Parameters
+    ----------
+    store : Store
+        The store; it is not changed.
+    target : str, Path or Tree
+        A folder, a ``.zarr.zip``, or an address in an object store.
+    wish : Wish
+        What of it, and how.
+    replace : bool
+        Whether what is there is replaced, once the new one is complete.
+    progress : callable
+        Called with the receipt of each shard that was copied.
+    step : callable
+        Called with the name and the number of tracks of each further step.
+    draw : Charts
+        What draws the pictures.
+
+    Returns
+    -------
+    Summary
+        What was copied.
+
+    Raises
+    ------
+    CallError
+        For a selection that is empty, or features that the store's cannot become.
+    BuildError
+        Where something is there already.
+    StoreError
+        Where a track of the store is damaged.
+    """
+    where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
+    require_matplotlib()  # here, for a copy can take hours
+    _require_audio(store, numbers, wish.audio)
+    parts, said = [Part(store, numbers)], repr(wish)
+    if is_made(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said):
+        return derive(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said)
+    audio = Catalog(wish.audio, tracks_of(parts)) if wish.audio else None
+    refuse_place(open_workspace(where), [store.tree], replace=replace, catalog=audio)  # likewise, before the comparison
+    about = wish.about(store)
+    if derived := _derived(store, numbers, about):
+        if spec != store.spec:
+            derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
+        about["derived"] = derived
+
+    return derive(
+        parts,
+        where,
+        about,
+        spec=spec,
+        sharded=wish.sharded,
+        replace=replace,
+        explain=lambda new, folder: explain(new, folder, where, wish, step, draw),
+        said=said,
+        progress=progress,
+    )
+
+
+def archive_sha256(where: Tree) -> str:
+    """SHA-256 of an archive as the file beside it says, in hexadecimal; nothing for what is none."""
+    return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipTree) else ""
+
+
+def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Tree | None) -> None:
+    """Refuse a place in which the audio is not, before anything is copied."""
+    if root is None:
+        return
+    sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_sha256"))
+    for source, digest in zip(sources, digests, strict=True):
+        if source.startswith("/") or ".." in source.split("/"):
+            raise CallError(f"the source {source!r} leads out of its folder; share the store without its audio")
+        if digest and root.size(source) is None:
+            raise CallError(f"{source} is not below {root}; say where the audio is that the store was made from")
+
+
+def _derived(store: Store, numbers: npt.NDArray[np.intp], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of what store this is a part or another form, and of what that was; nothing where it is all as it is."""
+    was = store.attributes
+    if len(numbers) == store.n_tracks and {**about, "uuid": was["uuid"]} == was:
+        return {}
+    found: dict[str, Any] = {"from": was["uuid"], "tracks": len(numbers), "of_tracks": store.n_tracks}
+    if about["spec"] != was["spec"]:
+        found |= {"scale": store.spec.scale, "dtype": store.spec.dtype}
+    return {**found, "before": was["derived"]} if "derived" in was else found
+
+
+def largest_error(
+    store: Store,
+    numbers: npt.NDArray[np.intp],
+    spec: FeatureSpec,
+    progress: Callable[[int], object] = lambda _: None,
+) -> float:
+    """Largest difference of levels between tracks of a store and what they become, in dB.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    numbers : np.ndarray [shape=(n_tracks,)]
+        Numbers of the tracks.
+    spec : FeatureSpec
+        What they become.
+    progress : callable
+        Called with the number of tracks done since the last call.
+
+    Returns
+    -------
+    float
+        Rounded up to thousandths.
+    """
+    read = store.reader()
+
+    def error(number: int) -> float:
+        was = np.empty(store.spec.shape, store.spec.dtype)
+        read(number, was)
+        levels = stored_levels(was, store.spec).astype(np.float32)
+        became = levels.astype(spec.dtype).astype(np.float32) if spec.scale == "db" else levels
+        progress(1)
+        return float(np.nanmax(np.abs(levels - became), initial=0.0))
+
+    blocks = (numbers[start : start + BLOCK].tolist() for start in range(0, len(numbers), BLOCK))
+    with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
+        return math.ceil(1000 * max(max(pool.map(error, block)) for block in blocks)) / 1000

@@ -1,0 +1,258 @@
+"""A dataset recipe: what a dataset is, where its audio comes from, how it is split. Data, never code to run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.sources.split import PARTS, HashSplit
+from pipeline.spec import FeatureSpec
+
+RECIPE_FILE = "recipe.toml"
+MAX_TRACKS = 100_000  # of a label, since their numbers have five digits
+AUDIO_FOLDER = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Audio that is downloaded as one archive.
+
+    Parameters
+    ----------
+    urls : tuple of str
+        Where it is published; tried in this order.
+    n_bytes : int
+        Size of the archive.
+    sha256 : str
+        Digest of the archive, in hexadecimal.
+    """
+
+    urls: tuple[str, ...]
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """Audio that melzarr makes itself.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of all randomness.
+    sample_rate : int, in Hz
+        Rate of the files.
+    seconds : float, in s
+        Length of each file.
+    sha256 : str
+        Digest of what ``sha256sum */*.wav`` says of all files; empty where the recipe does not name it.
+    """
+
+    seed: int
+    sample_rate: int
+    seconds: float
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One dataset, as its recipe says.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the recipe lies; the audio goes into its subfolder ``audio``.
+    name, title, licence, origin : str
+        What it is, what may be done with it, and who made it.
+    labels : tuple of str
+        Its classes, sorted.
+    tracks_per_label : int
+        How many tracks each class has.
+    source : Archive or Synthesis
+        Where the audio comes from.
+    spec : FeatureSpec
+        The features that it asks for; the defaults where it says nothing.
+    split : HashSplit
+        The split that is used where no other is named.
+    splits : mapping of str to mapping of str to str
+        Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
+    data : mapping of str to value
+        The recipe as it was read, for a store to keep; also what is known to be wrong with the dataset, ``faults``,
+        and when it was ``published``.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    licence: str
+    origin: str
+    labels: tuple[str, ...]
+    tracks_per_label: int
+    source: Archive | Synthesis
+    spec: FeatureSpec = field(default_factory=FeatureSpec)
+    split: HashSplit = field(default_factory=HashSplit)
+    splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def audio(self) -> Path:
+        """Folder that holds the audio, as ``label/file``."""
+        return self.folder / AUDIO_FOLDER
+
+
+def find_recipe(name: str, datasets: Path) -> Recipe:
+    """Read the recipe of a dataset.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset.
+    datasets : Path
+        Folder that holds one folder a dataset.
+
+    Raises
+    ------
+    RecipeError
+        Where there is none of that name, or it cannot be used.
+    """
+    known = recipe_names(datasets)
+    if name not in known:
+        listed = f"it has {', '.join(known)}" if known else "it holds none"
+        raise RecipeError(
+            f"no recipe called {name!r} in {datasets} ({listed}); name one of those, or say where the "
+            f"recipes are with --datasets DIR"
+        )
+    return read_recipe(datasets / name / RECIPE_FILE)
+
+
+def recipe_names(datasets: Path) -> list[str]:
+    """Names of the datasets in a folder of recipes, sorted; none where the folder is missing."""
+    return sorted(path.parent.name for path in datasets.glob(f"*/{RECIPE_FILE}"))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check one recipe file.
+
+    Raises
+    ------
+    RecipeError
+        Where it is not TOML, lacks a field or says something impossible.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
+    try:
+        json.dumps(data)  # a store keeps it in its attributes
+        labels = data["labels"]
+        _refuse_no_sentences(data.get("faults", []))
+        if not is_date(data.get("published", "2001-01-01")):
+            raise ValueError(f"published={data['published']!r} is no date; give one as text, such as '2026-11-23'")
+        return Recipe(
+            folder=path.parent,
+            name=data["name"],
+            title=data["title"],
+            licence=data["licence"],
+            origin=data["origin"],
+            labels=_labels(labels),
+            tracks_per_label=_positive(data["tracks_per_label"]),
+            source=_source(data["source"]),
+            spec=FeatureSpec.from_dict(data.get("spec", {})),
+            split=HashSplit(**data.get("split", {})),
+            splits={name: named_parts(table) for name, table in data.get("splits", {}).items()},
+            data=data,
+        )
+    except KeyError as error:
+        raise RecipeError(f"{path} lacks the field {error}; see the recipes that come with melzarr") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{path} has a field of the wrong kind: {error}") from error
+
+
+def _labels(names: Any) -> tuple[str, ...]:
+    """Sort labels; each must be the name of a visible folder, for that is what it becomes."""
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"labels={names!r} is no list of names")
+    for name in names:
+        if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
+            raise ValueError(f"label {name!r} is no plain folder name")
+    if len(set(names)) < len(names):
+        raise ValueError(f"labels={names!r} names one twice")
+    return tuple(sorted(names))
+
+
+def _refuse_no_sentences(faults: Any) -> None:
+    if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
+        raise ValueError(f"faults={faults!r:.80} is no list of sentences")
+
+
+def is_date(text: Any) -> bool:
+    """Whether a value is a date such as 2026-11-23, as text."""
+    return isinstance(text, str) and bool(re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", text))
+
+
+def _positive(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_TRACKS:
+        raise ValueError(f"tracks_per_label={value!r} is no whole number from 1 to {MAX_TRACKS}")
+    return value
+
+
+def _source(table: dict[str, Any]) -> Archive | Synthesis:
+    kind = table["kind"]
+    if kind == "archive":
+        if not isinstance(table["urls"], list) or not table["urls"]:
+            raise ValueError(f"source.urls={table['urls']!r} is no list of addresses")
+        return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
+    if kind == "synthesis":
+        sha256 = str(table.get("sha256", "")).lower()
+        if not re.fullmatch("(?:[0-9a-f]{64})?", sha256):
+            raise ValueError(f"source.sha256={sha256!r:.80} is no digest of 64 hexadecimal digits")
+        made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]), sha256)
+        if not (4000 <= made.sample_rate <= 192_000 and 0.1 <= made.seconds <= 3600):
+            raise ValueError(
+                f"{made.seconds} s at {made.sample_rate} Hz are no track; make 0.1 s to an hour at 4000 Hz or more"
+            )
+        return made
+    raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
+
+
+def named_parts(table: dict[str, Any]) -> dict[str, str]:
+    """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
+    parts: dict[str, str] = {}
+    for part in PARTS:
+        for label, ranges in table.get(part, {}).items():
+            for number in expand_ranges(ranges):
+                name = f"{label}/{label}.{number:05d}"
+                if parts.setdefault(name, part) != part:
+                    raise ValueError(f"track {name} is in {parts[name]} and in {part}")
+    return parts
+
+
+def expand_ranges(ranges: str) -> list[int]:
+    """List the numbers of ranges, both ends included.
+
+    Raises
+    ------
+    ValueError
+        Where the text is no such list.
+
+    Examples
+    --------
+    >>> expand_ranges("0-2,7")
+    [0, 1, 2, 7]
+    """
+    numbers: list[int] = []
+    for item in ranges.split(","):
+        first, _, last = item.partition("-")
+        found = range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError(f"the range {item!r} runs backwards")
+        if found[-1] >= MAX_TRACKS:
+            raise ValueError(f"the range {item!r} goes beyond the {MAX_TRACKS} tracks that a label may have")
+        numbers.extend(found)
+    return numbers

@@ -1,0 +1,371 @@
+"""A dataset recipe → audio files: downloaded and checked, taken from a copy, or synthesised."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+import lzma
+import multiprocessing
+import re
+import shutil
+import signal
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dask.system import CPU_COUNT
+from filelock import FileLock, Timeout
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from pipeline.errors import CallError, FetchError
+from pipeline.sources import demo_music
+from pipeline.sources.catalog import EXTENSIONS
+from pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis
+from pipeline.sources.http_download import BLOCK, download, mismatch
+from pipeline.storage.atomic import sha256_of
+
+MARKER = ".made.json"  # what the audio folder was made from; hidden, so that no catalog lists it
+MAX_RATIO = 20  # unpacked bytes a byte of archive: PCM and compressed audio stay below 3
+DEPTH = 3  # folders between a copy's path and its label folders
+
+bar = functools.partial(tqdm, disable=None)  # on stderr, and only where that is a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was brought or made.
+
+    Parameters
+    ----------
+    audio : Path
+        Folder that holds the audio, as ``label/file``.
+    n_tracks : int
+        How many tracks it holds.
+    made : bool
+        Whether anything was done; not where all was there already.
+    note : str
+        What else is worth knowing, as a sentence, such as how the tracks differ from what the recipe says.
+    """
+
+    audio: Path
+    n_tracks: int
+    made: bool
+    note: str = ""
+
+
+def fetch(
+    recipe: Recipe, *, copy_from: Path | None = None, tracks_per_label: int | None = None, workers: int | None = None
+) -> Fetched:
+    """Bring or make the audio of a dataset, whole or not at all; what is there already is left as it is.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The dataset.
+    copy_from : Path, optional
+        A copy to take it from instead of downloading it: the archive, or a folder at or below which, for each label,
+        a folder of audio files lies.
+    tracks_per_label : int > 0, optional
+        For synthesised datasets: how many tracks each label gets, where the recipe's number is not wanted.
+    workers : int >= 0, optional
+        For synthesised datasets: how many processes make them; by default one a core, and 0 is this process.
+
+    Returns
+    -------
+    Fetched
+        Where the audio is and how many tracks there are.
+
+    Raises
+    ------
+    FetchError
+        Where that cannot be done; the message says what was tried and what to do.
+    CallError
+        Where an option does not fit the recipe.
+    """
+    if isinstance(recipe.source, Synthesis):
+        if copy_from is not None:
+            raise CallError(f"--from {copy_from}: {recipe.name} is synthesised, so no copy is needed; leave --from out")
+        n_tracks = recipe.tracks_per_label if tracks_per_label is None else tracks_per_label
+        if not 0 < n_tracks <= 100_000:
+            raise CallError(f"{n_tracks} tracks a label cannot be made; ask for 1 to 100000")
+        return _synthesise(recipe, recipe.source, n_tracks, CPU_COUNT if workers is None else workers)
+    if tracks_per_label is not None:
+        raise CallError(f"{recipe.name} comes whole, so its number of tracks a label cannot be chosen; leave it out")
+    return _bring(recipe, recipe.source, copy_from)
+
+
+# Synthesised.
+
+
+def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) -> Fetched:
+    """Make the tracks that are missing, and remove those that are too many or were made otherwise."""
+    wanted = {
+        recipe.audio / label / f"{label}.{number:05d}.wav": (label, number)
+        for label in recipe.labels
+        for number in range(n_tracks)
+    }
+    parameters = {"seed": source.seed, "sample_rate": source.sample_rate, "seconds": source.seconds}
+    made = {**parameters, "version": demo_music.VERSION}
+    made_with, present = _marker(recipe.audio), _synthesised(recipe)
+    if present and not made_with:
+        raise FetchError(
+            f"{recipe.audio} holds files such as {min(present).name} but not {MARKER}, so melzarr did not make them "
+            f"and leaves them alone; move them away and run again"
+        )
+    kept = present & wanted.keys() if made_with == made else set()
+    missing = [path for path in wanted if path not in kept]
+    if present == kept and not missing:
+        return Fetched(recipe.audio, len(wanted), made=False)
+    with _writing(recipe.folder), _alone(recipe):
+        for path in present - kept:
+            path.unlink(missing_ok=True)
+        for label in recipe.labels:
+            (recipe.audio / label).mkdir(parents=True, exist_ok=True)
+        _mark(recipe.audio, made)
+        _write_tracks([(path, *wanted[path]) for path in missing], parameters, workers)
+        unlike = ""
+        if (
+            source.sha256
+            and n_tracks == recipe.tracks_per_label
+            and (sha256 := _digest(recipe.audio, wanted)) != source.sha256
+        ):
+            unlike = (
+                f"; they are not quite those of the recipe (sha256 {sha256}, not {source.sha256}), so that digests and "
+                f"figures differ from those of others"
+            )
+    removed = f", removed {len(present - kept)}" if present - kept else ""
+    return Fetched(recipe.audio, len(wanted), made=True, note=f"made {len(missing)} tracks{removed}{unlike}")
+
+
+def _digest(audio: Path, tracks: Iterable[Path]) -> str:
+    """Digest of what ``sha256sum */*.wav`` says in an audio folder that holds some tracks alone."""
+    paths = sorted(tracks)
+    with ThreadPoolExecutor(CPU_COUNT) as pool:
+        lines = (
+            f"{sha256}  {path.relative_to(audio).as_posix()}\n"
+            for path, sha256 in zip(paths, pool.map(sha256_of, paths), strict=True)
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _synthesised(recipe: Recipe) -> set[Path]:
+    """Files that bear the name of a synthesised track, or of an unfinished one; write_track lets no other be half."""
+    return {
+        path
+        for label in recipe.labels
+        for path in (recipe.audio / label).glob("*")
+        if re.fullmatch(rf"{re.escape(label)}\.\d{{5}}\.wav(\.part)?", path.name)
+    }
+
+
+def _write_tracks(jobs: list[tuple[Path, str, int]], parameters: dict[str, Any], workers: int) -> None:
+    """Write tracks in parallel; each is whole or absent, so that the next run goes on where this one ends."""
+    write = functools.partial(demo_music.write_track, **parameters)
+    progress = functools.partial(bar, total=len(jobs), desc="synthesising", unit="track")
+    if workers == 0 or not jobs:
+        with threadpool_limits(1):
+            for job in progress(jobs):
+                write(*job)
+        return
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    ) as pool:
+        try:
+            for future in progress(as_completed([pool.submit(write, *job) for job in jobs])):
+                future.result()
+        except BrokenProcessPool as error:
+            raise FetchError("a process that made tracks was killed; run again to go on, with fewer workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Keep a worker to its one core, and leave Ctrl-C to the main process, which lets each worker end its track."""
+    threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# Brought.
+
+
+def _bring(recipe: Recipe, source: Archive, copy_from: Path | None) -> Fetched:
+    """Download and unpack the archive, or take a copy, unless that was done before."""
+    if there := _there(recipe):
+        return there
+    with _writing(recipe.folder), _alone(recipe):
+        if copy_from is None:
+            archive = download(source, recipe.folder)
+            _unpack(archive, recipe)
+            archive.unlink()
+        elif copy_from.is_dir():
+            _copy(copy_from, recipe)
+        elif not copy_from.is_file():
+            raise FetchError(f"--from {copy_from}: there is no such file or folder; name the archive or a folder")
+        elif wrong := mismatch(copy_from, source):
+            raise FetchError(
+                f"--from {copy_from}: {wrong}; give the archive that the recipe names, or unpack this one yourself and "
+                f"give its folder"
+            )
+        else:
+            _unpack(copy_from, recipe)
+    return dataclasses.replace(_there(recipe) or Fetched(recipe.audio, 0, made=True), made=True)
+
+
+def _there(recipe: Recipe) -> Fetched | None:
+    """Say what is in the audio folder; None where it is missing or empty."""
+    if not recipe.audio.is_dir() or not any(recipe.audio.iterdir()):
+        return None
+    counts = {label: len(_audio_files(recipe.audio / label)) for label in recipe.labels}
+    n_tracks, expected = sum(counts.values()), recipe.tracks_per_label * len(counts)
+    if n_tracks not in {expected, _marker(recipe.audio).get("n_tracks")}:
+        raise FetchError(
+            f"{recipe.audio} holds {n_tracks} tracks where {expected} are expected; move it away and run again, and "
+            f"give it with --from PATH if it is the copy to use"
+        )
+    unlike = [f"{label} {count}" for label, count in counts.items() if count != recipe.tracks_per_label]
+    note = f"{n_tracks} tracks where the recipe says {expected} ({', '.join(unlike)})" if unlike else ""
+    return Fetched(recipe.audio, n_tracks, made=False, note=note)
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    """Audio files of a folder by their extension, sorted, without hidden ones; none where the folder is missing."""
+    return sorted(path for path in folder.glob("*") if _is_audio(path.name) and path.is_file())
+
+
+def _is_audio(name: str) -> bool:
+    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _copy(path: Path, recipe: Recipe) -> None:
+    """Copy the audio files of the label folders at or below a path."""
+    tree = next(
+        (folder for folder in _folders(path) if all(_audio_files(folder / label) for label in recipe.labels)), None
+    )
+    if tree is None:
+        raise FetchError(
+            f"--from {path}: neither it nor a folder up to {DEPTH} levels below holds all of the folders "
+            f"{', '.join(recipe.labels)} with audio files in them; name the folder that does, or the archive"
+        )
+    files = [(label, file) for label in recipe.labels for file in _audio_files(tree / label)]
+    with _whole(recipe) as part:
+        for label, file in bar(files, desc="copying", unit="track"):
+            shutil.copyfile(file, part / label / file.name)
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Visit a folder and those below it, the upper ones first; what may not be read is passed over."""
+    level = [path]
+    for _ in range(DEPTH + 1):
+        yield from level
+        below: list[Path] = []
+        for folder in level:
+            with contextlib.suppress(PermissionError):
+                below += sorted(
+                    child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+                )
+        level = below
+
+
+def _unpack(archive: Path, recipe: Recipe) -> None:
+    """Unpack the audio files of an archive's label folders, wherever in it these are.
+
+    Nothing but the contents of regular files is taken, and each is written to a path that is made here from a label of
+    the recipe and a plain file name: no member can lead out of its folder, be a link or a device, or set a mode.
+    """
+    room = MAX_RATIO * archive.stat().st_size
+    total = recipe.tracks_per_label * len(recipe.labels)
+    try:
+        with (
+            tarfile.open(archive) as members,
+            _whole(recipe) as part,
+            bar(total=total, desc="unpacking", unit="track") as n,
+        ):
+            for member, name in _tracks(members, recipe):
+                if (room := room - member.size - tarfile.BLOCKSIZE) < 0:
+                    raise FetchError(f"{archive} unpacks to over {MAX_RATIO} times its size; it is not to be trusted")
+                content = members.extractfile(member)
+                if content is None:  # only to satisfy the types: a regular file has content
+                    continue
+                with content, (part / name).open("wb") as file:
+                    shutil.copyfileobj(content, file, BLOCK)
+                n.update()
+    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise FetchError(f"{archive} cannot be unpacked: {error}; is it the archive that the recipe means?") from error
+
+
+def _tracks(members: tarfile.TarFile, recipe: Recipe) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """Pick the members that are audio files in a label's folder, each with its place as label/file."""
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise FetchError(f"the archive has a member {member.name!r} that leads out of its folder; do not use it")
+        if member.isreg() and path.parent.name in recipe.labels and _is_audio(path.name):
+            yield member, f"{path.parent.name}/{path.name}"
+
+
+@contextlib.contextmanager
+def _whole(recipe: Recipe) -> Iterator[Path]:
+    """Give a folder, with one for each label, to fill; it becomes the audio folder in one step, or it goes."""
+    part = recipe.audio.with_name(f"{recipe.audio.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
+    try:
+        for label in recipe.labels:
+            (part / label).mkdir(parents=True)
+        yield part
+        if not (n_tracks := sum(len(_audio_files(part / label)) for label in recipe.labels)):
+            raise FetchError(f"no audio file was found as label/file, label being {', '.join(recipe.labels)}")
+        _mark(part, {"n_tracks": n_tracks})
+        part.rename(recipe.audio)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# Kept in order.
+
+
+def _marker(audio: Path) -> dict[str, Any]:
+    """Read what an audio folder was made from; empty where nothing says so."""
+    try:
+        marker = json.loads((audio / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def _mark(audio: Path, made_with: dict[str, Any]) -> None:
+    """Write what an audio folder was made from, in one step."""
+    part = audio / f"{MARKER}.part"
+    part.write_text(json.dumps(made_with), encoding="utf-8")
+    part.replace(audio / MARKER)
+
+
+@contextlib.contextmanager
+def _alone(recipe: Recipe) -> Iterator[None]:
+    """Refuse to work on a dataset while another process does."""
+    try:
+        with FileLock(recipe.folder / ".fetch.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise FetchError(f"{recipe.folder} is being fetched by another process; wait until it ends") from error
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a failure of the file system into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise FetchError(
+            f"{error.filename or folder}: {error.strerror or error}; make room, or make {folder} writable, and run "
+            f"again: what was finished is kept"
+        ) from error

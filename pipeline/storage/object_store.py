@@ -1,0 +1,312 @@
+"""A tree of files in an object store: s3, gs, az, and to read from https, by way of obstore."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import itertools
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore import exceptions
+
+from pipeline.errors import CallError, StorageError
+from pipeline.storage.obstore_client import head, open_service, told
+
+AHEAD = 4  # files that are fetched while one is worked on: a request waits longer than a track takes to be computed
+BLOCK = 1 << 20  # bytes of a file that are read at a time, where not all of it is wanted
+HEAD = 1 << 16  # the same, where only the start of it is
+ONE_PUT = 64 << 20  # bytes up to which a file is written in one request, of which a kill leaves nothing behind
+LONGEST_NAME = 200  # bytes of a name on this machine, of which file systems take 255
+DELETED = 1000  # names of one request, which is as many as S3 takes
+
+Version = tuple[tuple[str, str], ...]  # of an object: its digest, or a number, by what the service calls it
+
+
+@dataclass(frozen=True, slots=True)
+class BucketTree:
+    """The files below a prefix of an object store.
+
+    Parameters
+    ----------
+    url : str
+        Its address, such as ``s3://bucket/prefix``, without a slash at the end.
+    patience : {"soon", "patient"}
+        How long a server that does not answer is asked again.
+
+    Notes
+    -----
+    What it is pickled as is its address. Credentials are found by obstore where it is used: in the environment (as
+    ``AWS_ACCESS_KEY_ID``, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_KEY``), from the role of the
+    machine, and for S3, where boto3 is installed, in its profiles.
+    """
+
+    url: str
+    patience: str = "soon"
+    readers = 16
+
+    @classmethod
+    def at(cls, url: str) -> BucketTree:
+        """Give the tree at an address.
+
+        Raises
+        ------
+        CallError
+            Where it names no bucket, or brings a password or a signature, which would end up in logs.
+        """
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise CallError(f"{url} is no address ({error}); give one such as s3://BUCKET/NAME") from error
+        if not parts.netloc:
+            raise CallError(f"{url} names no bucket; give {parts.scheme}://BUCKET/NAME")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise CallError(
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: give the address without password, "
+                f"query or fragment; credentials are found in the environment"
+            )
+        names = parts.path.strip("/").split("/") if parts.path.strip("/") else []
+        if re.search("%[0-9A-Fa-f]{2}", parts.path) or {"", ".", ".."} & set(names):
+            raise CallError(f"{url}: give the names in it as they are, without %20 and the like, //, . and ..")
+        return cls(url.rstrip("/"))
+
+    def __str__(self) -> str:
+        """Say the address."""
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """Last part of the address."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def folder(self) -> None:
+        """Nowhere on this machine."""
+        return
+
+    def below(self, name: str) -> BucketTree:
+        """Give the tree below one of its folders."""
+        return replace(self, url=f"{self.url}/{name}")
+
+    def beside(self, name: str) -> BucketTree:
+        """Give a tree of another name in the same folder; that folder, where the name is empty."""
+        return replace(self, url=f"{self.url.rpartition('/')[0]}/{name}".rstrip("/"))
+
+    def patient(self) -> BucketTree:
+        """Give the same tree, for whoever would rather wait some minutes for a server than fail."""
+        return replace(self, patience="patient")
+
+    def _client(self, patience: str | None = None) -> Any:
+        return open_service(self.url, patience or self.patience)
+
+    @property
+    def can_list(self) -> bool:
+        """Whether the server says what there is; on the web it does not."""
+        return not self.url.startswith("http")
+
+    def exists(self) -> bool:
+        """Whether there is anything; the first question of a person to a server, so it is not asked for long."""
+        client = self._client("at once" if self.patience == "soon" else self.patience)
+        with told(self.url):
+            if self.can_list:
+                return any(len(some) for some in obstore.list(client, chunk_size=1))
+            return head(client, "zarr.json") is not None
+
+    def read(self, name: str) -> bytes:
+        """Read a file."""
+        with told(f"{self.url}/{name}"):
+            return obstore.get(self._client(), name).bytes().to_bytes()
+
+    def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
+        """Read the last bytes of a file, and say how many it has in all."""
+        try:
+            with told(f"{self.url}/{name}"):
+                found = obstore.get(self._client(), name, options={"range": {"suffix": n_bytes}})
+                return found.bytes().to_bytes(), found.meta["size"]
+        except StorageError:
+            if self.size(name) != 0:  # of nothing there is no end, and the server says so
+                raise
+            return b"", 0
+
+    def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
+        """Read some bytes of a file."""
+        if not n_bytes:
+            return b""
+        with told(f"{self.url}/{name}"):
+            return obstore.get_range(self._client(), name, start=start, length=n_bytes).to_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file, to read here and there in it."""
+        if (size := self.size(name)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
+        return io.BufferedReader(_Ranges(self, name, size), HEAD)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        with told(f"{self.url}/{name}"):
+            found = head(self._client(), name)
+            return found["size"] if found else None
+
+    def files(self, without: str = "") -> Iterator[tuple[str, int]]:
+        """Names and sizes of all files but those in one folder."""
+        if not self.can_list:
+            raise StorageError(f"{self.url}: what is there cannot be listed over the web; give a manifest, as .csv")
+        with told(self.url):
+            for some in obstore.list(self._client(), chunk_size=1000):
+                for found in some:
+                    if not (without and found["path"].startswith(f"{without}/")):
+                        yield found["path"], found["size"]
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, in hexadecimal."""
+        digest = hashlib.sha256()
+        with told(f"{self.url}/{name}"):
+            for block in obstore.get(self._client(), name).stream(min_chunk_size=BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """Have a file on this machine for the length of a block; where there is none, neither is there."""
+        with tempfile.TemporaryDirectory(prefix="melzarr-") as folder:
+            yield self._fetch(name, Path(folder))
+
+    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
+        """Have files on this machine one after the other, each until the next is asked for, and fetch some ahead."""
+        waiting, coming = iter(enumerate(names)), deque[Future[Path]]()
+        with tempfile.TemporaryDirectory(prefix="melzarr-") as folder, ThreadPoolExecutor(AHEAD) as pool:
+
+            def ask() -> None:
+                for number, name in itertools.islice(waiting, AHEAD - len(coming)):
+                    (place := Path(folder, str(number))).mkdir()
+                    coming.append(pool.submit(self._fetch, name, place))
+
+            ask()
+            while coming:
+                path = coming.popleft().result()
+                ask()
+                yield path
+                path.unlink(missing_ok=True)
+
+    def _fetch(self, name: str, folder: Path) -> Path:
+        """Bring a file into a folder, under its own name, which errors tell."""
+        base = re.sub(r"[\x00-\x1f]", "_", name.rpartition("/")[2])
+        path = folder / os.fsencode(base)[-LONGEST_NAME:].decode(errors="ignore")
+        try:
+            with told(f"{self.url}/{name}"), path.open("wb") as file:
+                file.writelines(obstore.get(self._client(), name).stream(min_chunk_size=BLOCK))
+        except FileNotFoundError:
+            path.unlink()
+        return path
+
+    def write(self, name: str, *parts: bytes) -> None:
+        """Write a file; an object is there whole or not at all."""
+        with told(f"{self.url}/{name}"):
+            big = sum(map(len, parts)) > ONE_PUT
+            obstore.put(self._client(), name, iter(parts), use_multipart=big, chunk_size=ONE_PUT // 4)
+
+    def exchange(self, name: str, data: bytes, version: Version | None) -> Version | None:
+        """Write a file only where it is still as it was last seen.
+
+        Parameters
+        ----------
+        name : str
+            The file.
+        data : bytes
+            What it holds, of some kB at most.
+        version : Version or None
+            As this gave it, or `version_of`; None where there must be none yet.
+
+        Returns
+        -------
+        Version or None
+            Its version now; None where the service knows of no conditions, and it was simply written.
+
+        Raises
+        ------
+        FileExistsError
+            Where it is not as it was.
+        """
+        mode: Any = "create" if version is None else dict(version)
+        with told(f"{self.url}/{name}"):
+            try:
+                return _version(obstore.put(self._client(), name, data, mode=mode, use_multipart=False))
+            except FileNotFoundError as error:  # it was to be as last seen, and is gone
+                raise exceptions.PreconditionError from error
+            except exceptions.NotSupportedError:
+                obstore.put(self._client(), name, data, use_multipart=False)
+                return None
+
+    def version_of(self, name: str) -> tuple[bytes, Version]:
+        """Read a file, and its version as `exchange` takes it."""
+        with told(f"{self.url}/{name}"):
+            found = obstore.get(self._client(), name)
+            return found.bytes().to_bytes(), _version(found.meta)
+
+    def move(self, name: str, new_name: str, to: BucketTree | None = None) -> None:
+        """Have the service copy a file, then remove it."""
+        whole, root = (to or self).url, f"{urlsplit(self.url).scheme}://{urlsplit(self.url).netloc}"
+        with told(f"{self.url}/{name}"):
+            bucket = open_service(root, self.patience)
+            source, target = f"{self.url}/{name}", f"{whole}/{new_name}"
+            obstore.copy(bucket, source.removeprefix(f"{root}/"), target.removeprefix(f"{root}/"))
+            obstore.delete(bucket, source.removeprefix(f"{root}/"))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files."""
+        waiting = iter(names)
+        while some := list(itertools.islice(waiting, DELETED)):
+            try:
+                with told(self.url):
+                    obstore.delete(self._client(), some)
+            except FileNotFoundError:  # some services say so, and may have left the others
+                for name in some:
+                    with suppress(FileNotFoundError), told(f"{self.url}/{name}"):
+                        obstore.delete(self._client(), name)
+
+    def telling(self, name: str) -> AbstractContextManager[None]:
+        """Have what the service refuses in a block be a sentence."""
+        return told(f"{self.url}/{name}")
+
+
+def _version(facts: Mapping[str, Any]) -> Version:
+    """Take from what a service says of an object what it wants to hear of its version again."""
+    return tuple((name, facts[name]) for name in ("e_tag", "version") if facts.get(name))
+
+
+class _Ranges(io.RawIOBase):
+    """A file of which a request brings what is read; obstore's own holds the interpreter while it waits."""
+
+    def __init__(self, tree: BucketTree, name: str, size: int) -> None:
+        self.tree, self.file_name, self.size, self.place = tree, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def readinto(self, room: Any) -> int:
+        n_bytes = max(0, min(len(room), self.size - self.place))
+        if n_bytes:
+            room[:n_bytes] = self.tree.read_range(self.file_name, self.place, n_bytes)
+            self.place += n_bytes
+        return n_bytes

@@ -1,0 +1,46 @@
+"""What is at a path or an address: the tree of a folder, of an archive, of a bucket."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.errors import CallError
+from pipeline.storage.directory import DiskTree, Tree
+from pipeline.storage.zip import ZipTree
+
+SCHEMES = ("s3", "gs", "az", "https", "http")
+ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
+
+
+def open_tree(where: str | Path | Tree) -> Tree:
+    """Give the tree at a path or an address.
+
+    Parameters
+    ----------
+    where : str, Path or Tree
+        A path, of a folder or of a ``.zarr.zip``; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
+
+    Raises
+    ------
+    CallError
+        For an address that is none, that brings a password, or of a kind that is not known.
+    """
+    if not isinstance(where, str | Path):
+        return where
+    scheme, found, _ = str(where).partition("://")
+    if isinstance(where, Path) or not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return _on_disk(Path(where))
+    if scheme not in SCHEMES:
+        raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
+    try:
+        from pipeline.storage.object_store import BucketTree  # noqa: PLC0415  (an extra: most stores lie on a disk)
+    except ImportError as error:
+        raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
+
+    return BucketTree.at(where)
+
+
+def _on_disk(path: Path) -> Tree:
+    """Give a folder, or a zip archive by its name, where no folder has that name."""
+    return ZipTree(path) if path.name.endswith(ZIP_SUFFIX) and not path.is_dir() else DiskTree(path)

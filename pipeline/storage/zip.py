@@ -1,0 +1,207 @@
+"""A tree of files in one zip archive, in which they are stored as they are, so that any part of one can be read."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Never
+
+from pipeline.errors import CallError, StoreError
+from pipeline.storage.atomic import files_below, naming
+from pipeline.storage.directory import DiskTree
+
+SIGNATURE = b"PK\3\4"  # with which a file's header begins
+LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are
+OLDEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold, for files that are to have none
+COPIED = 1 << 20  # bytes copied at a time
+
+
+class _Archive:
+    """An archive that is open: where each of its files begins, and how long it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("rb")
+        try:
+            with zipfile.ZipFile(self.file) as found:
+                infos = [info for info in found.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            self.file.close()
+            raise StoreError(f"{path} is no whole zip archive ({error}); copy or download it again") from error
+        self.n_bytes = os.fstat(self.file.fileno()).st_size
+        self.infos = {info.filename: info for info in infos}
+
+    def __del__(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Where a file begins, and how many bytes it has."""
+        info = self.infos.get(name)
+        if info is None:
+            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path}/{name}")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
+            raise StoreError(f"{self.path}: {name} is compressed or encrypted in it; unzip it, and use the folder")
+        header = self.bytes(info.header_offset, LOCAL_HEADER) if 0 <= info.header_offset < self.n_bytes else b""
+        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        start = info.header_offset + LOCAL_HEADER + lengths
+        if not header.startswith(SIGNATURE) or start + info.file_size > self.n_bytes:
+            raise StoreError(f"{self.path}: {name} is not where it should be; copy or download the archive again")
+        return start, info.file_size
+
+    def bytes(self, start: int, n_bytes: int) -> bytes:
+        """Read some bytes of the archive."""
+        return os.pread(self.file.fileno(), n_bytes, start)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: Path, identity: tuple[int, int, int]) -> _Archive:  # noqa: ARG001  (another file of that name is opened anew)
+    return _Archive(path)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipTree:
+    """The files of a zip archive on this machine, to read.
+
+    Parameters
+    ----------
+    path : Path
+        The archive; it need not be there.
+    prefix : str
+        Folder in it, with a slash at its end; nothing for all of it.
+    """
+
+    path: Path
+    prefix: str = ""
+    readers = 2
+    can_list = True
+    folder = None
+
+    def __str__(self) -> str:
+        """Say the path, as it was given."""
+        return f"{self.path}/{self.prefix}".rstrip("/") if self.prefix else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.prefix.rstrip("/").rpartition("/")[2] or self.path.name
+
+    @property
+    def _archive(self) -> _Archive:
+        facts = self.path.stat()
+        return _opened(self.path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+    def below(self, name: str) -> ZipTree:
+        """Give the tree below one of its folders."""
+        return ZipTree(self.path, f"{self.prefix}{name}/")
+
+    def beside(self, name: str) -> DiskTree:
+        """Give a folder beside the archive."""
+        return DiskTree(self.path.parent / name)
+
+    def patient(self) -> ZipTree:
+        """Give the same; a disk is there or not."""
+        return ZipTree(self.path.absolute(), self.prefix)
+
+    def exists(self) -> bool:
+        """Whether there is an archive, and in it anything below the folder."""
+        return self.path.exists() and (not self.prefix or any(True for _ in self.files()))
+
+    def read(self, name: str) -> bytes:
+        """Read a file."""
+        archive = self._archive
+        return archive.bytes(*archive.place(self.prefix + name))
+
+    def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
+        """Read the last bytes of a file, and say how many it has in all."""
+        archive = self._archive
+        start, size = archive.place(self.prefix + name)
+        return archive.bytes(start + max(0, size - n_bytes), min(size, n_bytes)), size
+
+    def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
+        """Read some bytes of a file."""
+        archive = self._archive
+        first, size = archive.place(self.prefix + name)
+        return archive.bytes(first + start, max(0, min(n_bytes, size - start)))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file; it is read as a whole, for what is read here and there is small."""
+        return io.BytesIO(self.read(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        info = self._archive.infos.get(self.prefix + name) if self.path.is_file() else None
+        return None if info is None else info.file_size
+
+    def files(self, without: str = "") -> Iterator[tuple[str, int]]:
+        """Names and sizes of all files but those in one folder."""
+        for name, info in self._archive.infos.items():
+            inner = name.removeprefix(self.prefix)
+            if name.startswith(self.prefix) and not (without and inner.startswith(f"{without}/")):
+                yield inner, info.file_size
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, in hexadecimal."""
+        archive, digest = self._archive, hashlib.sha256()
+        start, size = archive.place(self.prefix + name)
+        for first in range(0, size, COPIED):
+            digest.update(archive.bytes(start + first, min(COPIED, size - first)))
+        return digest.hexdigest()
+
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """Refuse: audio is not read from archives."""
+        raise CallError(f"{self.path}: {name} cannot be used in an archive; unzip it, and name the folder")
+
+    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
+        """Refuse likewise."""
+        raise CallError(f"{self.path}: {next(iter(names))} cannot be used in an archive; unzip it, and name the folder")
+
+    def _refuse(self, *_: object) -> Never:
+        raise CallError(f"{self.path} is an archive, which is not changed; make another one")
+
+    write = move = remove = _refuse
+
+    def telling(self, name: str) -> AbstractContextManager[None]:
+        """Have an error of the disk say where it was."""
+        return naming(self.path / name)
+
+
+def pack_folder(folder: Path, path: Path) -> None:
+    """Put all files of a folder into a zip archive, as they are: stored, without times, and in a fixed order.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    path : Path
+        The archive. The same files give the same bytes.
+
+    Notes
+    -----
+    Metadata come first, as in the zipped stores of OME-Zarr (RFC 9 of ome.ngff), so that whoever reads an archive from
+    its start knows soon what is in it.
+    """
+    names = sorted((name for name, _ in files_below(folder)), key=_metadata_first)
+    with naming(path), path.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name in names:
+                info = zipfile.ZipInfo(name, OLDEST)
+                info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix; a file that everyone may read
+                info.file_size = (folder / name).stat().st_size  # says whether it needs the fields of large files
+                with (folder / name).open("rb") as source, archive.open(info, "w") as target:
+                    shutil.copyfileobj(source, target, COPIED)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _metadata_first(name: str) -> tuple[bool, int, str]:
+    return not name.endswith("zarr.json"), name.count("/"), name

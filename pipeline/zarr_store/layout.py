@@ -1,0 +1,327 @@
+"""The Zarr layout of a store: its arrays declared, a shard encoded, and all that describes the shards written."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import re
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.storage
+from zarr.abc.buffer import Buffer
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.sources.tracks import TEXT
+from pipeline.spec import FeatureSpec
+from pipeline.storage.atomic import files_below, sha256_of, sync
+from pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
+
+SCHEMA_VERSION = 3
+MEL_DIMS = ("track", "window", "frame", "band")
+MAX_TRACKS_PER_SHARD = 1 << 16
+CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
+LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
+
+# A store is named by its content: this stands in its metadata while the digest of all files is taken.
+UUID_BLANK = str(uuid.UUID(int=0))
+UUID_NAMESPACE = uuid.UUID("5f1f9f0e-6a0b-5c57-9d3b-2d6a4f0c8a11")
+
+
+class Column(Protocol):
+    """What a store's arrays are written from, a chunk at a time: an array, or rows that lie elsewhere."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type; text is `TEXT`, ASCII or objects."""
+        ...
+
+    def __getitem__(self, which: slice, /) -> npt.NDArray[Any]:
+        """Return some neighbouring rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One array of a store beside `mel`.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    dims : tuple of str
+        Its dimensions.
+    data : Column
+        Its values.
+    attributes : dict of str to value
+        What it is, and its unit.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    data: Column
+    attributes: Mapping[str, Any]
+
+
+def create_mel(
+    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, *, sharded: bool = True
+) -> zarr.Array[Any]:
+    """Create the array `mel`: one chunk a track, a whole number of tracks a shard, compressed and checksummed.
+
+    Parameters
+    ----------
+    store : zarr store or path
+        Where the group lies.
+    spec : FeatureSpec
+        Gives shape and dtype of a track.
+    n_tracks, tracks_per_shard : int
+        Tracks in all, and in one shard.
+    sharded : bool
+        Whether there are shards; else each chunk is a file of its own.
+    """
+    name, level = COMPRESSORS[spec.dtype]
+    return zarr.create_array(
+        store,
+        name="mel",
+        shape=(n_tracks, *spec.shape),
+        chunks=(1, *spec.shape),
+        shards=(tracks_per_shard, *spec.shape) if sharded else None,
+        dtype=spec.dtype,
+        compressors=[BloscCodec(cname=name, clevel=level, shuffle="shuffle"), Crc32cCodec()],
+        fill_value=float("nan"),
+        dimension_names=MEL_DIMS,
+        attributes={
+            "long_name": "mel spectrum of each frame" if spec.scale == "power" else "mel level of each frame",
+            "units": "1" if spec.scale == "power" else "dB",
+            "coordinates": " ".join(name for name in COORDINATES if name not in MEL_DIMS),
+        },
+        # A chunk of NaN must be written: one that is absent could not be told from one that was lost.
+        config={"write_empty_chunks": True},
+    )
+
+
+def is_packed(mel: zarr.Array[Any], spec: FeatureSpec) -> bool:
+    """Whether an array's shards are what `chunk` packs and reads, and not of somebody else's layout."""
+    found = mel.metadata.to_dict()
+    own = _own_layout(spec, mel.shape[0], mel.shards[0] if mel.shards else 1, mel.shards is not None)
+    return all(found[name] == own[name] for name in LAYOUT)
+
+
+@functools.lru_cache(maxsize=64)
+def _own_layout(spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, sharded: bool) -> dict[str, Any]:
+    own = create_mel(zarr.storage.MemoryStore(), spec, n_tracks, tracks_per_shard, sharded=sharded)
+    return dict(own.metadata.to_dict())
+
+
+COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "track": (("track",), {"long_name": "track id"}),
+    "window": (("window",), {"long_name": "start of the window in its track", "units": "s"}),
+    "frame": (("frame",), {"long_name": "centre of the frame in its window", "units": "s"}),
+    "band": (("band",), {"long_name": "centre of the mel band", "units": "Hz"}),
+    "label": (("track",), {"long_name": "class of the track"}),
+    "split": (("track",), {"long_name": "train, valid, test or unused"}),
+    "group": (("track",), {"long_name": "tracks of one group are on one side of a split"}),
+    "status": (("track",), {"long_name": "ok, short, silent or failed"}),
+    "error": (("track",), {"long_name": "what is wrong with the track"}),
+    "n_windows": (("track",), {"long_name": "valid windows; the others are NaN"}),
+    "source": (("track",), {"long_name": "path of the file below its root"}),
+    "source_sha256": (("track",), {"long_name": "SHA-256 of the file"}),
+    "source_rate": (("track",), {"long_name": "sample rate of the file", "units": "Hz"}),
+    "source_channels": (("track",), {"long_name": "channels of the file"}),
+    "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
+    "peak": (("track",), {"long_name": "largest magnitude of its samples in any channel, 1 is full scale"}),
+    "clipped": (("track",), {"long_name": "share of its samples at full scale, of all channels"}),
+    "mean_db": (("band",), {"long_name": "mean level over the windows of the train split's ok tracks", "units": "dB"}),
+    "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
+}
+
+
+RECEIPTS = ("key", "sha256", "n_bytes", "count", "level", "square")
+_FILE = re.compile(
+    rf"(receipts/)?zarr\.json|(mel|{'|'.join(COORDINATES)}|receipts/({'|'.join(RECEIPTS)}))/(zarr\.json|c(/[0-9]+)*)"
+)
+
+
+def is_file_of_a_store(name: str) -> bool:
+    """Whether a path is one that a file of a store can have."""
+    return _FILE.fullmatch(name) is not None
+
+
+def coordinate(name: str, values: Column) -> Variable:
+    """Make one of `COORDINATES` from its values."""
+    dims, attributes = COORDINATES[name]
+    return Variable(name, dims, values, attributes)
+
+
+def statistics(count: int, level: Column, square: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of the levels in each band, in dB, from sums; NaN where there is nothing.
+
+    Parameters
+    ----------
+    count : int
+        Frames that were summed.
+    level, square : Column [shape=(n_shards, n_mels)]
+        Sums of each shard, in the order of the shards, so that the rounding is always the same.
+
+    Returns
+    -------
+    mean_db, std_db : np.ndarray [shape=(n_mels,)]
+    """
+    if not count:
+        return np.full(level.shape[1], np.nan), np.full(level.shape[1], np.nan)
+    mean, square_mean = _total(level) / count, _total(square) / count
+    return mean, np.sqrt(np.maximum(square_mean - mean**2, 0.0))
+
+
+def _total(rows: Column) -> npt.NDArray[np.float64]:
+    """Add rows up one after the other, so that the rounding does not depend on how many are read at a time."""
+    total, step = np.zeros(rows.shape[1]), max(1, CHUNK_VALUES // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        for row in rows[start : start + step]:
+            total += row
+    return total
+
+
+def receipt_variables(columns: Mapping[str, Column]) -> list[Variable]:
+    """Make the arrays of a store's subgroup `receipts`: what its shards must be, and the sums of its statistics.
+
+    Parameters
+    ----------
+    columns : dict of str to Column
+        Key, sha256, n_bytes and count, [shape=(n_shards,)]; level and square, [shape=(n_shards, n_mels)].
+    """
+    dims = ("shard", "band")
+    return [Variable(name, dims[: len(data.shape)], data, {}) for name, data in columns.items()]
+
+
+def write_description(
+    path: Path,
+    *,
+    spec: FeatureSpec,
+    tracks_per_shard: int,
+    sharded: bool = True,
+    coordinates: Sequence[Variable],
+    receipts: Sequence[Variable],
+    digests: Iterable[str],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write all of a store but its shards: metadata, coordinates, receipts, and last its UUID.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the store, in which the shards lie already and nothing else.
+    spec, tracks_per_shard, sharded
+        As for `create_mel`.
+    coordinates : sequence of Variable
+        All of `COORDINATES`.
+    receipts : sequence of Variable
+        The arrays of `receipt_variables`.
+    digests : iterable of str
+        SHA-256 of each shard's file, in order.
+    attributes : mapping of str to value
+        Attributes of the group.
+    """
+    n_tracks = next(variable.data.shape[0] for variable in coordinates if variable.name == "track")
+    files = _Files(path)
+    group = zarr.create_group(files.store, attributes={**attributes, "uuid": UUID_BLANK})
+    create_mel(files.store, spec, n_tracks, tracks_per_shard, sharded=sharded)
+    for variable in coordinates:
+        _write(group, variable, files)
+    subgroup = group.create_group("receipts", attributes={"long_name": "what each shard must be"})
+    for variable in receipts:
+        _write(subgroup, variable, files)
+    with warnings.catch_warnings():
+        # Readers of Zarr 3 that do not know consolidated metadata pass over it; the others need one request.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(files.store)
+    files.write_metadata()
+    known = {shard_name(index): sha256 for index, sha256 in enumerate(digests)}
+    made = [name for name, _ in files_below(path, without=SHARDS)]
+    known.update((name, sha256_of(path / name)) for name in made if name != "zarr.json")
+    metadata = path / "zarr.json"
+    name = content_uuid(known, metadata.read_bytes())
+    metadata.write_bytes(metadata.read_bytes().replace(UUID_BLANK.encode(), name.encode()))
+    for place in {path / name for name in made} | {parent for name in made for parent in (path / name).parents}:
+        if place.is_relative_to(path):  # the shards and their folders were synced before
+            sync(place)
+
+
+class _Files:
+    """A store in memory of which the chunks go to a folder as they come.
+
+    zarr's own store of a folder gives each file to another thread, which took half of the time for a small store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held: dict[str, Buffer] = {}
+        self.store = zarr.storage.MemoryStore(self.held)
+
+    def write_chunks(self) -> None:
+        """Write the chunks that there are, and keep none."""
+        for name in [name for name in self.held if not name.endswith("zarr.json")]:
+            self._write(name, self.held.pop(name))
+
+    def write_metadata(self) -> None:
+        """Write the metadata."""
+        for name, data in self.held.items():
+            self._write(name, data)
+
+    def _write(self, name: str, data: Buffer) -> None:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(data.to_bytes())
+
+
+def _write(group: zarr.Group, variable: Variable, files: _Files) -> None:
+    """Write an array chunk by chunk, so that no more than a chunk of it need be in memory in zarr's own form."""
+    data, is_text = variable.data, variable.data.dtype.kind in "OST"
+    n_rows = max(1, CHUNK_VALUES // math.prod(data.shape[1:]))
+    array = group.create_array(
+        variable.name,
+        shape=data.shape,
+        chunks=(min(data.shape[0], n_rows), *data.shape[1:]),
+        dtype=str if is_text else data.dtype,
+        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        fill_value="" if is_text else data.dtype.type(np.nan if data.dtype.kind == "f" else 0),
+        dimension_names=variable.dims,
+        attributes=dict(variable.attributes),
+        config={"write_empty_chunks": True},
+    )
+    for start in range(0, data.shape[0], n_rows):
+        block = data[start : start + n_rows]
+        array[start : start + n_rows] = block.astype(TEXT) if is_text else block
+        files.write_chunks()
+
+
+def content_uuid(digests: Mapping[str, str], metadata: bytes) -> str:
+    """UUID of a store's content: of the name and the SHA-256 of every file, its own place in the metadata left blank.
+
+    Parameters
+    ----------
+    digests : mapping of str to str
+        SHA-256 of every file but zarr.json, by its path in the store.
+    metadata : bytes
+        The group's zarr.json.
+    """
+    value = str(json.loads(metadata)["attributes"]["uuid"])
+    blank = metadata.replace(value.encode(), UUID_BLANK.encode())
+    everything = {**digests, "zarr.json": hashlib.sha256(blank).hexdigest()}
+    digest = hashlib.sha256()
+    for name in sorted(everything):
+        digest.update(f"{everything[name]}  {name}\n".encode())
+    return str(uuid.uuid5(UUID_NAMESPACE, digest.hexdigest()))

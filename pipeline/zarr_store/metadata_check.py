@@ -1,0 +1,110 @@
+"""What a store says of itself, held against what can be, before anything of it is read: others may have written it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import zarr
+
+from pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.zarr_store.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
+from pipeline.zarr_store.shard import shard_name
+
+ATTRIBUTES: Mapping[str, type] = {
+    **dict.fromkeys(("title", "licence", "uuid"), str),
+    **dict.fromkeys(("spec", "split", "recipe", "versions"), dict),
+}
+RECEIPTS = {
+    **dict.fromkeys(("key", "sha256", "n_bytes", "count"), ("shard",)),
+    **dict.fromkeys(("level", "square"), ("shard", "band")),
+}
+TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256"}
+TEXTS |= {"receipts/key", "receipts/sha256"}
+LOST = 4  # of the last shards that may be missing before a store is no store with shards missing
+
+
+def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
+    """Give the spec of a store whose metadata claim nothing that cannot be.
+
+    Parameters
+    ----------
+    tree : Tree
+        Where it lies.
+    group : zarr.Group
+        Its root.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, IndexError, SpecError
+        Where an attribute or an array is missing, of another kind, or of a size that fits neither the others nor
+        what is there.
+    """
+    attributes: dict[str, Any] = dict(group.attrs)
+    for name, kind in ATTRIBUTES.items():
+        if not isinstance(attributes.get(name), kind):
+            raise TypeError(f"its attribute {name} is {attributes.get(name)!r:.40}")
+    _require_words(attributes)
+    spec = FeatureSpec.from_dict(attributes["spec"])
+    mel = _array(group, "mel")
+    n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
+    n_shards = -(-n_tracks // tracks_per_shard)
+    if tracks_per_shard > MAX_TRACKS_PER_SHARD or not _has_last(tree, n_shards):
+        raise ValueError(f"it claims {n_tracks} tracks, {tracks_per_shard} a shard, and has not the files for them")
+    sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
+    for name, dims in _arrays():
+        array = _array(group, name)
+        expected = tuple(sizes[dim] for dim in dims)
+        if array.shape != expected:
+            raise ValueError(f"{name} has the shape {array.shape}, and {expected} fits the others")
+        if (array.dtype.kind in "OTU") != (name in TEXTS):
+            raise TypeError(f"{name} is of the type {array.dtype}")
+        if math.prod(array.chunks) * array.dtype.itemsize > MAX_CHUNK_BYTES:
+            raise ValueError(f"{name} has chunks of {array.chunks} values")
+    if mel.dtype != spec.dtype:
+        raise TypeError(f"mel is of the type {mel.dtype}, and its spec says {spec.dtype}")
+    return spec
+
+
+def _require_words(attributes: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than what is read of them somewhere, and text that no file can hold."""
+    json.dumps(attributes, ensure_ascii=False).encode()
+    split, recipe = attributes["split"], attributes["recipe"]
+    texts = [
+        *attributes["versions"].values(),
+        split.get("method", ""),
+        recipe.get("name", ""),
+        recipe.get("origin", ""),
+    ]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"one of its versions, its split or its recipe says {wrong[0]!r:.40}")
+    if wrong := [split[name] for name in ("valid", "test", "seed") if not isinstance(split.get(name, 0), int | float)]:
+        raise TypeError(f"its split says {wrong[0]!r:.40}")
+    for several in (split.get("of", []), recipe.get("merged", [])):
+        if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
+            raise TypeError(f"what it was merged of is {several!r:.40}")
+        for one in several:
+            _require_words({"versions": {}, "split": one, "recipe": one})
+
+
+def _arrays() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Names of all arrays, and their dimensions."""
+    yield "mel", MEL_DIMS
+    yield from ((name, dims) for name, (dims, _) in COORDINATES.items())
+    yield from ((f"receipts/{name}", dims) for name, dims in RECEIPTS.items())
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return array
+
+
+def _has_last(tree: Tree, n_shards: int) -> bool:
+    """Whether one of the last shards is there; to count them all would take a request for every thousand."""
+    last = range(n_shards - 1, max(-1, n_shards - 1 - LOST), -1)
+    return n_shards <= LOST or any(tree.size(shard_name(index)) is not None for index in last)

@@ -1,0 +1,287 @@
+"""A finished store, opened to be read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from pipeline.errors import BuildError, SpecError, StorageError, StoreError
+from pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
+from pipeline.sources.tracks import TEXT
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import Tree
+from pipeline.storage.open_storage import open_tree
+from pipeline.zarr_store.companion_files import is_companion
+from pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
+from pipeline.zarr_store.metadata_check import checked_spec
+from pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
+from pipeline.zarr_store.zarr_adapter import Strict
+
+Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
+Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A finished store, opened to be read.
+
+    Parameters
+    ----------
+    tree : Tree
+        Where it lies.
+    group : zarr.Group
+        Its root.
+    spec : FeatureSpec
+        What each of its tracks is.
+    """
+
+    tree: Tree
+    group: zarr.Group
+    spec: FeatureSpec
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group: schema version, spec, split, recipe, versions, licence, UUID."""
+        return dict(self.group.attrs)
+
+    @property
+    def mel(self) -> zarr.Array[Any]:
+        """The array (track, window, frame, band)."""
+        return self._array("mel")
+
+    @property
+    def n_tracks(self) -> int:
+        """How many tracks there are."""
+        return self.mel.shape[0]
+
+    @property
+    def tracks_per_shard(self) -> int:
+        """Tracks of every shard but the last; of every chunk, where there are no shards."""
+        mel = self.mel
+        return (mel.shards or mel.chunks)[0]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether there are shards; else each track is a file of its own."""
+        return self.mel.shards is not None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its files; those of the shards by their receipts, since to ask each file takes long."""
+        described = self.tree.files(without=SHARDS) if self.tree.can_list else map(self._sized, self._described())
+        return sum(size for _, size in described) + int(self.values("receipts/n_bytes").sum())
+
+    def _sized(self, name: str) -> tuple[str, int]:
+        return name, self.tree.size(name) or 0
+
+    def content_uuid(self, known: Mapping[str, str] | None = None) -> str:
+        """UUID of what is there, which is the one in the attributes where nothing was changed, added or removed.
+
+        Parameters
+        ----------
+        known : mapping of str to str, optional
+            SHA-256 of files that need not be read again, by their names.
+        """
+        known = known or {}
+        found = (name for name, _ in self.tree.files()) if self.tree.can_list else self._described()
+        names = sorted({name for name in found if not is_companion(name)} - known.keys() - {"zarr.json"})
+        with ThreadPoolExecutor(self.tree.readers) as pool:
+            digests = dict(zip(names, pool.map(self.tree.sha256, names), strict=True))
+        return content_uuid({**known, **digests}, self.tree.read("zarr.json"))
+
+    def _described(self) -> Iterator[str]:
+        """Names of the files that describe the store, by its metadata; for the web, where none are listed."""
+        yield from ("zarr.json", "receipts/zarr.json")
+        for name, array in self.group.members(max_depth=None):
+            if isinstance(array, zarr.Array):
+                yield f"{name}/zarr.json"
+                if name != "mel":
+                    counts = (-(-n // step) for n, step in zip(array.shape, array.shards or array.chunks, strict=True))
+                    yield from (
+                        f"{name}/{array.metadata.encode_chunk_key(place)}"
+                        for place in itertools.product(*map(range, counts))
+                    )
+
+    def refuse_replaced(self) -> None:
+        """Raise a BuildError if there is another store now, as after an append that ran at the same time."""
+        try:
+            now = json.loads(self.tree.read("zarr.json"))["attributes"]["uuid"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            now = ""
+        if now != self.attributes["uuid"]:
+            raise BuildError(f"{self.tree} was replaced or removed while it was read; run the same command again")
+
+    def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
+        """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
+        data = self.column(name, which)
+        return data if data.dtype.kind in "fiu" else data.astype(object)
+
+    def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
+        """Return the same with text as numpy's, which takes a third of the time and of the memory."""
+        try:
+            return np.asarray(self._array(name)[which])
+        except FileNotFoundError as error:
+            raise StoreError(f"{error.filename} is missing; the store is damaged, make it again") from error
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise StoreError(f"{self.tree}: {name} cannot be read ({error}); it is damaged, make it again") from error
+
+    def text(self, name: str) -> npt.NDArray[Any]:
+        """Return a text of all tracks as `TEXT`, read in blocks: in a fixed width a million digests take 256 MB."""
+        text = np.empty(self.n_tracks, TEXT)
+        for some in (slice(start, start + CHUNK_VALUES) for start in range(0, self.n_tracks, CHUNK_VALUES)):
+            text[some] = self.column(name, some)
+        return text
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = self.group[name]
+        if not isinstance(array, zarr.Array):
+            raise StoreError(f"{self.tree}: {name} is no array; the store is damaged, make it again")
+        return array
+
+    def reader(self) -> Reader:
+        """Give what reads a track by its number into an array of its shape, for several threads at a time.
+
+        It raises OSError, ValueError or RuntimeError where the track is damaged.
+        """
+        mel, chunks, dtype = self.mel, self.chunks(), np.dtype(self.spec.dtype)
+        if chunks is None:
+            return lambda number, out: np.copyto(out, mel[number])  # somebody else's layout, read as zarr does
+
+        def read(number: int, out: npt.NDArray[Any]) -> None:
+            stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
+            decode_chunk(chunks(number), stored)
+            if stored is not out:
+                out[...] = stored
+
+        return read
+
+    def chunks(self) -> Chunks | None:
+        """Give what reads the chunk of a track as it lies there, for several threads at a time.
+
+        It raises OSError or ValueError where the shard is damaged; whether the chunk is, `chunk.compressed` says.
+        There is none for somebody else's layout.
+        """
+        tracks_per_shard = self.tracks_per_shard
+        if not is_packed(self.mel, self.spec):
+            return None
+        shard_bytes = self.values("receipts/n_bytes").tolist()
+        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
+
+        def read_whole(number: int) -> bytes:
+            data = self.tree.read(shard_name(number))
+            if len(data) != shard_bytes[number]:  # a file in another one's place passes every checksum
+                raise ValueError("its file is not of the size that was written")
+            return data
+
+        def read(number: int) -> bytes:
+            shard, place = divmod(number, tracks_per_shard)
+            if (index := indices.get(shard)) is None:
+                end, size = self.tree.read_end(shard_name(shard), index_bytes(tracks_per_shard))
+                index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
+            start, n_bytes = map(int, index[place])
+            return self.tree.read_range(shard_name(shard), start, n_bytes)
+
+        return read if self.is_sharded else read_whole
+
+    def receipts(self, wanted: npt.NDArray[np.intp] | None = None) -> Iterator[Receipt]:
+        """Receipts of shards in order, as their workers gave them, but for the times; some chunks at a time.
+
+        Parameters
+        ----------
+        wanted : np.ndarray [shape=(n,)], optional
+            Numbers of the shards, ascending; by default all.
+        """
+        n_shards, step = -(-self.n_tracks // self.tracks_per_shard), max(1, CHUNK_VALUES // self.tracks_per_shard)
+        wanted = np.arange(n_shards) if wanted is None else wanted
+        for start in range(0, n_shards, step):
+            if (some := wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + step)]).size:
+                found, members = self._receipts(slice(int(some[0]), int(some[-1]) + 1)), set(some.tolist())
+                yield from (receipt for receipt in found if receipt.index in members)
+
+    def _receipts(self, which: slice) -> Iterator[Receipt]:
+        """Receipts of some shards."""
+        step = self.tracks_per_shard
+        rows = slice(which.start * step, which.stop * step)
+        facts = {name: self.values(name, rows).tolist() for name in TrackReceipt.__dataclass_fields__}
+        tracks = [TrackReceipt(**dict(zip(facts, row, strict=True))) for row in zip(*facts.values(), strict=True)]
+        columns = {name: self.values(f"receipts/{name}", which).tolist() for name in (*_RECEIPT_FIELDS, *_SUM_FIELDS)}
+        for number, row in enumerate(zip(*columns.values(), strict=True)):
+            key, sha256, n_bytes, count, level, square = row
+            try:
+                receipt = Receipt(
+                    index=which.start + number,
+                    tracks=tuple(tracks[number * step : (number + 1) * step]),
+                    sums=BandSums(count=count, level=tuple(level), square=tuple(square)),
+                    key=key,
+                    sha256=sha256,
+                    n_bytes=n_bytes,
+                )
+            except ValueError as error:
+                raise StoreError(f"{self.tree}: {error}; it is damaged, make it again") from error
+            yield receipt
+
+
+_RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
+_SUM_FIELDS = ("count", "level", "square")
+
+
+@contextmanager
+def reading(stores: Iterable[Store]) -> Iterator[None]:
+    """Have damage that is none, because a store was replaced while it was read, be said as that."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except StoreError:
+        for store in stores:
+            store.refuse_replaced()
+        raise
+
+
+def is_store(tree: Tree) -> bool:
+    """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
+    return tree.below("mel").exists() and tree.below("receipts").exists()
+
+
+def open_store(where: str | Path | Tree) -> Store:
+    """Open a finished store.
+
+    Parameters
+    ----------
+    where : str, Path or Tree
+        Its path, or its address in an object store.
+
+    Raises
+    ------
+    StoreError
+        Where there is none, or one that this version does not know.
+    """
+    tree = open_tree(where)
+    try:
+        group = zarr.open_group(Strict(tree), mode="r", zarr_format=3)
+        attributes: dict[str, Any] = dict(group.attrs)
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no store at {tree}; make one with: melzarr features SOURCE {tree}") from error
+    except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
+        raise StoreError(f"{tree} is no readable Zarr group ({error}); it is damaged or something else") from error
+    if attributes.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(
+            f"{tree} is no store that this melzarr reads: it has schema_version={attributes.get('schema_version')!r}, "
+            f"and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
+        )
+    try:
+        return Store(tree, group, checked_spec(tree, group))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, SpecError) as error:
+        raise StoreError(
+            f"{tree} is no whole store ({error}); it is damaged or something else, make it again"
+        ) from error

@@ -1,0 +1,50 @@
+"""The tracks of a store as a table in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.untrusted_text import harmless
+from pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
+from pipeline.zarr_store.reader import Store
+
+WHOLE = {"n_windows"}  # columns of whole numbers
+
+
+def columns() -> dict[str, tuple[type, str]]:
+    """Columns of tracks.csv: of what type their values are, and what they say."""
+    return {
+        name: (_kind(name, attributes), attributes["long_name"])
+        for name, (dims, attributes) in COORDINATES.items()
+        if dims == ("track",)
+    }
+
+
+def _kind(name: str, attributes: Mapping[str, str]) -> type:
+    if name in WHOLE:
+        return int
+    return float if "units" in attributes or name in {"source_channels", "peak", "clipped"} else str
+
+
+def tracks_csv(store: Store) -> Iterator[bytes]:
+    """Write the coordinates of all tracks as CSV, some tracks at a time; what is unknown is empty."""
+    names = list(columns())
+    yield _csv([names])
+    for start in range(0, store.n_tracks, CHUNK_VALUES):
+        values = [store.values(name, slice(start, start + CHUNK_VALUES)).tolist() for name in names]
+        yield _csv([list(map(_cell, row)) for row in zip(*values, strict=True)])
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return harmless(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)  # lines end as RFC 4180 says, and so names with a line break are quoted
+    return text.getvalue().encode()

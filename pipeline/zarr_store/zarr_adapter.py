@@ -1,0 +1,113 @@
+"""What zarr reads a store through: a tree of files, in which nothing that holds values may be missing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Iterable
+from typing import NoReturn
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from pipeline.storage.directory import Tree
+
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class Strict(Store):
+    """A tree as zarr reads it, in which a chunk that is missing is an error: zarr by itself fills in what is absent.
+
+    Parameters
+    ----------
+    tree : Tree
+        Where the store lies.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(read_only=True)
+        self.tree = tree
+
+    @property
+    def supports_listing(self) -> bool:
+        """Whether the tree says what there is."""
+        return self.tree.can_list
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is the same tree."""
+        return isinstance(other, Strict) and str(self.tree) == str(other.tree)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        """Say where it lies."""
+        return str(self.tree)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Read a file, or a part of it.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where it holds values and is not there.
+        """
+        try:
+            data = await asyncio.to_thread(self._read, key, byte_range)
+        except ABSENT as error:
+            if "/c/" in key:
+                raise FileNotFoundError(errno.ENOENT, "it is missing", f"{self.tree}/{key}") from error
+            return None
+        return prototype.buffer.from_bytes(data)
+
+    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
+        if self.tree.folder and self.tree.size(key) is None:  # a named pipe would block for ever
+            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.tree}/{key}")
+        with self.tree.telling(key):
+            match byte_range:
+                case RangeByteRequest(start, end):
+                    return self.tree.read_range(key, start, end - start)
+                case SuffixByteRequest(suffix):
+                    return self.tree.read_end(key, suffix)[0]
+                case OffsetByteRequest(offset):
+                    return self.tree.read(key)[offset:]
+                case _:
+                    return self.tree.read(key)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Read some parts of files."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Whether a file is there."""
+        return await asyncio.to_thread(self.tree.size, key) is not None
+
+    async def list(self) -> AsyncIterator[str]:
+        """Name all files."""
+        for name, _ in await asyncio.to_thread(lambda: [*self.tree.files()]):
+            yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Name all files whose names begin so."""
+        async for name in self.list():
+            if name.startswith(prefix):
+                yield name
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Name what lies in a folder."""
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        found = {name.removeprefix(folder).partition("/")[0] async for name in self.list_prefix(folder)}
+        for name in sorted(found):
+            yield name
+
+    async def set(self, key: str, value: Buffer) -> NoReturn:
+        """Refuse: a store that is finished is not changed."""
+        raise NotImplementedError(f"{self.tree} is read only")
+
+    async def delete(self, key: str) -> NoReturn:
+        """Refuse likewise."""
+        raise NotImplementedError(f"{self.tree} is read only")

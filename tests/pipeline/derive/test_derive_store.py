@@ -1,0 +1,671 @@
+"""A store made of tracks of other stores: the bytes of a build of the same, and no shard packed that need not be."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import digests
+from seaweed import Seaweed
+
+from model.cli import main
+from pipeline.builder.plan import make_plan
+from pipeline.builder.run_build import Summary, build
+from pipeline.clusters.task_runner import InProcess
+from pipeline.derive import derive_store as engine
+from pipeline.derive import repack
+from pipeline.derive.derive_store import derive
+from pipeline.derive.track_selection import Part
+from pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
+from pipeline.features.decibels import level_db
+from pipeline.inspection.describe import describe
+from pipeline.inspection.verify import verify
+from pipeline.publishing.open_workspace import open_workspace
+from pipeline.shard_receipt import Receipt
+from pipeline.storage.atomic import tree_bytes
+from pipeline.storage.directory import Tree
+from pipeline.storage.object_store import BucketTree
+from pipeline.storage.open_storage import open_tree
+from pipeline.zarr_store.layout import MEL_DIMS, is_packed
+from pipeline.zarr_store.reader import Store, open_store
+from pipeline.zarr_store.shard import shard_name
+
+Built = Callable[..., Store]
+
+
+@pytest.fixture(scope="module")
+def built(music: Path, tmp_path_factory: pytest.TempPathFactory, plan_of) -> Built:
+    """The function that builds a store of some of the music's tracks."""
+
+    def make(numbers: object = None, tracks_per_shard: int = 5, **spec: object) -> Store:
+        catalog, plan = plan_of(music, **spec)
+        which = range(12) if numbers is None else list(numbers)
+        few = dataclasses.replace(catalog, tracks=tuple(catalog.tracks[number] for number in which))
+        target = tmp_path_factory.mktemp("built") / "s.zarr"
+        plan = make_plan(plan.spec, few.tracks, plan.versions, tracks_per_shard)
+        build(plan, few, target, InProcess())
+        return open_store(target)
+
+    return make
+
+
+def made(parts: object, target: object, about: Store, **options: object) -> Summary:
+    """Derive a store of some tracks of some stores, each a store, or one and some numbers."""
+    chosen = [Part.whole(p) if isinstance(p, Store) else Part(p[0], np.array(p[1], np.intp)) for p in parts]
+    return derive(chosen, target, about.attributes, **options)
+
+
+def kept(target: Path, store: Store) -> list[tuple[int, int]]:
+    """Numbers of the shards that are the same in another store, here and there."""
+    paths = [sorted((root / "mel/c").iterdir(), key=lambda p: int(p.name)) for root in (target, store.tree.path)]
+    return [
+        (int(here.name), int(there.name))
+        for here in paths[0]
+        for there in paths[1]
+        if (here / "0/0/0").read_bytes() == (there / "0/0/0").read_bytes()
+    ]
+
+
+def test_of_all_tracks_of_a_store_it_is_that_store(finished: Store, tmp_path: Path) -> None:
+    receipts: list[Receipt] = []
+    summary = made([finished], tmp_path / "s.zarr", finished, progress=receipts.append)
+    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert kept(tmp_path / "s.zarr", finished) == [(0, 0), (1, 1), (2, 2)]
+    assert not any(
+        (tmp_path / "s.zarr" / name).samefile(finished.tree.path / name) for name in map(shard_name, range(3))
+    )
+    assert [receipt.index for receipt in receipts] == [0, 1, 2]
+    assert (summary.shape, summary.n_reused) == ((12, 60, 5, 128), 12)
+    assert summary.statuses == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
+    assert len(summary.troubled) == 3
+    assert not open_workspace(tmp_path / "s.zarr").root.exists()
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("tracks_per_shard", [1, 3, 7, 20])
+def test_in_other_shards_and_back_it_is_that_store(
+    tracks_per_shard: int, sharded: bool, finished: Store, tmp_path: Path, built: Built
+) -> None:
+    made([finished], tmp_path / "s.zarr", finished, tracks_per_shard=tracks_per_shard, sharded=sharded)
+    other = open_store(tmp_path / "s.zarr")
+    assert (other.tracks_per_shard, other.is_sharded) == (tracks_per_shard if sharded else 1, sharded)
+    if sharded:
+        assert digests(tmp_path / "s.zarr") == digests(built(tracks_per_shard=tracks_per_shard).tree.path)
+    made([other], tmp_path / "again.zarr", finished, tracks_per_shard=5)
+    assert digests(tmp_path / "again.zarr") == digests(finished.tree.path)
+
+
+# Of twelve tracks with five a shard: whole shards at their place, at another one, in part, the last and partial one.
+SELECTIONS = [
+    range(5, 12), [10, 11], [0, 1, 2, 3, 4, 10, 11], [0, 2, 4, 6, 8, 10], [1], range(5, 10), [0, *range(5, 10)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("numbers", SELECTIONS, ids=lambda numbers: "-".join(map(str, numbers)))
+def test_of_some_tracks_it_has_the_bytes_of_a_build_of_them(
+    numbers: list[int], finished: Store, tmp_path: Path, built: Built
+) -> None:
+    made([(finished, numbers)], tmp_path / "s.zarr", finished)
+    assert digests(tmp_path / "s.zarr") == digests(built(numbers).tree.path)
+
+
+def test_only_whole_shards_at_their_place_in_a_shard_are_kept(finished: Store, tmp_path: Path) -> None:
+    made([(finished, range(5, 12))], tmp_path / "a.zarr", finished)
+    assert kept(tmp_path / "a.zarr", finished) == [(0, 1), (1, 2)]
+    made([(finished, [0, 1, 2, 3, 4, 10, 11])], tmp_path / "b.zarr", finished)
+    assert kept(tmp_path / "b.zarr", finished) == [(0, 0), (1, 2)]
+    made([(finished, [0, *range(5, 10)])], tmp_path / "c.zarr", finished)
+    assert kept(tmp_path / "c.zarr", finished) == []
+
+
+@settings(max_examples=3)
+@given(data=st.data())
+def test_any_tracks_of_any_stores_are_those_tracks(
+    data: st.DataObject, finished: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Against numpy: the windows, the coordinates, and the statistics of the train tracks."""
+    order = data.draw(st.permutations(range(12)))
+    cut, n = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 12))
+    numbers = [sorted(order[:n][:cut]), sorted(order[:n][cut:])]
+    tracks_per_shard, sharded = data.draw(st.integers(1, 6)), data.draw(st.booleans())
+    target = tmp_path_factory.mktemp("any") / "s.zarr"
+    made([(finished, some) for some in numbers], target, finished, tracks_per_shard=tracks_per_shard, sharded=sharded)
+    chosen, dataset = numbers[0] + numbers[1], xr.open_zarr(finished.tree.path)
+    expected, found = dataset.isel(track=chosen), xr.open_zarr(target)
+    for name in ("mel", *(name for name in found.coords if name not in {"mean_db", "std_db"})):
+        np.testing.assert_array_equal(found[name].values, expected[name].values)
+        assert found[name].attrs == expected[name].attrs
+    train = expected.mel.values[((expected.split == "train") & (expected.status == "ok")).values].astype(np.float64)
+    levels = 10 * np.log10(np.maximum(train, 1e-10)).reshape(-1, 128)
+    if len(levels):
+        np.testing.assert_allclose(found.mean_db, levels.mean(axis=0), atol=1e-4)
+        np.testing.assert_allclose(found.std_db, levels.std(axis=0), atol=1e-4)
+    else:
+        assert np.isnan(found.mean_db).all()
+    assert verify(open_store(target)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"scale": "db"}),
+        ({}, {"scale": "db", "dtype": "float16"}),
+        ({"scale": "db"}, {"scale": "db", "dtype": "float16"}),
+    ],
+)
+def test_what_is_turned_into_levels_or_halves_has_the_bytes_of_a_build_of_those(
+    before: dict[str, str], after: dict[str, str], tmp_path: Path, built: Built
+) -> None:
+    source, expected = built(**before), built(**after)
+    summary = made([source], tmp_path / "s.zarr", source, spec=expected.spec)
+    assert summary.n_reused == 0
+    assert digests(tmp_path / "s.zarr") == digests(expected.tree.path)
+    levels = source.mel[0] if before else level_db(source.mel[0], source.spec)
+    np.testing.assert_array_equal(open_store(tmp_path / "s.zarr").mel[0], levels.astype(expected.spec.dtype))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"scale": "db"}, {}, "has scale=db, of which scale=power cannot be made"),
+        ({"scale": "db", "dtype": "float16"}, {"scale": "db"}, "has dtype=float16, of which dtype=float32 cannot be"),
+        ({}, {"n_windows": 30}, "has n_windows=60, of which n_windows=30 cannot be made; compute it from the audio"),
+    ],
+)
+def test_what_cannot_be_made_of_a_store_is_refused(
+    before: dict[str, object], after: dict[str, object], said: str, tmp_path: Path, built: Built
+) -> None:
+    source = built(range(2), **before)
+    with pytest.raises(SpecError, match=said):
+        made([source], tmp_path / "s.zarr", source, spec=built(range(1), **after).spec)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stores_that_do_not_go_together_are_refused_before_any_work(
+    finished: Store, own_store: Store, tmp_path: Path, built: Built
+) -> None:
+    target = tmp_path / "out/s.zarr"
+    with pytest.raises(SpecError, match=r"differ in n_mels=128 and 64, scale=power and db; make one of them again"):
+        made([(finished, [0]), built([1], n_mels=64, scale="db")], target, finished)
+    with pytest.raises(CatalogError) as refused:
+        made([(finished, [0, 3]), (own_store, [1, 2, 3])], target, finished)
+    assert str(refused.value).startswith(
+        f"'bells/bells.00003' is the id of a track of {finished.tree} and of one of {own_store.tree}; leave one"
+    )
+    with pytest.raises(CallError, match="there are no tracks"):
+        made([(finished, [])], target, finished)
+    for numbers in ([1, 0], [0, 0], [-1], [12]):
+        with pytest.raises(ValueError, match="must be ascending, below 12"):
+            made([(finished, numbers)], target, finished)
+    assert not target.parent.exists()
+
+
+def test_a_group_is_in_one_split(own_music: Path, tmp_path: Path, plan_of) -> None:
+    def of_an_album(number: int, split: str) -> Store:
+        manifest, target = own_music / f"{number}.csv", tmp_path / f"{number}.zarr"
+        manifest.write_text(f"path,label,group,split\nbells/bells.0000{number}.wav,bells,first album,{split}\n")
+        catalog, plan = plan_of(manifest)
+        build(plan, catalog, target, InProcess())
+        return open_store(target)
+
+    first, second, third = of_an_album(0, "train"), of_an_album(2, "test"), of_an_album(3, "unused")
+    with pytest.raises(CatalogError, match=r"00000' \(train\) and .*00002' \(test\) are of one group, 'first album'"):
+        made([first, second], tmp_path / "s.zarr", first)
+    made([first, third], tmp_path / "s.zarr", first)
+    assert open_store(tmp_path / "s.zarr").values("split").tolist() == ["train", "unused"]
+
+
+def stops_after(n_shards: int) -> Callable[[Receipt], None]:
+    """A progress that stops a derivation after some shards, as if it were killed."""
+    left = [n_shards]
+
+    def progress(_: Receipt) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def interrupted(parts: object, target: object, about: Store, **options: object) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        made(parts, target, about, progress=stops_after(2), **options)
+
+
+@pytest.mark.parametrize("tracks_per_shard", [5, 2])
+def test_one_that_was_stopped_goes_on(
+    tracks_per_shard: int, finished: Store, tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_threads", lambda *_: 1)
+    target, options = tmp_path / "s.zarr", {"tracks_per_shard": tracks_per_shard}
+    interrupted([finished], target, finished, **options)
+    assert not target.exists()
+    n_receipts = open_workspace(target).n_receipts()
+    assert 2 <= n_receipts <= 4
+    monkeypatch.setattr(repack, "_packed", counting := Counting(repack._packed))
+    summary = made([finished], target, finished, **options)
+    assert counting.calls == (0 if tracks_per_shard == 5 else 6 - n_receipts)
+    assert summary.n_reused == 12 - 2 * counting.calls
+    assert digests(target) == digests(built(**options).tree.path)
+
+
+class Counting:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        return self.function(*arguments)
+
+
+def test_what_an_earlier_run_left_is_checked(finished: Store, tmp_path: Path, built: Built) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted([finished], target, finished, tracks_per_shard=2)
+    (shard,) = (open_workspace(target).root.path / "shards").glob("0000001.*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    (open_workspace(target).root.path / "receipts/0000000.json").write_text("{}")
+    made([finished], target, finished, tracks_per_shard=2)
+    assert digests(target) == digests(built(tracks_per_shard=2).tree.path)
+
+
+def test_the_work_of_another_derivation_is_forgotten(
+    finished: Store, tmp_path: Path, built: Built, own_music: Path, plan_of
+) -> None:
+    target = tmp_path / "s.zarr"
+    interrupted([finished], target, finished, tracks_per_shard=2)
+    shutil.copy(own_music / "bells/bells.00003.wav", own_music / "bells/bells.00000.wav")  # the same id, other bytes
+    catalog, plan = plan_of(own_music)
+    build(plan, catalog, tmp_path / "other.zarr", InProcess())
+    other = open_store(tmp_path / "other.zarr")
+    assert made([other], target, finished, tracks_per_shard=2).n_reused == 0
+    made([other], tmp_path / "fresh.zarr", finished, tracks_per_shard=2)
+    assert digests(target) == digests(tmp_path / "fresh.zarr")
+    assert digests(target) != digests(built(tracks_per_shard=2).tree.path)
+
+
+def test_a_receipt_that_fits_the_key_but_not_the_tracks_is_not_believed(
+    finished: Store, tmp_path: Path, own_music: Path, plan_of
+) -> None:
+    """As the note would be that says what was being made, if it were left from another time."""
+    shutil.copy(own_music / "bells/bells.00003.wav", own_music / "bells/bells.00000.wav")
+    catalog, plan = plan_of(own_music)
+    build(plan, catalog, tmp_path / "other.zarr", InProcess())
+    target, root = tmp_path / "s.zarr", open_workspace(tmp_path / "s.zarr").root
+    interrupted([open_store(tmp_path / "other.zarr")], target, finished, tracks_per_shard=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.publishing.workspace.Workspace.forget", lambda _: None)
+        made([finished], target, finished, tracks_per_shard=2)
+    made([finished], tmp_path / "fresh.zarr", finished, tracks_per_shard=2)
+    assert digests(target) == digests(tmp_path / "fresh.zarr")
+    assert not root.exists()
+
+
+def test_what_is_there_is_replaced_only_where_that_is_asked_for(finished: Store, own_store: Store) -> None:
+    target = own_store.tree.path
+    with pytest.raises(BuildError, match="is there already"):
+        made([(finished, [0, 1])], target, finished)
+    assert digests(target) == digests(finished.tree.path)
+    interrupted([finished], target, finished, replace=True, tracks_per_shard=2)
+    assert digests(target) == digests(finished.tree.path)
+    made([(finished, [0, 1])], target, finished, replace=True)
+    assert open_store(target).n_tracks == 2
+
+
+def test_a_store_is_replaced_by_one_of_its_own_tracks_and_others(
+    finished: Store, own_store: Store, tmp_path: Path
+) -> None:
+    made([(finished, range(5, 12))], tmp_path / "late.zarr", finished)
+    made([(finished, range(5))], own_store.tree.path, finished, replace=True)
+    early = open_store(own_store.tree.path)
+    made([early, open_store(tmp_path / "late.zarr")], early.tree.path, finished, replace=True, in_place=True)
+    assert digests(early.tree.path) == digests(finished.tree.path)
+    assert kept(early.tree.path, finished) == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(BuildError, match="is being built by process"), open_workspace(early.tree.path).locked():
+        made([finished], early.tree.path, finished, replace=True)
+
+
+def cannot_link(path: Path, name: Path) -> None:
+    """As between two disks; zarr has its own uses for links."""
+    if name.parent.name == "shards":
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    original_link(path, name)
+
+
+original_link = os.link
+
+
+@pytest.mark.parametrize("why", ["another disk", "a link"])
+def test_what_cannot_be_linked_is_copied(
+    why: str, own_store: Store, finished: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "a link":
+        path = own_store.tree.path / shard_name(1)
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        monkeypatch.setattr("os.link", cannot_link)
+    made([own_store], tmp_path / "s.zarr", finished)
+    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert not (tmp_path / "s.zarr" / shard_name(1)).is_symlink()
+    assert kept(tmp_path / "s.zarr", own_store) == [(0, 0), (1, 1), (2, 2)]
+
+
+def damage(store: Store, index: int, place: int) -> None:
+    path = store.tree.path / shard_name(index)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("what", ["damaged", "missing"])
+def test_a_damaged_shard_that_would_be_kept_is_named_and_nothing_appears(
+    what: str, linked: bool, own_store: Store, finished: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not linked:
+        monkeypatch.setattr("os.link", cannot_link)
+    if what == "damaged":
+        damage(own_store, 2, 100)
+    else:
+        (own_store.tree.path / shard_name(2)).unlink()
+    reason = "its bytes are not those that were written" if what == "damaged" else "it is missing"
+    names = "drums/drums.00004, drums/drums.00005"
+    with pytest.raises(StoreError, match=rf"the shard mel/c/2/0/0/0, with the tracks {names}, cannot .* \({reason}\)"):
+        made([own_store], tmp_path / "s.zarr", finished)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize(("place", "name"), [(100, "bells/bells.00005"), (-1, "bells/bells.00005"), (None, "bells")])
+def test_a_damaged_track_is_named_and_nothing_appears(
+    place: int | None, name: str, own_store: Store, finished: Store, tmp_path: Path
+) -> None:
+    if place is None:
+        (own_store.tree.path / shard_name(1)).write_bytes(b"")
+    else:
+        damage(own_store, 1, place)
+    with pytest.raises(StoreError, match=rf"track {name}.* cannot be taken \(.*\); see: melzarr verify"):
+        made([own_store], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_shard_in_another_ones_place_is_found(own_store: Store, finished: Store, tmp_path: Path) -> None:
+    first, second, aside = (own_store.tree.path / name for name in (shard_name(0), shard_name(1), "aside"))
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    with pytest.raises(StoreError, match=r"its shard is not of the size that was written"):
+        made([own_store], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+
+
+def test_windows_that_are_said_to_be_valid_and_are_not_are_refused(
+    own_store: Store, finished: Store, tmp_path: Path
+) -> None:
+    number = finished.values("track").tolist().index("drums/drums.00004")  # failed, so all of it is NaN
+    group = zarr.open_group(own_store.tree.path, mode="r+")
+    group["n_windows"][number] = 60
+    group["split"][number], group["status"][number] = "train", "ok"
+    with pytest.raises(
+        StoreError, match=r"drums/drums\.00004 cannot be taken \(one of its 60 valid windows is not fini"
+    ):
+        made([open_store(own_store.tree.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+    group["n_windows"][number] = 61
+    with pytest.raises(StoreError, match="it cannot have 61 valid windows of 60"):
+        made([open_store(own_store.tree.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+
+
+def test_somebody_elses_layout_is_read_and_packed_as_here(own_store: Store, finished: Store, tmp_path: Path) -> None:
+    values = own_store.mel[...]
+    shutil.rmtree(own_store.tree.path / "mel")
+    zarr.create_array(
+        own_store.tree.path, name="mel", data=values, chunks=(2, 30, 5, 128), dimension_names=MEL_DIMS,
+        attributes=dict(finished.mel.attrs), fill_value=float("nan"), config={"write_empty_chunks": True},
+    )  # fmt: skip
+    group = zarr.open_group(own_store.tree.path, mode="r+")
+    shutil.rmtree(own_store.tree.path / "receipts")
+    for name in ("key", "sha256", "n_bytes", "count", "level", "square"):  # one shard a chunk of two tracks
+        rows = finished.values(f"receipts/{name}")[[0] * 6]
+        group.create_array(
+            f"receipts/{name}", data=rows.astype(np.dtypes.StringDType()) if rows.dtype == object else rows
+        )
+    (own_store.tree.path / "zarr.json").write_text(json.dumps({
+        **json.loads((own_store.tree.path / "zarr.json").read_text()), "consolidated_metadata": None,
+    }))  # fmt: skip
+    store = open_store(own_store.tree.path)
+    assert store.chunks() is None
+    assert made([store], tmp_path / "s.zarr", finished, tracks_per_shard=5).n_reused == 0
+    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+
+
+# Each track a file of its own.
+
+
+@pytest.fixture(scope="module")
+def loose(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    target = tmp_path_factory.mktemp("loose") / "s.zarr"
+    made([finished], target, finished, sharded=False)
+    return open_store(target)
+
+
+def test_without_shards_each_track_is_a_file_to_whoever_reads_zarr(loose: Store, finished: Store) -> None:
+    mel = zarr.open_array(loose.tree.path / "mel", mode="r")
+    assert (mel.shards, mel.chunks) == (None, (1, 60, 5, 128))
+    assert [codec["name"] for codec in json.loads((loose.tree.path / "mel/zarr.json").read_text())["codecs"]] == [
+        "bytes", "blosc", "crc32c",
+    ]  # fmt: skip
+    assert len(list(loose.tree.path.glob("mel/c/*/0/0/0"))) == 12
+    xr.testing.assert_identical(
+        xr.open_zarr(loose.tree.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
+        xr.open_zarr(finished.tree.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
+    )
+
+
+def test_without_shards_it_is_read_verified_and_described_like_any_other(
+    loose: Store, finished: Store, music: Path
+) -> None:
+    assert is_packed(loose.mel, loose.spec)
+    verdict = verify(loose, music, n_samples=4)
+    assert (verdict.problems, verdict.n_tracks, verdict.n_sampled) == ([], 12, 4)
+    read, found = loose.reader(), np.empty_like(finished.mel[...])
+    for number in range(12):
+        read(number, found[number])
+    np.testing.assert_array_equal(found, finished.mel[...])
+    np.testing.assert_allclose(loose.values("mean_db"), finished.values("mean_db"), rtol=1e-12)
+    assert loose.n_bytes == tree_bytes(loose.tree.path)
+    facts = describe(loose)
+    assert (facts["sharded"], facts["shards"]) == (False, [1, 60, 5, 128])
+    lines = CliRunner().invoke(main, ["inspect", str(loose.tree)]).stdout
+    assert "one track (1, 60, 5, 128); each in a file of its own" in lines
+    assert "5 tracks a shard" in CliRunner().invoke(main, ["inspect", str(finished.tree)]).stdout
+
+
+def test_without_shards_a_file_is_kept_as_it_is(loose: Store, tmp_path: Path) -> None:
+    made([(loose, [2, 3, 7])], tmp_path / "s.zarr", loose, sharded=False)
+    assert kept(tmp_path / "s.zarr", loose) == [(0, 2), (1, 3), (2, 7)]
+    made([loose], tmp_path / "sharded.zarr", loose, tracks_per_shard=1)
+    assert kept(tmp_path / "sharded.zarr", loose) == []
+    assert verify(open_store(tmp_path / "sharded.zarr")).problems == []
+    made([loose], tmp_path / "default.zarr", loose)  # it has no number of tracks a shard to go by
+    assert open_store(tmp_path / "default.zarr").tracks_per_shard == 16
+
+
+def test_without_shards_damage_is_found_and_named(loose: Store, tmp_path: Path) -> None:
+    copy = open_store(Path(shutil.copytree(loose.tree.path, tmp_path / "copy.zarr")))
+    damage(copy, 3, 100)
+    (copy.tree.path / shard_name(5)).write_bytes((copy.tree.path / shard_name(4)).read_bytes())
+    (copy.tree.path / shard_name(7)).unlink()
+    problems = "\n".join(verify(copy).problems)
+    assert "bells/bells.00003: its chunk cannot be decoded" in problems
+    assert "the shard mel/c/5/0/0/0 is not the one written, with the tracks bells/bells.00005" in problems
+    assert "mel/c/7/0/0/0 is missing, with the tracks drums/drums.00001" in problems
+    read, room = copy.reader(), np.empty(copy.spec.shape, np.float32)
+    with pytest.raises(ValueError, match="checksum"):
+        read(3, room)
+    with pytest.raises(ValueError, match="its file is not of the size that was written"):
+        read(5, room)
+    with pytest.raises(FileNotFoundError):
+        read(7, room)
+
+
+def test_without_shards_a_store_is_never_taken_for_the_work_of_one_with_a_track_a_shard(
+    music: Path, loose: Store, plan_of, tmp_path: Path
+) -> None:
+    catalog, plan = plan_of(music)
+    single = make_plan(plan.spec, catalog.tracks, plan.versions, 1)
+    assert single.key(single.shard(0)) != loose.values("receipts/key")[0]
+    copy = Path(shutil.copytree(loose.tree.path, tmp_path / "copy.zarr"))
+    arguments = ["features", str(music), str(copy), "--n-windows", "60", "--tracks-per-shard", "1", "--workers", "0"]
+    refused = CliRunner().invoke(main, arguments)
+    assert "each track was a file of its own" in refused.stderr
+    assert CliRunner().invoke(main, [*arguments, "--force"]).exit_code == 0
+    assert open_store(copy).is_sharded
+    assert verify(open_store(copy)).problems == []
+
+
+# What explains a store appears with it.
+
+
+def test_what_explains_a_store_sees_it_whole_and_appears_with_it(finished: Store, tmp_path: Path) -> None:
+    target, seen = tmp_path / "s.zarr", []
+
+    def explain(store: Store, folder: Path) -> None:
+        assert not target.exists()
+        seen.append((verify(store).problems, store.attributes["uuid"]))
+        np.testing.assert_array_equal(store.mel[7], finished.mel[7])
+        (folder / "README.md").write_text(f"{store.n_tracks} tracks")
+        (folder / "more").mkdir()
+        (folder / "more/list.csv").write_text("a")
+
+    made([finished], target, finished, explain=explain)
+    assert seen == [([], finished.attributes["uuid"])]
+    assert (target / "README.md").read_text() == "12 tracks"
+    assert (target / "more/list.csv").read_text() == "a"
+
+
+def test_where_explaining_fails_nothing_appears(finished: Store, tmp_path: Path) -> None:
+    def explain(_: Store, folder: Path) -> None:
+        (folder / "README.md").write_text("half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        made([finished], tmp_path / "s.zarr", finished, explain=explain)
+    assert not (tmp_path / "s.zarr").exists()
+    assert made([finished], tmp_path / "s.zarr", finished).n_reused == 12
+    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+
+
+# In an object store.
+
+
+def remote_digests(tree: Tree) -> dict[str, str]:
+    return {name: tree.sha256(name) for name, _ in tree.files()}
+
+
+def uploaded(store: Store, tree: BucketTree) -> Store:
+    for name, _ in store.tree.files():
+        tree.write(name, store.tree.read(name))
+    return open_store(tree)
+
+
+def test_from_disk_to_bucket_to_bucket_to_disk_it_is_that_store(
+    finished: Store, bucket: BucketTree, tmp_path: Path
+) -> None:
+    first, second = bucket.below("a.zarr"), bucket.below("b.zarr")
+    made([finished], first, finished)
+    assert remote_digests(first) == digests(finished.tree.path)
+    made([open_store(first)], second, finished, tracks_per_shard=3)
+    made([open_store(second)], tmp_path / "s.zarr", finished, tracks_per_shard=5)
+    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert not bucket.below("a.zarr.building").exists()
+    assert not bucket.below("b.zarr.building").exists()
+
+
+def test_of_a_store_on_the_web(finished: Store, bucket: BucketTree, s3: Seaweed, tmp_path: Path) -> None:
+    uploaded(finished, bucket.below("s.zarr"))
+    web = open_store(open_tree(f"{bucket}/s.zarr".replace("s3:/", s3.web)))
+    made([(web, range(5, 12))], tmp_path / "s.zarr", finished)
+    made([(finished, range(5, 12))], tmp_path / "fresh.zarr", finished)
+    assert digests(tmp_path / "s.zarr") == digests(tmp_path / "fresh.zarr")
+
+
+def test_in_a_bucket_one_that_was_stopped_goes_on(
+    finished: Store, bucket: BucketTree, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_threads", lambda *_: 1)
+    target, expected = bucket.below("s.zarr"), digests(built(tracks_per_shard=2).tree.path)
+    source = uploaded(finished, bucket.below("source.zarr"))
+    interrupted([source], target, finished, tracks_per_shard=2)
+    with pytest.raises(StoreError, match="there is no store"):
+        open_store(target)
+    assert made([source], target, finished, tracks_per_shard=2).n_reused >= 4
+    assert remote_digests(target) == expected
+
+
+def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
+    finished: Store, bucket: BucketTree, music: Path, loose: Store
+) -> None:
+    target, seen = bucket.below("s.zarr"), []
+
+    def explain(store: Store, folder: Path) -> None:
+        assert target.size("zarr.json") is None
+        assert (str(store.tree), store.tree.name, store.n_bytes) == (f"{target}", "s.zarr", loose.n_bytes)
+        seen.append(verify(store, music, n_samples=3))
+        read, track = store.reader(), np.empty(store.spec.shape, np.float32)
+        read(7, track)
+        np.testing.assert_array_equal(track, finished.mel[7])
+        np.testing.assert_array_equal(store.mel[7], finished.mel[7])
+        with store.tree.local("label/zarr.json") as path:
+            assert path.parent.parent == folder
+        with pytest.raises(CallError, match="has not appeared yet and can only be read"):
+            store.tree.write("README.md", b"")
+        (folder / "README.md").write_text("12 tracks")
+
+    made([finished], target, finished, sharded=False, explain=explain)
+    assert (seen[0].problems, seen[0].n_tracks, seen[0].n_sampled) == ([], 12, 3)
+    assert target.read("README.md") == b"12 tracks"
+    assert target.read("zarr.json") == loose.tree.read("zarr.json")
+
+
+def test_in_a_bucket_shards_of_a_store_that_is_replaced_stay_where_they_are(
+    finished: Store, bucket: BucketTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made([(finished, range(7))], tmp_path / "early.zarr", finished)
+    made([(finished, range(7, 12))], tmp_path / "late.zarr", finished)
+    target = bucket.below("s.zarr")
+    early, late = uploaded(open_store(tmp_path / "early.zarr"), target), open_store(tmp_path / "late.zarr")
+    written, original = [], BucketTree.write
+
+    def write(self: BucketTree, name: str, *parts: bytes) -> None:
+        written.append(name)
+        original(self, name, *parts)
+
+    monkeypatch.setattr(BucketTree, "write", write)
+
+    def explain(store: Store, _: Path) -> None:
+        assert verify(store).problems == []
+
+    assert made([early, late], target, finished, replace=True, in_place=True, explain=explain).n_reused == 5
+    assert sorted(name[:14] for name in written if "shards/" in name) == ["shards/0000001", "shards/0000002"]
+    assert remote_digests(target) == digests(finished.tree.path)
+
+
+def test_parts_of_receipts_are_those_of_all(finished: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = list(finished.receipts())
+    for wanted in ([], [1], [0, 2], [0, 1, 2]):
+        for step in (5, 1 << 16):
+            monkeypatch.setattr("pipeline.zarr_store.reader.CHUNK_VALUES", step)
+            found = list(finished.receipts(np.array(wanted, np.intp)))
+            assert [repr(receipt) for receipt in found] == [repr(everything[index]) for index in wanted]

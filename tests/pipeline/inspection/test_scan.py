@@ -1,0 +1,79 @@
+"""A scan, and a comparison with a finished store: what they say, and that tracks beyond counting take no memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.builder import up_to_date as room
+from pipeline.builder.plan import Plan, make_plan
+from pipeline.inspection.scan import NAMED, scan
+from pipeline.sources import tracks as tracks_room
+from pipeline.sources.catalog import Catalog
+from pipeline.sources.tracks import FIELDS, TEXT, Track, Tracks, matches
+from pipeline.spec import FeatureSpec
+from pipeline.storage.directory import DiskTree
+from pipeline.versions import versions
+from pipeline.zarr_store.reader import Store
+
+N = 10_000
+BYTES = 500  # of a track that is looked at; as objects it took 2000
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[Catalog, Plan]:
+    """Ten thousand tracks, of none of which there is a file."""
+    names = (f"label-{n % 7}/a-name-of-some-length-{n:07d}" for n in range(N))
+    tracks = Tracks.of((Track(name, name[:7], f"{name}.flac", name, "train") for name in names), by="id")
+    return Catalog(DiskTree(Path("/nowhere")), tracks), make_plan(FeatureSpec(), tracks, versions())
+
+
+def peak_of(function: Callable[[], object]) -> int:
+    function()  # what is imported and kept at first use is not counted
+    tracemalloc.start()
+    function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_scan_holds_no_objects_for_its_tracks_and_names_the_first_problems(
+    many: tuple[Catalog, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracks_room, "BLOCK", 256)  # of which there are always some as objects
+    found: list[Any] = []
+    assert peak_of(lambda: found.append(scan(*many, n_workers=1))) < BYTES * N
+    assert (found[0].n_problems, len(found[0].problems)) == (N, NAMED)
+    assert found[0].cost is None
+
+
+def test_a_comparison_holds_no_objects_for_its_tracks(
+    many: tuple[Catalog, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracks_room, "BLOCK", 256)
+    monkeypatch.setattr(room, "CHUNK_VALUES", 256)
+    catalog, plan = many
+    tracks = Tracks.of(catalog.tracks)
+    columns = {name: tracks.column(name) for name in FIELDS} | {"track": tracks.column("id")}
+    columns["source_sha256"] = np.full(N, "5a" * 32, TEXT)
+    store = cast("Store", SimpleNamespace(text=columns.__getitem__, column=lambda name, some: columns[name][some]))
+    found: list[list[str]] = []
+    assert peak_of(lambda: found.append(room._track_changes(store, plan, catalog, lambda _: None))) < BYTES * N
+    first = sorted(track.id for track in catalog.tracks[:3])
+    assert found[0] == [f"tracks changed in the bytes of their files: {', '.join(first)} and {N - 3} more"]
+
+
+def test_matches_are_those_of_a_dictionary() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (np.array([f"é-{n}" for n in rng.permutation(500)[:300]], TEXT) for _ in range(2))
+    here, there = matches(first, second)
+    places = {name: number for number, name in enumerate(first.tolist())}
+    expected = {(places[name], number) for number, name in enumerate(second.tolist()) if name in places}
+    assert set(zip(here.tolist(), there.tolist(), strict=True)) == expected
+    assert len(expected) > 100
