@@ -12,31 +12,21 @@ from typing import TYPE_CHECKING, Any
 import click
 import tqdm
 
-from model.tensorflow_setup import load_tensorflow
-from pipeline.cli.commands.append_and_merge import append, merge
-from pipeline.cli.commands.features import features
-from pipeline.cli.commands.fetch import fetch
-from pipeline.cli.commands.inspect import inspect
-from pipeline.cli.commands.job_array import job_array
-from pipeline.cli.commands.report import report
-from pipeline.cli.commands.scan import scan
-from pipeline.cli.commands.share import share
-from pipeline.cli.commands.verify import verify
-from pipeline.cli.group import main
-from pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
-from pipeline.cli.output import as_text, next_step, show
-from pipeline.cli.progress import beside_bar, progress_bar
-from pipeline.errors import AudioError
-from pipeline.sources.split import PARTS
-from pipeline.storage.directory import Tree
-from pipeline.untrusted_text import printable
+from melzarr.model.tensorflow_setup import load_tensorflow
+from melzarr.pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
+from melzarr.pipeline.cli.output import as_text, next_step, show
+from melzarr.pipeline.cli.progress import beside_bar, progress_bar
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
-    from model.evaluation_protocol import Protocol
-    from model.run_directory import Run
-    from model.train import Watch
-    from model.training_recipe import TrainRecipe
-    from pipeline.zarr_store.reader import Store
+    from melzarr.model.evaluation_protocol import Protocol
+    from melzarr.model.run_directory import Run
+    from melzarr.model.train import Watch
+    from melzarr.model.training_recipe import TrainRecipe
+    from melzarr.pipeline.zarr_store.reader import Store
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUN_OPTION = click.option(
@@ -100,8 +90,8 @@ def train(
       melzarr train gtzan.zarr --recipe article --protocol window --run runs/as-in-2017
     """
     load_tensorflow()
-    from model.run_directory import Run
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.model.run_directory import Run
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{protocol}")
@@ -114,10 +104,10 @@ def _train(
     force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one run, and show how it goes and what came of it."""
-    from model.evaluation_protocol import make_protocol
-    from model.messages import metrics_lines
-    from model.train import train as train_run
-    from model.training_recipe import TrainRecipe
+    from melzarr.model.evaluation_protocol import make_protocol
+    from melzarr.model.messages import metrics_lines
+    from melzarr.model.train import train as train_run
+    from melzarr.model.training_recipe import TrainRecipe
 
     recipe = TrainRecipe.read(recipe_name)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
@@ -137,13 +127,13 @@ def _train(
 @contextmanager
 def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
     """Show windows done, their rate and the time left; a line for each epoch, and for what the loader says."""
-    from model.messages import epoch_line
-    from model.train import Watch, windows_per_epoch
+    from melzarr.model.messages import epoch_line
+    from melzarr.model.train import Watch, windows_per_epoch
 
     n_windows = windows_per_epoch(recipe, protocol)
     n_tracks = sum(protocol.part(name).tracks.size for name in ("valid", "test"))
     handler = _Lines()
-    log = logging.getLogger("model")
+    log = logging.getLogger("melzarr.model")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -187,11 +177,11 @@ def evaluate(run: Path, store: Tree, split: str, with_trained: bool, as_json: bo
       melzarr evaluate runs/demo-default-track demo.zarr --split valid --json
     """
     load_tensorflow()
-    from model.evaluate import evaluate as evaluate_run
-    from model.judged import judged
-    from model.messages import confusion_lines, metrics_lines
-    from model.run_directory import Run
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.model.evaluate import evaluate as evaluate_run
+    from melzarr.model.judged import judged
+    from melzarr.model.messages import confusion_lines, metrics_lines
+    from melzarr.model.run_directory import Run
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     folder, opened = Run(run), open_store(store)
     n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
@@ -231,11 +221,11 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
       melzarr predict runs/demo-default-track *.flac --json
     """
     load_tensorflow()
-    from model.messages import prediction_line
-    from model.plots import draw_songs
-    from model.predict import expected_windows
-    from model.predict import predict as predict_song
-    from model.run_directory import Run
+    from melzarr.model.messages import prediction_line
+    from melzarr.model.plots import draw_songs
+    from melzarr.model.predict import expected_windows
+    from melzarr.model.predict import predict as predict_song
+    from melzarr.model.run_directory import Run
 
     folder = Run(run)
     spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
@@ -277,8 +267,8 @@ def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, m
     each split that the dataset's recipe names. It takes hours for a thousand tracks; stopped, it goes on where it was.
     """
     load_tensorflow()
-    from model.reproduce import reproduce as reproduce_all
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.model.reproduce import reproduce as reproduce_all
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     folder = folder or Path("runs") / f"{PurePosixPath(store.name).stem}-reproduce"
@@ -287,10 +277,3 @@ def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, m
         return _train(opened, recipe, protocol, run, epochs, seed, memory, force=False)
 
     click.echo(f"report: {reproduce_all(opened, folder, train_one)}")
-
-
-# In the order of the work.
-for command in (
-    fetch, scan, features, job_array, inspect, verify, append, merge, report, share, train, evaluate, predict, reproduce
-):  # fmt: skip
-    main.add_command(command)

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
-from model.intervals import interval_of_macro_f1, interval_of_windows, wilson
-from model.judged import judged
-from model.loader import tracks
-from model.run_directory import Run
-from model.selection import Selection
-from pipeline.zarr_store.reader import Store
+from melzarr.model.intervals import interval_of_macro_f1, interval_of_windows, wilson
+from melzarr.model.judged import judged
+from melzarr.model.loader import tracks
+from melzarr.model.run_directory import Run
+from melzarr.model.selection import Selection
+from melzarr.pipeline.zarr_store.reader import Store
 
 LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
 BLOCK_BYTES = 5 << 20  # of windows that a model is given at a time: 2048 of the default

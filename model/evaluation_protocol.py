@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.loader import tracks
-from model.selection import Selection, select
-from model.streams import OF_PARTS, stream
-from pipeline.errors import CatalogError, StoreError
-from pipeline.features.decibels import quick_levels
-from pipeline.sources.dataset_recipe import named_parts
-from pipeline.sources.split import PARTS, UNUSED
-from pipeline.zarr_store.reader import Store
+from melzarr.model.loader import tracks
+from melzarr.model.selection import Selection, select
+from melzarr.model.streams import OF_PARTS, stream
+from melzarr.pipeline.errors import CatalogError, StoreError
+from melzarr.pipeline.features.decibels import quick_levels
+from melzarr.pipeline.sources.dataset_recipe import named_parts
+from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.zarr_store.reader import Store
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
 SHARES = (0.7, 0.15, 0.15)  # of the windows in each of PARTS, where single windows are split

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from model.streams import OF_INTERVALS, stream
+from melzarr.model.streams import OF_INTERVALS, stream
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]

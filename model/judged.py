@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.evaluation_protocol import TRACK, make_protocol
-from model.run_directory import Run
-from model.selection import Selection, label_names
-from pipeline.errors import RunError
-from pipeline.zarr_store.reader import Store
+from melzarr.model.evaluation_protocol import TRACK, make_protocol
+from melzarr.model.run_directory import Run
+from melzarr.model.selection import Selection, label_names
+from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.zarr_store.reader import Store
 
 
 @dataclass(frozen=True, slots=True)

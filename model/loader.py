@@ -15,10 +15,10 @@ import numpy.typing as npt
 import psutil
 import tensorflow as tf
 
-from model.selection import Selection
-from model.streams import OF_TRACKS, OF_WINDOWS, stream
-from pipeline.errors import StoreError
-from pipeline.zarr_store.reader import Reader, Store
+from melzarr.model.selection import Selection
+from melzarr.model.streams import OF_TRACKS, OF_WINDOWS, stream
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.zarr_store.reader import Reader, Store
 
 Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.human_units import table
+from melzarr.pipeline.human_units import table
 
 if TYPE_CHECKING:
-    from model.predict import Prediction
+    from melzarr.model.predict import Prediction
 
 
 def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> str:

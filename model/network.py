@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
-from pipeline.features.decibels import AMIN
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.decibels import AMIN
+from melzarr.pipeline.spec import FeatureSpec
 
 FRONTENDS = ("db", "none")
 FILTERS, KERNEL, UNITS = 256, 2, 1024  # as in the article, and its three convolutions

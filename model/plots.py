@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import MelzarrError
-from pipeline.report.mel_figure import drawable, new_figure, save
+from melzarr.pipeline.errors import MelzarrError
+from melzarr.pipeline.report.mel_figure import drawable, new_figure, save
 
 if TYPE_CHECKING:
-    from model.predict import Prediction
-    from model.run_directory import History
+    from melzarr.model.predict import Prediction
+    from melzarr.model.run_directory import History
 
 SONGS_DRAWN = 12  # in one picture; more would be too small to read
 STEPS_DRAWN = 400  # points in time of a song
@@ -47,7 +47,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     Parameters
     ----------
     metrics : mapping
-        Figures of one part, from `model.evaluate.metrics`.
+        Figures of one part, from `melzarr.model.evaluate.metrics`.
     words : str
         The protocol.
     path : Path

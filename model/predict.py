@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from model.evaluate import probabilities, song_probabilities, track_classes, track_scores
-from pipeline.errors import AudioError
-from pipeline.features.audio import SILENCE_PEAK, read_header, stream_audio
-from pipeline.features.decibels import as_stored
-from pipeline.features.mel import mel_windows
-from pipeline.spec import FeatureSpec
+from melzarr.model.evaluate import probabilities, song_probabilities, track_classes, track_scores
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features.audio import SILENCE_PEAK, read_header, stream_audio
+from melzarr.pipeline.features.decibels import as_stored
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.spec import FeatureSpec
 
 BLOCK_BYTES = 4 << 20  # of windows and samples computed at a time, so that memory does not grow with a song
 
@@ -60,7 +60,7 @@ class Prediction:
 
     @property
     def song_probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability of each class for the whole song, shape (n_classes,); see `model.evaluate.song_probabilities`."""
+        """Probability of each class for the whole song, shape (n_classes,)."""
         return song_probabilities(self.probabilities)
 
     def top(self, n: int) -> list[tuple[str, float]]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
-from model.run_directory import Run
-from pipeline.sources.split import PARTS
-from pipeline.storage.atomic import write_whole
-from pipeline.zarr_store.reader import Store
+from melzarr.model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
+from melzarr.model.run_directory import Run
+from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.zarr_store.reader import Store
 
 REPORT = "report.md"
 

@@ -17,12 +17,12 @@ import filelock
 import keras
 import tensorflow as tf
 
-from pipeline.errors import RunError
-from pipeline.publishing.target_guard import refuse_inside
-from pipeline.spec import FeatureSpec
-from pipeline.storage.atomic import write_whole
-from pipeline.storage.directory import DiskTree
-from pipeline.untrusted_text import harmless
+from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.publishing.target_guard import refuse_inside
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.untrusted_text import harmless
 
 History = list[dict[str, float]]
 ANSWERS = ("split", "track", "label", "answer", "probability_of_answer", "probability_of_label")

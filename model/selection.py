@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import StoreError
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.zarr_store.reader import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import MelzarrError
+from melzarr.pipeline.errors import MelzarrError
 
 
 def load_tensorflow() -> None:

@@ -15,16 +15,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.evaluate import Answers, answer, metrics
-from model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics
-from model.loader import windows
-from model.network import network
-from model.plots import draw_confusion, draw_history, draw_network
-from model.run_directory import History, Run
-from model.selection import label_names
-from model.training_recipe import TrainRecipe
-from pipeline.errors import RunError, StoreError
-from pipeline.zarr_store.reader import Store
+from melzarr.model.evaluate import Answers, answer, metrics
+from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics
+from melzarr.model.loader import windows
+from melzarr.model.network import network
+from melzarr.model.plots import draw_confusion, draw_history, draw_network
+from melzarr.model.run_directory import History, Run
+from melzarr.model.selection import label_names
+from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.errors import RunError, StoreError
+from melzarr.pipeline.zarr_store.reader import Store
 
 PICTURES = ("history.png", "confusion.png", "network.png")
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def train(
         Seed of the weights, the dropout and the order: the same store, recipe and seed give the same weights on the
         same machine, whether it was stopped in between or not.
     memory : int > 0, optional
-        Bytes that the loader may take; see `model.loader.windows`.
+        Bytes that the loader may take; see `melzarr.model.loader.windows`.
     replace : bool
         Begin anew, and remove what the folder of the run holds.
     watch : Watch
@@ -252,7 +252,7 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
-    """Give what was answered for each track of a part, as `model.run_directory.ANSWERS` has it."""
+    """Give what was answered for each track of a part, as `melzarr.model.run_directory.ANSWERS` has it."""
     names = store.values("track")
     shares = np.stack([answers.of_answer, answers.of_label], axis=1)
     for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):

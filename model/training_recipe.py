@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import keras
 
-from pipeline.errors import RecipeError
+from melzarr.pipeline.errors import RecipeError
 
 OPTIMIZERS = ("adadelta", "adamw")
 SCHEDULES = ("constant", "cosine")
@@ -25,7 +25,7 @@ class TrainRecipe:
     Parameters
     ----------
     frontend : {"db", "none"}
-        What stands before the network; see `model.network`.
+        What stands before the network; see `melzarr.model.network`.
     dropout : float in [0, 1)
         Share of the dense layer that is dropped.
     optimizer : {"adadelta", "adamw"}
@@ -91,7 +91,7 @@ class TrainRecipe:
         RecipeError
             Where there is none, or it cannot be used.
         """
-        own = files("model") / "recipes" / f"{name}.toml"
+        own = files("melzarr.model") / "recipes" / f"{name}.toml"
         try:
             text = own.read_text(encoding="utf-8") if own.is_file() else Path(name).read_text(encoding="utf-8")
             return cls(**tomllib.loads(text))
@@ -118,4 +118,4 @@ class TrainRecipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with melzarr."""
-    return sorted(path.name.removesuffix(".toml") for path in (files("model") / "recipes").iterdir())
+    return sorted(path.name.removesuffix(".toml") for path in (files("melzarr.model") / "recipes").iterdir())

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SpecError
+from melzarr.pipeline.errors import SpecError
 
 PAD_MODES = ("reflect", "constant", "edge")
 SCALES = ("power", "db")

@@ -15,17 +15,17 @@ from faulty_store import make_faulty
 from hypothesis import settings
 from seaweed import Seaweed, weed
 
-from pipeline.builder.plan import Plan, make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess, OnDask, connect
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import Catalog, read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.builder.plan import Plan, make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import Catalog, read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 if TYPE_CHECKING:
-    from pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import BucketTree
 
 settings.register_profile("stable", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("stable")
@@ -137,7 +137,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 @pytest.fixture
 def s3(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
     """The same, as this process and those that it starts see it."""
-    from pipeline.storage.obstore_client import open_service
+    from melzarr.pipeline.storage.obstore_client import open_service
 
     for name, value in seaweed.environment().items():
         monkeypatch.setenv(name, value)
@@ -149,7 +149,7 @@ def s3(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
 @pytest.fixture
 def bucket(s3: Seaweed, request: pytest.FixtureRequest) -> BucketTree:
     """A place of its own for one test, in a bucket that exists."""
-    from pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import BucketTree
 
     assert s3.process
     tree = BucketTree.at(f"s3://zarr/{request.node.name.partition('[')[0]}-{uuid.uuid4().hex[:6]}")

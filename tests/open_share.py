@@ -30,7 +30,7 @@ def main(paths: list[str]) -> None:
         found: dict[str, Any] = {}
         exec(code[1], found)  # noqa: S102  (the card that melzarr has just written)
         assert found["windows"].shape == found["dataset"].mel.shape[1:]
-        assert not any(name.split(".")[0] in {"pipeline", "model", "dask", "numba"} for name in sys.modules)
+        assert not any(name.split(".")[0] in {"melzarr", "dask", "numba"} for name in sys.modules)
         print(f"{path} opens in Python {sys.version_info[0]}.{sys.version_info[1]}: {dict(found['dataset'].sizes)}")
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.builder.run_build import Summary
-from pipeline.errors import StorageError
-from pipeline.publishing.workspace import BUILT
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.run_build import Summary
+from melzarr.pipeline.errors import StorageError
+from melzarr.pipeline.publishing.workspace import BUILT
+from melzarr.pipeline.zarr_store.reader import Store
 
 STEPS = ("fetch", "decode", "mel", "write")  # of a worker, in their order
 

@@ -14,21 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.builder.plan import Plan, Shard, make_plan
-from pipeline.builder.publish import attributes, publish
-from pipeline.builder.receipt_table import Ledger
-from pipeline.builder.run_build import Progress, Summary, compute, require_few_failed, seeded, shard_jobs, summarise
-from pipeline.clusters.task_runner import Runner
-from pipeline.errors import BuildError, StorageError, StoreError
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_place
-from pipeline.publishing.workspace import PLAN, Workspace
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import FIELDS, Track, Tracks
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.builder.plan import Plan, Shard, make_plan
+from melzarr.pipeline.builder.publish import attributes, publish
+from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.run_build import (
+    Progress,
+    Summary,
+    compute,
+    require_few_failed,
+    seeded,
+    shard_jobs,
+    summarise,
+)
+from melzarr.pipeline.clusters.task_runner import Runner
+from melzarr.pipeline.errors import BuildError, StorageError, StoreError
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
+from melzarr.pipeline.publishing.workspace import PLAN, Workspace
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import FIELDS, Track, Tracks
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.reader import open_store
 
 TRACKS = "tracks.csv"
 BLOCK = 1 << 14  # tracks that are text at a time

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import SpecError
-from pipeline.sources.tracks import Track
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
+from melzarr.pipeline.errors import SpecError
+from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
 
 # 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, enough that
 # a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of

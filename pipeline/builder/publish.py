@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.builder.plan import Plan
-from pipeline.builder.receipt_table import Ledger
-from pipeline.errors import BuildError
-from pipeline.features.mel_filterbank import band_centres
-from pipeline.publishing.workspace import Workspace
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import Tracks
-from pipeline.storage.atomic import files_below, sync
-from pipeline.zarr_store.layout import (
+from melzarr.pipeline.builder.plan import Plan
+from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.features.mel_filterbank import band_centres
+from melzarr.pipeline.publishing.workspace import Workspace
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import Tracks
+from melzarr.pipeline.storage.atomic import files_below, sync
+from melzarr.pipeline.zarr_store.layout import (
     SCHEMA_VERSION,
     Column,
     Variable,
@@ -23,8 +23,8 @@ from pipeline.zarr_store.layout import (
     statistics,
     write_description,
 )
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import SHARDS
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import SHARDS
 
 # Of a store that was made of somebody's own files, of which nobody has said more.
 DEFAULT_TITLE, DEFAULT_LICENCE = "mel-spectrogram windows", "not stated"

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shard_receipt import STATUSES, Receipt
-from pipeline.sources.tracks import TEXT
+from melzarr.pipeline.shard_receipt import STATUSES, Receipt
+from melzarr.pipeline.sources.tracks import TEXT
 
 
 class Spilled:

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.builder.plan import Plan, Shard
-from pipeline.builder.publish import attributes, publish
-from pipeline.builder.receipt_table import Ledger
-from pipeline.builder.worker import ShardJob, make_shard, make_shard_apart
-from pipeline.clusters.task_runner import Runner
-from pipeline.errors import BuildError, StorageError, StoreError
-from pipeline.features.decoder_subprocess import TRACK_SECONDS
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_place
-from pipeline.publishing.workspace import PLAN, Workspace
-from pipeline.shard_receipt import Receipt
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import TEXT
-from pipeline.storage.directory import Tree
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.builder.plan import Plan, Shard
+from melzarr.pipeline.builder.publish import attributes, publish
+from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.worker import ShardJob, make_shard, make_shard_apart
+from melzarr.pipeline.clusters.task_runner import Runner
+from melzarr.pipeline.errors import BuildError, StorageError, StoreError
+from melzarr.pipeline.features.decoder_subprocess import TRACK_SECONDS
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
+from melzarr.pipeline.publishing.workspace import PLAN, Workspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import TEXT
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.zarr_store.reader import open_store
 
 MAX_FAILED = 0.05  # share of tracks that may fail
 ALWAYS_ALLOWED = 10  # failed tracks that are no sign of anything, where no share was asked for

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.plan import Plan
-from pipeline.builder.publish import attributes
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
-from pipeline.storage.directory import source_sha256
-from pipeline.threads import in_order
-from pipeline.zarr_store.layout import CHUNK_VALUES
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.plan import Plan
+from melzarr.pipeline.builder.publish import attributes
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
+from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
+from melzarr.pipeline.zarr_store.reader import Store
 
 
 def changes(

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pipeline.builder.plan import Shard
-from pipeline.errors import BuildError
-from pipeline.features.decibels import add_sums, sum_levels
-from pipeline.features.decoder_subprocess import featurise_apart
-from pipeline.features.extract import Stopwatch, featurise, one_thread, padded
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.shard_receipt import Receipt, TrackReceipt, counts
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.directory import source_sha256 as digest_below
-from pipeline.versions import versions
-from pipeline.zarr_store.shard import encode_chunk, pack
+from melzarr.pipeline.builder.plan import Shard
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.features.decibels import add_sums, sum_levels
+from melzarr.pipeline.features.decoder_subprocess import featurise_apart
+from melzarr.pipeline.features.extract import Stopwatch, featurise, one_thread, padded
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import source_sha256 as digest_below
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ import signal
 
 import distributed
 
-import pipeline.builder.worker  # noqa: F401  (loaded while the worker starts, so that the first shard need not wait for it)
-from pipeline.features.kernel_cache import compiled_kernel
+import melzarr.pipeline.builder.worker  # noqa: F401  (loaded while the worker starts, so that the first shard need not wait for it)
+from melzarr.pipeline.features.kernel_cache import compiled_kernel
 
 
 def dask_setup(worker: distributed.Worker) -> None:  # noqa: ARG001  (Dask's signature)

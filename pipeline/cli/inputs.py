@@ -6,21 +6,21 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.options import SPEC_HELP
-from pipeline.errors import CallError
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.cli.options import SPEC_HELP
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
 
 if TYPE_CHECKING:
-    from pipeline.builder.plan import Plan
-    from pipeline.sources.catalog import Catalog
-    from pipeline.sources.dataset_recipe import Recipe
+    from melzarr.pipeline.builder.plan import Plan
+    from melzarr.pipeline.sources.catalog import Catalog
+    from melzarr.pipeline.sources.dataset_recipe import Recipe
 
 
 def resolve(source: str, datasets: Path) -> Tree | Recipe:
     """Return the tree that a source names, or the recipe of that name where there is no such path."""
-    from pipeline.sources.dataset_recipe import find_recipe
+    from melzarr.pipeline.sources.dataset_recipe import find_recipe
 
     tree = open_tree(source)
     path = tree.folder
@@ -31,8 +31,8 @@ def resolve(source: str, datasets: Path) -> Tree | Recipe:
 
 def audio_root(source: str, datasets: Path, option: str = "--source") -> Tree:
     """Return the tree below which the files of a source lie."""
-    from pipeline.sources.catalog import is_manifest
-    from pipeline.sources.dataset_recipe import Recipe
+    from melzarr.pipeline.sources.catalog import is_manifest
+    from melzarr.pipeline.sources.dataset_recipe import Recipe
 
     where = resolve(source, datasets)
     if isinstance(where, Recipe):
@@ -53,9 +53,9 @@ def read_source(
     source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
 ) -> Catalog:
     """List the tracks of a source, split as the options say."""
-    from pipeline.sources.catalog import is_manifest, read_catalog
-    from pipeline.sources.dataset_recipe import Recipe
-    from pipeline.sources.split import HashSplit
+    from melzarr.pipeline.sources.catalog import is_manifest, read_catalog
+    from melzarr.pipeline.sources.dataset_recipe import Recipe
+    from melzarr.pipeline.sources.split import HashSplit
 
     where = resolve(source, datasets)
     default = where.split if isinstance(where, Recipe) else HashSplit()
@@ -70,9 +70,9 @@ def read_source(
 
 def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
     """Make catalog and plan from a source and the options of `source_options`."""
-    from pipeline.builder.plan import make_plan
-    from pipeline.features.mel_filterbank import filterbank
-    from pipeline.versions import versions
+    from melzarr.pipeline.builder.plan import make_plan
+    from melzarr.pipeline.features.mel_filterbank import filterbank
+    from melzarr.pipeline.versions import versions
 
     catalog = read_source(
         source,

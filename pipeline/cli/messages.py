@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.builder.plan import Estimate
-from pipeline.builder.run_build import Summary
-from pipeline.human_units import duration, size, table
-from pipeline.inspection.scan import Scan
-from pipeline.inspection.verify import Verdict
-from pipeline.zarr_store.companion_files import CHECKSUMS
+from melzarr.pipeline.builder.plan import Estimate
+from melzarr.pipeline.builder.run_build import Summary
+from melzarr.pipeline.human_units import duration, size, table
+from melzarr.pipeline.inspection.scan import Scan
+from melzarr.pipeline.inspection.verify import Verdict
+from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
 
 LISTED = 20  # troubled tracks that are listed by name before the rest is only counted
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.cli.terminal import steady_streams
-from pipeline.errors import CallError, MelzarrError
-from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.untrusted_text import printable
+from melzarr.pipeline.cli.terminal import steady_streams
+from melzarr.pipeline.errors import CallError, MelzarrError
+from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.untrusted_text import printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.options import (
     DEFAULT_DATASETS,
 )
-from pipeline.untrusted_text import printable
+from melzarr.pipeline.untrusted_text import printable
 
 
 def as_text(facts: Any) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import tqdm
 
-from pipeline.untrusted_text import printable
+from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
-    from pipeline.builder.run_build import Progress
-    from pipeline.shard_receipt import Receipt
+    from melzarr.pipeline.builder.run_build import Progress
+    from melzarr.pipeline.shard_receipt import Receipt
 
 
 @contextmanager

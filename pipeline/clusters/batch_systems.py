@@ -20,7 +20,7 @@ import dask
 import distributed
 from dask.utils import parse_bytes
 
-from pipeline.clusters.cluster import (
+from melzarr.pipeline.clusters.cluster import (
     ENVIRONMENT,
     NANNY_BYTES,
     SILENT,
@@ -32,8 +32,8 @@ from pipeline.clusters.cluster import (
     quiet,
     security,
 )
-from pipeline.clusters.job_scaling import Scaler
-from pipeline.errors import CallError
+from melzarr.pipeline.clusters.job_scaling import Scaler
+from melzarr.pipeline.errors import CallError
 
 WORKERS = 10  # jobs at the most where nobody has said how many
 HOST = "127.0.0.1"  # where the dashboard is seen: on this machine alone, since it lets whoever reaches it in

@@ -12,7 +12,7 @@ from types import FrameType
 
 import distributed
 
-from pipeline.errors import CallError
+from melzarr.pipeline.errors import CallError
 
 Say = Callable[[str], None]
 

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import distributed
 from distributed.security import Security
 
-from pipeline.clusters.cluster import PATIENCE, Place, Wish, quiet
-from pipeline.clusters.worker_versions import require_same_versions
-from pipeline.errors import BuildError, CallError
+from melzarr.pipeline.clusters.cluster import PATIENCE, Place, Wish, quiet
+from melzarr.pipeline.clusters.worker_versions import require_same_versions
+from melzarr.pipeline.errors import BuildError, CallError
 
 SCHEMES = ("tcp://", "tls://")
 

@@ -12,7 +12,7 @@ from typing import Any
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
-from pipeline.errors import BuildError
+from melzarr.pipeline.errors import BuildError
 
 UNFINISHED = {"queued", "no-worker", "processing", "waiting"}
 LOOK = 10.0  # seconds between looks at the queue

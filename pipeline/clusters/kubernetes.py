@@ -14,9 +14,9 @@ import dask
 import distributed
 from dask.utils import parse_bytes
 
-from pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, orderly_end, quiet
-from pipeline.clusters.worker_versions import require_on_scheduler
-from pipeline.errors import BuildError, CallError
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, orderly_end, quiet
+from melzarr.pipeline.clusters.worker_versions import require_on_scheduler
+from melzarr.pipeline.errors import BuildError, CallError
 
 WORKERS = 10  # pods at the most where nobody has said how many
 SCHEDULER_BYTES = 1 << 30  # measured: 100 MB with a few workers

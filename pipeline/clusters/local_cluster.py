@@ -11,13 +11,24 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from pipeline.clusters.cluster import ENVIRONMENT, SILENT, Place, Wish, http_settings, orderly_end, quiet, security
-from pipeline.errors import CallError
+from melzarr.pipeline.clusters.cluster import (
+    ENVIRONMENT,
+    SILENT,
+    Place,
+    Wish,
+    http_settings,
+    orderly_end,
+    quiet,
+    security,
+)
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.main_guard import require_main_guard
 
 
 @contextmanager
 def local(wish: Wish) -> Iterator[Place]:
     """Start single-threaded workers on this machine, which only this process can reach; they come in their time."""
+    require_main_guard()
     if wish.worker_bytes > MEMORY_LIMIT:
         raise CallError(
             f"a worker needs {wish.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
@@ -38,7 +49,7 @@ def local(wish: Wish) -> Iterator[Place]:
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": wish.dashboard},
                 security=security(),
-                preload="pipeline.builder.worker_setup",
+                preload="melzarr.pipeline.builder.worker_setup",
                 silence_logs=SILENT,
             )
         )

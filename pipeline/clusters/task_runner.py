@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeVar
 import distributed
 from distributed.comm.core import CommClosedError
 
-from pipeline.clusters.batch_systems import SYSTEMS, batch
-from pipeline.clusters.cluster import PATIENCE, Place, Say, Wish
-from pipeline.clusters.existing_scheduler import SCHEMES, existing
-from pipeline.clusters.kubernetes import kubernetes
-from pipeline.clusters.local_cluster import local
-from pipeline.errors import BuildError, CallError
+from melzarr.pipeline.clusters.batch_systems import SYSTEMS, batch
+from melzarr.pipeline.clusters.cluster import PATIENCE, Place, Say, Wish
+from melzarr.pipeline.clusters.existing_scheduler import SCHEMES, existing
+from melzarr.pipeline.clusters.kubernetes import kubernetes
+from melzarr.pipeline.clusters.local_cluster import local
+from melzarr.pipeline.errors import BuildError, CallError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

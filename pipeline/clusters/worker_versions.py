@@ -8,10 +8,10 @@ from typing import Any
 
 import distributed
 
-from pipeline.errors import BuildError
-from pipeline.versions import versions
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.versions import versions
 
-IMPORT = "import pipeline.builder.worker"
+IMPORT = "import melzarr.pipeline.builder.worker"
 NAMED = 3  # workers that are named before the rest is only counted
 
 

@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.plan import Plan, make_plan
-from pipeline.builder.run_build import Progress, Summary, build
-from pipeline.builder.up_to_date import changes, count_tracks
-from pipeline.clusters.task_runner import Runner
-from pipeline.derive.derive_store import derive
-from pipeline.derive.merge import merged_splits, merged_versions
-from pipeline.derive.track_selection import Part, tracks_of
-from pipeline.errors import BuildError, CatalogError
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_place
-from pipeline.publishing.workspace import Workspace
-from pipeline.sources.catalog import Catalog, refuse_separated_groups
-from pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
-from pipeline.storage.directory import Tree, source_sha256
-from pipeline.threads import in_order
-from pipeline.versions import versions
-from pipeline.zarr_store.companion_files import CHECKSUMS
-from pipeline.zarr_store.reader import Store, is_store, open_store
+from melzarr.pipeline.builder.plan import Plan, make_plan
+from melzarr.pipeline.builder.run_build import Progress, Summary, build
+from melzarr.pipeline.builder.up_to_date import changes, count_tracks
+from melzarr.pipeline.clusters.task_runner import Runner
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.merge import merged_splits, merged_versions
+from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.errors import BuildError, CatalogError
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
+from melzarr.pipeline.publishing.workspace import Workspace
+from melzarr.pipeline.sources.catalog import Catalog, refuse_separated_groups
+from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
+from melzarr.pipeline.storage.directory import Tree, source_sha256
+from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
+from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
 
 SHARES = ("valid", "test", "seed")  # of a split by hash
 Advance = Callable[[int], object]

@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.builder.plan import Plan, as_json
-from pipeline.builder.publish import Explain, publish
-from pipeline.builder.receipt_table import Ledger
-from pipeline.builder.run_build import Progress, Summary, summarise
-from pipeline.derive.repack import jobs_of, make_repacked
-from pipeline.derive.track_selection import Part, plan_of
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_place
-from pipeline.publishing.workspace import DERIVED, PLAN, Workspace
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.threads import in_order
-from pipeline.zarr_store.reader import Store, is_store, open_store, reading
+from melzarr.pipeline.builder.plan import Plan, as_json
+from melzarr.pipeline.builder.publish import Explain, publish
+from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.run_build import Progress, Summary, summarise
+from melzarr.pipeline.derive.repack import jobs_of, make_repacked
+from melzarr.pipeline.derive.track_selection import Part, plan_of
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
+from melzarr.pipeline.publishing.workspace import DERIVED, PLAN, Workspace
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store, reading
 
 ROOM = 1 << 29  # bytes that the shards in work may take together; one is always worked on
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.builder.plan import as_json
-from pipeline.builder.run_build import Progress, Summary
-from pipeline.derive.derive_store import derive
-from pipeline.derive.track_selection import Part
-from pipeline.sources.tracks import FIELDS
-from pipeline.storage.directory import Tree
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.plan import as_json
+from melzarr.pipeline.builder.run_build import Progress, Summary
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.sources.tracks import FIELDS
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.zarr_store.reader import Store
 
 MERGED = "merged"  # method of a split, and field of a recipe, that are several
 COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "source_sha256")

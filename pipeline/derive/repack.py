@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.plan import Plan, Shard
-from pipeline.derive.track_selection import Part
-from pipeline.errors import StorageError, StoreError
-from pipeline.features.decibels import add_sums, level_db, sum_levels
-from pipeline.features.extract import Stopwatch, padded
-from pipeline.publishing.workspace import Workspace
-from pipeline.shard_receipt import BandSums, Receipt, TrackReceipt, counts
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Store
-from pipeline.zarr_store.shard import compressed, decode_chunk, encode_chunk, pack, shard_name
+from melzarr.pipeline.builder.plan import Plan, Shard
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.errors import StorageError, StoreError
+from melzarr.pipeline.features.decibels import add_sums, level_db, sum_levels
+from melzarr.pipeline.features.extract import Stopwatch, padded
+from melzarr.pipeline.publishing.workspace import Workspace
+from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt, counts
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.shard import compressed, decode_chunk, encode_chunk, pack, shard_name
 
 
 class _Source:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.plan import Plan, make_plan
-from pipeline.errors import CallError, CatalogError, SpecError
-from pipeline.sources.catalog import refuse_separated_groups
-from pipeline.sources.tracks import FIELDS, TEXT, Tracks
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.plan import Plan, make_plan
+from melzarr.pipeline.errors import CallError, CatalogError, SpecError
+from melzarr.pipeline.sources.catalog import refuse_separated_groups
+from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Store
 
 CONVERSIONS = {"scale": {("power", "db")}, "dtype": {("float32", "float16")}}  # of a store's fields, from what to what
 

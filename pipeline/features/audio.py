@@ -16,8 +16,8 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from pipeline.errors import AudioError
-from pipeline.features.opus import mended_opus
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features.opus import mended_opus
 
 # The resampler's filter reaches this far beyond the last sample that is asked for (soxr HQ: about 10 ms at 8 kHz).
 RESAMPLE_MARGIN = 0.25

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shard_receipt import BandSums
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.shard_receipt import BandSums
+from melzarr.pipeline.spec import FeatureSpec
 
 AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
 BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they stay in a core's cache

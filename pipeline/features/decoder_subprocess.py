@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.extract import featurise, one_thread
-from pipeline.shard_receipt import TrackReceipt
-from pipeline.spec import FeatureSpec
-from pipeline.storage.atomic import source_sha256
+from melzarr.pipeline.features.extract import featurise, one_thread
+from melzarr.pipeline.shard_receipt import TrackReceipt
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.atomic import source_sha256
 
 TRACK_SECONDS = 120  # in which a track is decoded and computed, which takes some hundredths of one
 REMEDY = "the file is damaged or hostile: convert it to WAV or FLAC, or leave it out"
@@ -47,7 +47,7 @@ def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], Tr
         try:
             # -P: the folder that a worker happens to run in is no place to import from.
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "pipeline.features.decoder_subprocess", name],
+                [sys.executable, "-P", "-m", "melzarr.pipeline.features.decoder_subprocess", name],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 timeout=TRACK_SECONDS, check=False,
             )  # fmt: skip

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
-from pipeline.errors import AudioError
-from pipeline.features.audio import SILENCE_PEAK, Audio, read_audio
-from pipeline.features.decibels import as_stored
-from pipeline.features.mel import mel_windows
-from pipeline.shard_receipt import TrackReceipt
-from pipeline.spec import FeatureSpec
-from pipeline.storage.atomic import source_sha256
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features.audio import SILENCE_PEAK, Audio, read_audio
+from melzarr.pipeline.features.decibels import as_stored
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.shard_receipt import TrackReceipt
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.atomic import source_sha256
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ def _compile() -> Callable[..., None]:
     import filelock  # noqa: PLC0415
     import numba  # noqa: PLC0415  (slow to import; needed once a process that computes)
 
-    from pipeline.features.kernel import SIGNATURE, mel_power  # noqa: PLC0415  (likewise)
+    from melzarr.pipeline.features.kernel import SIGNATURE, mel_power  # noqa: PLC0415  (likewise)
 
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     compiler(_nothing).compile(())  # has numba get ready, which takes longer than to load a kernel, before the lock

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.mel_filterbank import filterbank
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.mel_filterbank import filterbank
+from melzarr.pipeline.spec import FeatureSpec
 
 BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
 KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
@@ -46,7 +46,7 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
     """
     if not (spec.power == 2.0 and spec.n_fft in KERNEL_FFTS):
         return plain_windows(samples, spec)
-    from pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once a process)
+    from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once a process)
 
     tables = _kernel_tables(spec)
     mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, spec.n_mels), np.float32)

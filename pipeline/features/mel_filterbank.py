@@ -8,8 +8,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SpecError
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.errors import SpecError
+from melzarr.pipeline.spec import FeatureSpec
 
 
 @functools.lru_cache(maxsize=8)

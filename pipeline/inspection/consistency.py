@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.derive.track_selection import Part, tracks_of
-from pipeline.errors import CatalogError
-from pipeline.features.mel_filterbank import band_centres
-from pipeline.shard_receipt import counts
-from pipeline.sources.catalog import refuse_separated_groups
-from pipeline.zarr_store.companion_files import CHECKSUMS, TRACKS
-from pipeline.zarr_store.layout import statistics
-from pipeline.zarr_store.reader import Store
-from pipeline.zarr_store.tracks_table import tracks_csv
+from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.features.mel_filterbank import band_centres
+from melzarr.pipeline.shard_receipt import counts
+from melzarr.pipeline.sources.catalog import refuse_separated_groups
+from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, TRACKS
+from melzarr.pipeline.zarr_store.layout import statistics
+from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
 SUMS_RELATIVE = 1e-9  # of statistics to those of the receipts' sums; added up anew they differ by some 1e-13
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.zarr_store.layout import CHUNK_VALUES, MEL_DIMS
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, MEL_DIMS
+from melzarr.pipeline.zarr_store.reader import Store
 
 COUNTED = ("label", "split", "status")
 

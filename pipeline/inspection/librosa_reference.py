@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.audio import open_audio
-from pipeline.features.decibels import AMIN
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.audio import open_audio
+from melzarr.pipeline.features.decibels import AMIN
+from melzarr.pipeline.spec import FeatureSpec
 
 # How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is
 # loudest; so of a window whose largest value is m each value v may be off by r m, with r = MAX_RELATIVE. In dB, with

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inspection.duplicate_candidates import Prints, candidates
-from pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
-from pipeline.zarr_store.layout import CHUNK_VALUES
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.inspection.duplicate_candidates import Prints, candidates
+from melzarr.pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
+from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: a minute
 MAX_READ = 20_000  # tracks that are read again for it: some minutes

@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inspection.describe import describe
-from pipeline.inspection.near_duplicates import find_duplicates
-from pipeline.inspection.time_alignment import FEWEST
-from pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
-from pipeline.shard_receipt import STATUSES
-from pipeline.sources.split import PARTS, UNUSED
-from pipeline.zarr_store.layout import CHUNK_VALUES
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.inspection.describe import describe
+from melzarr.pipeline.inspection.near_duplicates import find_duplicates
+from melzarr.pipeline.inspection.time_alignment import FEWEST
+from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
+from melzarr.pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
+from melzarr.pipeline.zarr_store.reader import Store
 
 # A mastered track comes within some dB of full scale. One whose peak is 40 dB below it uses ten of 16 bits at most,
 # and was most probably recorded or scaled by mistake.

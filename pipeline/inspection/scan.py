@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.builder.plan import Estimate, Plan, estimate
-from pipeline.errors import AudioError
-from pipeline.features.audio import Header, read_header, stream_header
-from pipeline.features.extract import featurise, one_thread, padded
-from pipeline.sources.catalog import Catalog, missing_parts
-from pipeline.sources.tracks import Track
-from pipeline.spec import FeatureSpec
-from pipeline.threads import in_order
-from pipeline.zarr_store.shard import encode_chunk
+from melzarr.pipeline.builder.plan import Estimate, Plan, estimate
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features.audio import Header, read_header, stream_header
+from melzarr.pipeline.features.extract import featurise, one_thread, padded
+from melzarr.pipeline.sources.catalog import Catalog, missing_parts
+from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.zarr_store.shard import encode_chunk
 
 NAMED = 1000  # tracks that a scan names
 TRIALS = 3  # tracks that are computed to learn what one costs here

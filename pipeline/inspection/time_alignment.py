@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inspection.duplicate_candidates import RANGE_DB, band_means
+from melzarr.pipeline.inspection.duplicate_candidates import RANGE_DB, band_means
 
 BANDS = 32  # that are compared; more are averaged
 MAX_WINDOWS = 4096  # that are compared; of longer tracks the first

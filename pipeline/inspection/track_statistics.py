@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.decibels import quick_levels
-from pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
-from pipeline.inspection.time_alignment import Levels, envelope
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Reader, Store
+from melzarr.pipeline.features.decibels import quick_levels
+from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
+from melzarr.pipeline.inspection.time_alignment import Levels, envelope
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Reader, Store
 
 MAX_DRAWN = 24  # labels of which there are examples
 FEW_LABELS = 12  # up to which there are two of each

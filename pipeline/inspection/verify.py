@@ -16,17 +16,17 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from pipeline.errors import StorageError, StoreError
-from pipeline.features.decibels import stored_levels
-from pipeline.inspection.consistency import contradictions
-from pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
-from pipeline.shard_receipt import STATUSES, counts
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree, source_sha256
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.companion_files import differences
-from pipeline.zarr_store.reader import Store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.errors import StorageError, StoreError
+from melzarr.pipeline.features.decibels import stored_levels
+from melzarr.pipeline.inspection.consistency import contradictions
+from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
+from melzarr.pipeline.shard_receipt import STATUSES, counts
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree, source_sha256
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.companion_files import differences
+from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 STATISTICS_DB = 1e-3  # mean and deviation, which are summed in another order here
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import filelock
 
-from pipeline.errors import BuildError, CallError
-from pipeline.publishing.workspace import BUILT, DERIVED, NOT_WRITTEN, Workspace
-from pipeline.shard_receipt import Receipt
-from pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.publishing.workspace import BUILT, DERIVED, NOT_WRITTEN, Workspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 ASIDE = "replaced"  # folder of a store whose place another one takes
 PARTS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.errors import BuildError, CallError
-from pipeline.publishing.unpublished_view import Preview
-from pipeline.publishing.workspace import DERIVED, PUBLISHED, Workspace
-from pipeline.shard_receipt import Receipt
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.storage.lock import Lease
-from pipeline.storage.object_store import BucketTree
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.publishing.unpublished_view import Preview
+from melzarr.pipeline.publishing.workspace import DERIVED, PUBLISHED, Workspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.lock import Lease
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
 BEGUN = "publishing"

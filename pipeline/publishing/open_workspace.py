@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.errors import CallError
-from pipeline.publishing.local_workspace import DiskWorkspace
-from pipeline.publishing.workspace import Workspace
-from pipeline.publishing.zip_workspace import ZipWorkspace
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.storage.zip import ZipTree
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.workspace import Workspace
+from melzarr.pipeline.publishing.zip_workspace import ZipWorkspace
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.zip import ZipTree
 
 
 def open_workspace(where: str | Path | Tree | Workspace, plan_id: str = "") -> Workspace:
@@ -30,7 +30,7 @@ def open_workspace(where: str | Path | Tree | Workspace, plan_id: str = "") -> W
     if isinstance(target, ZipTree):
         return ZipWorkspace(target, plan_id)
     if not target.folder:
-        from pipeline.publishing.object_workspace import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.publishing.object_workspace import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
 
         return BucketWorkspace(target, plan_id)
     if not target.folder.is_symlink():

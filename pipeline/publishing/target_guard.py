@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import BuildError, CallError, StorageError, StoreError
-from pipeline.publishing.workspace import Workspace
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import Tracks
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.storage.open_storage import ZIP_SUFFIX
-from pipeline.storage.zip import ZipTree
-from pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_checksums
-from pipeline.zarr_store.layout import is_file_of_a_store
-from pipeline.zarr_store.reader import is_store
+from melzarr.pipeline.errors import BuildError, CallError, StorageError, StoreError
+from melzarr.pipeline.publishing.workspace import Workspace
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import Tracks
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.open_storage import ZIP_SUFFIX
+from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_checksums
+from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
+from melzarr.pipeline.zarr_store.reader import is_store
 
 HARMLESS = {".gitattributes", ".DS_Store"}  # files that are made again, or not missed
 

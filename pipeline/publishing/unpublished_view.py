@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
-from pipeline.errors import CallError
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.zarr_store.shard import SHARDS, shard_name
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
 Place = Callable[[int], tuple[Tree, str]]
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import BuildError
-from pipeline.shard_receipt import Receipt
-from pipeline.storage.directory import Tree
-from pipeline.zarr_store.shard import SHARDS, shard_name
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
 BUILT = ".built.json"  # ending of the note beside a store of how fast it was built
 PUBLISHED = "published"  # file that says that the store is there, and that the rest may go

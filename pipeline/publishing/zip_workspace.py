@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.publishing.local_workspace import DiskWorkspace
-from pipeline.shard_receipt import Receipt
-from pipeline.storage.atomic import sha256_of, write_whole
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.storage.zip import ZipTree, pack_folder
-from pipeline.zarr_store.companion_files import checksum_lines
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.atomic import sha256_of, write_whole
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.zip import ZipTree, pack_folder
+from melzarr.pipeline.zarr_store.companion_files import checksum_lines
 
 
 class ZipWorkspace(DiskWorkspace):

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import MelzarrError
-from pipeline.inspection.quality import Lengths
-from pipeline.report.mel_figure import RANGE_DB, draw
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.errors import MelzarrError
+from melzarr.pipeline.inspection.quality import Lengths
+from melzarr.pipeline.report.mel_figure import RANGE_DB, draw
+from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-    from pipeline.report.run_reader import Training
+    from melzarr.pipeline.report.run_reader import Training
 
 POINTS = 8.0  # eleven of a page's pixels
 MEL_CMAP = "magma"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import MelzarrError
-from pipeline.features.decibels import stored_levels
-from pipeline.storage.atomic import write_whole
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.errors import MelzarrError
+from melzarr.pipeline.features.decibels import stored_levels
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

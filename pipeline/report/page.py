@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.build_timings import STEPS, Built
-from pipeline.human_units import duration, size
-from pipeline.inspection import duplicate_candidates, quality, time_alignment
-from pipeline.inspection.quality import Findings
-from pipeline.inspection.track_statistics import MAX_DRAWN, Example
-from pipeline.report import charts
-from pipeline.report.charts import Charts
-from pipeline.report.mel_figure import RANGE_DB
-from pipeline.report.run_reader import Training, read_run
-from pipeline.storage.atomic import write_whole
-from pipeline.untrusted_text import printable
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.build_timings import STEPS, Built
+from melzarr.pipeline.human_units import duration, size
+from melzarr.pipeline.inspection import duplicate_candidates, quality, time_alignment
+from melzarr.pipeline.inspection.quality import Findings
+from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
+from melzarr.pipeline.report import charts
+from melzarr.pipeline.report.charts import Charts
+from melzarr.pipeline.report.mel_figure import RANGE_DB
+from melzarr.pipeline.report.run_reader import Training, read_run
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.untrusted_text import printable
+from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -310,7 +310,7 @@ def _environment() -> Environment:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
-        loader=PackageLoader("pipeline.report"), autoescape=True, undefined=StrictUndefined, finalize=safely,
+        loader=PackageLoader("melzarr.pipeline.report"), autoescape=True, undefined=StrictUndefined, finalize=safely,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {

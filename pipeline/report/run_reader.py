@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RunError
-from pipeline.untrusted_text import as_was
+from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.untrusted_text import as_was
 
 PARTS = ("test", "valid")  # that a training is judged by; the first counts
 ACCURACIES = {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TRACKS
+from melzarr.pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TRACKS
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 

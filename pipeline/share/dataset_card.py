@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import jinja2
 
-from pipeline.shard_receipt import STATUSES
-from pipeline.sources.split import PARTS, UNUSED
-from pipeline.zarr_store.layout import COORDINATES
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.zarr_store.layout import COORDINATES
+from melzarr.pipeline.zarr_store.reader import Store
 
 ALL = ""  # stands for all labels, none of which is empty
 MAX_LABELS = 100  # that have a line of their own
@@ -72,12 +72,12 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
     store : Store
         The store.
     facts : mapping of str to value
-        Its description, of `pipeline.inspection.describe`.
+        Its description, of `melzarr.pipeline.inspection.describe`.
     about : About
         What else is to be said.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.share"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
+        loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
     )  # fmt: skip
     environment.filters |= {"md": escape, "bib": _for_bibtex}
     along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]

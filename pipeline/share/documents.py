@@ -7,22 +7,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.errors import CallError
-from pipeline.inspection.describe import describe
-from pipeline.inspection.quality import find
-from pipeline.report import charts
-from pipeline.report.charts import Charts
-from pipeline.report.page import write_report
-from pipeline.share.croissant import croissant
-from pipeline.share.dataset_card import About, card, citation, description
-from pipeline.share.share_options import Wish
-from pipeline.storage.atomic import files_below, sha256_of, write_whole
-from pipeline.storage.directory import Tree
-from pipeline.storage.zip import ZipTree
-from pipeline.zarr_store.companion_files import AUDIO, CARD, CHECKSUMS, CROISSANT, PICTURES, TRACKS, checksum_lines
-from pipeline.zarr_store.reader import Store
-from pipeline.zarr_store.shard import SHARDS
-from pipeline.zarr_store.tracks_table import columns, tracks_csv
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.inspection.describe import describe
+from melzarr.pipeline.inspection.quality import find
+from melzarr.pipeline.report import charts
+from melzarr.pipeline.report.charts import Charts
+from melzarr.pipeline.report.page import write_report
+from melzarr.pipeline.share.croissant import croissant
+from melzarr.pipeline.share.dataset_card import About, card, citation, description
+from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.storage.atomic import files_below, sha256_of, write_whole
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.zarr_store.companion_files import (
+    AUDIO,
+    CARD,
+    CHECKSUMS,
+    CROISSANT,
+    PICTURES,
+    TRACKS,
+    checksum_lines,
+)
+from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.shard import SHARDS
+from melzarr.pipeline.zarr_store.tracks_table import columns, tracks_csv
 
 # Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.publish import DEFAULT_LICENCE, DEFAULT_TITLE
-from pipeline.errors import CallError
-from pipeline.sources.dataset_recipe import is_date
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.publish import DEFAULT_LICENCE, DEFAULT_TITLE
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.sources.dataset_recipe import is_date
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.zarr_store.reader import Store
 
 NAMED = 20  # known names that an error lists
 

@@ -12,25 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builder.run_build import Progress, Summary
-from pipeline.derive.derive_store import derive, is_made
-from pipeline.derive.track_selection import Part, tracks_of
-from pipeline.errors import CallError
-from pipeline.features.decibels import stored_levels
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_place
-from pipeline.publishing.zip_workspace import digest_file
-from pipeline.report import charts
-from pipeline.report.charts import Charts, require_matplotlib
-from pipeline.share.documents import Step, explain
-from pipeline.share.share_options import Wish
-from pipeline.sources.catalog import Catalog
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.storage.zip import ZipTree
-from pipeline.zarr_store.companion_files import read_checksums
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.run_build import Progress, Summary
+from melzarr.pipeline.derive.derive_store import derive, is_made
+from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.features.decibels import stored_levels
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
+from melzarr.pipeline.publishing.zip_workspace import digest_file
+from melzarr.pipeline.report import charts
+from melzarr.pipeline.report.charts import Charts, require_matplotlib
+from melzarr.pipeline.share.documents import Step, explain
+from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.zarr_store.companion_files import read_checksums
+from melzarr.pipeline.zarr_store.reader import Store
 
 BLOCK = 1 << 12  # tracks that wait for a thread at a time
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import CatalogError
-from pipeline.sources.dataset_recipe import Recipe
-from pipeline.sources.split import PARTS, UNUSED, HashSplit
-from pipeline.sources.tracks import Track, Tracks
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.untrusted_text import as_was
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.dataset_recipe import Recipe
+from melzarr.pipeline.sources.split import PARTS, UNUSED, HashSplit
+from melzarr.pipeline.sources.tracks import Track, Tracks
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.untrusted_text import as_was
 
 # What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
 READABLE = frozenset(

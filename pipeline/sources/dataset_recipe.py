@@ -7,12 +7,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RecipeError
-from pipeline.sources.split import PARTS, HashSplit
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.errors import RecipeError
+from melzarr.pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.spec import FeatureSpec
 
 RECIPE_FILE = "recipe.toml"
 MAX_TRACKS = 100_000  # of a label, since their numbers have five digits
@@ -67,7 +68,7 @@ class Recipe:
     Parameters
     ----------
     folder : Path
-        Where the recipe lies; the audio goes into its subfolder ``audio``.
+        Folder of the dataset; the audio goes into its subfolder ``audio``.
     name, title, licence, origin : str
         What it is, what may be done with it, and who made it.
     labels : tuple of str
@@ -114,30 +115,44 @@ def find_recipe(name: str, datasets: Path) -> Recipe:
     name : str
         Name of the dataset.
     datasets : Path
-        Folder that holds one folder a dataset.
+        Folder with one folder per dataset. A recipe in it comes before one of melzarr's own of the same name; the
+        audio goes below this folder in either case.
 
     Raises
     ------
     RecipeError
-        Where there is none of that name, or it cannot be used.
+        If there is none of that name, or it cannot be used.
     """
-    known = recipe_names(datasets)
+    known = {**_recipes(_own_datasets()), **_recipes(datasets)}
     if name not in known:
-        listed = f"it has {', '.join(known)}" if known else "it holds none"
         raise RecipeError(
-            f"no recipe called {name!r} in {datasets} ({listed}); name one of those, or say where the "
-            f"recipes are with --datasets DIR"
+            f"no recipe called {name!r} in {datasets}, nor among melzarr's own; name one of "
+            f"{', '.join(sorted(known))}, or say where your recipes are with --datasets DIR"
         )
-    return read_recipe(datasets / name / RECIPE_FILE)
+    return read_recipe(known[name], datasets / name)
 
 
-def recipe_names(datasets: Path) -> list[str]:
-    """Names of the datasets in a folder of recipes, sorted; none where the folder is missing."""
-    return sorted(path.parent.name for path in datasets.glob(f"*/{RECIPE_FILE}"))
+def _recipes(datasets: Path) -> dict[str, Path]:
+    """Recipe files of a folder with one folder per dataset, by the dataset's name."""
+    return {path.parent.name: path for path in datasets.glob(f"*/{RECIPE_FILE}")}
 
 
-def read_recipe(path: Path) -> Recipe:
+def _own_datasets() -> Path:
+    """Folder of melzarr's own recipes: in the package, or beside it in a checkout."""
+    package = Path(str(files("melzarr")))
+    inside = package / "datasets"
+    return inside if inside.is_dir() else package.parent / "datasets"
+
+
+def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
     """Read and check one recipe file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path, optional
+        Folder of the dataset; by default that of the file.
 
     Raises
     ------
@@ -155,7 +170,7 @@ def read_recipe(path: Path) -> Recipe:
         if not is_date(data.get("published", "2001-01-01")):
             raise ValueError(f"published={data['published']!r} is no date; give one as text, such as '2026-11-23'")
         return Recipe(
-            folder=path.parent,
+            folder=folder or path.parent,
             name=data["name"],
             title=data["title"],
             licence=data["licence"],

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile as sf
 from scipy import fft
 
-from pipeline.errors import FetchError
+from melzarr.pipeline.errors import FetchError
 
 Samples = npt.NDArray[np.float64]
 Colour = Callable[[Samples], Samples]  # gain at each frequency (Hz)

@@ -27,12 +27,13 @@ from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from pipeline.errors import CallError, FetchError
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import EXTENSIONS
-from pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis
-from pipeline.sources.http_download import BLOCK, download, mismatch
-from pipeline.storage.atomic import sha256_of
+from melzarr.pipeline.errors import CallError, FetchError
+from melzarr.pipeline.main_guard import require_main_guard
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import EXTENSIONS
+from melzarr.pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis
+from melzarr.pipeline.sources.http_download import BLOCK, download, mismatch
+from melzarr.pipeline.storage.atomic import sha256_of
 
 MARKER = ".made.json"  # what the audio folder was made from; hidden, so that no catalog lists it
 MAX_RATIO = 20  # unpacked bytes a byte of archive: PCM and compressed audio stay below 3
@@ -177,6 +178,7 @@ def _write_tracks(jobs: list[tuple[Path, str, int]], parameters: dict[str, Any],
             for job in progress(jobs):
                 write(*job)
         return
+    require_main_guard()
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     ) as pool:

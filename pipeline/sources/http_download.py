@@ -16,8 +16,8 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from pipeline.errors import FetchError
-from pipeline.sources.dataset_recipe import Archive
+from melzarr.pipeline.errors import FetchError
+from melzarr.pipeline.sources.dataset_recipe import Archive
 
 TIMEOUT_S = (15, 60)  # to connect, and between two blocks
 PAUSES_S = (1, 2, 4)  # before a connection that was cut is taken up again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from pipeline.errors import CatalogError
+from melzarr.pipeline.errors import CatalogError
 
 PARTS = ("train", "valid", "test")
 UNUSED = "unused"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import BuildError
+from melzarr.pipeline.errors import BuildError
 
 
 def write_whole(path: Path, *parts: bytes) -> None:

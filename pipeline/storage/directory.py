@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from pipeline.storage.atomic import files_below, naming, sha256_of, write_whole
+from melzarr.pipeline.storage.atomic import files_below, naming, sha256_of, write_whole
 
 
 class Tree(Protocol):

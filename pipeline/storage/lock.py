@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pipeline.errors import BuildError, StorageError
-from pipeline.storage.object_store import BucketTree, Version
+from melzarr.pipeline.errors import BuildError, StorageError
+from melzarr.pipeline.storage.object_store import BucketTree, Version
 
 BEAT = 5.0  # seconds from one writing to the next
 SILENCE = 20.0  # seconds without one, after which the holder is dead: three may fail

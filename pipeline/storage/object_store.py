@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import obstore
 from obstore import exceptions
 
-from pipeline.errors import CallError, StorageError
-from pipeline.storage.obstore_client import head, open_service, told
+from melzarr.pipeline.errors import CallError, StorageError
+from melzarr.pipeline.storage.obstore_client import head, open_service, told
 
 AHEAD = 4  # files that are fetched while one is worked on: a request waits longer than a track takes to be computed
 BLOCK = 1 << 20  # bytes of a file that are read at a time, where not all of it is wanted

@@ -15,7 +15,7 @@ from typing import Any
 import obstore
 from obstore import exceptions, store
 
-from pipeline.errors import StorageError
+from melzarr.pipeline.errors import StorageError
 
 # How long a server that does not answer is asked again: a worker's shard is worth more than a person's first try.
 PATIENCE = {"at once": (10, 5), "soon": (40, 20), "patient": (300, 120)}  # retries, half a second apart, and seconds

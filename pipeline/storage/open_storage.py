@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.errors import CallError
-from pipeline.storage.directory import DiskTree, Tree
-from pipeline.storage.zip import ZipTree
+from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.zip import ZipTree
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
@@ -34,7 +34,7 @@ def open_tree(where: str | Path | Tree) -> Tree:
     if scheme not in SCHEMES:
         raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
     try:
-        from pipeline.storage.object_store import BucketTree  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.storage.object_store import BucketTree  # noqa: PLC0415  (an extra: most stores lie on a disk)
     except ImportError as error:
         raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Never
 
-from pipeline.errors import CallError, StoreError
-from pipeline.storage.atomic import files_below, naming
-from pipeline.storage.directory import DiskTree
+from melzarr.pipeline.errors import CallError, StoreError
+from melzarr.pipeline.storage.atomic import files_below, naming
+from melzarr.pipeline.storage.directory import DiskTree
 
 SIGNATURE = b"PK\3\4"  # with which a file's header begins
 LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are

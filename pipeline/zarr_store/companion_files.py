@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Tree
 
 CARD: Final = "README.md"
 CHECKSUMS: Final = "SHA256SUMS"

@@ -21,10 +21,10 @@ import zarr.storage
 from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.sources.tracks import TEXT
-from pipeline.spec import FeatureSpec
-from pipeline.storage.atomic import files_below, sha256_of, sync
-from pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
+from melzarr.pipeline.sources.tracks import TEXT
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.atomic import files_below, sha256_of, sync
+from melzarr.pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
 
 SCHEMA_VERSION = 3
 MEL_DIMS = ("track", "window", "frame", "band")

@@ -9,10 +9,10 @@ from typing import Any
 
 import zarr
 
-from pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.zarr_store.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.zarr_store.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 ATTRIBUTES: Mapping[str, type] = {
     **dict.fromkeys(("title", "licence", "uuid"), str),

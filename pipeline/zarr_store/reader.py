@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from pipeline.errors import BuildError, SpecError, StorageError, StoreError
-from pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
-from pipeline.sources.tracks import TEXT
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import Tree
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.companion_files import is_companion
-from pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
-from pipeline.zarr_store.metadata_check import checked_spec
-from pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
-from pipeline.zarr_store.zarr_adapter import Strict
+from melzarr.pipeline.errors import BuildError, SpecError, StorageError, StoreError
+from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
+from melzarr.pipeline.sources.tracks import TEXT
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.companion_files import is_companion
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
+from melzarr.pipeline.zarr_store.metadata_check import checked_spec
+from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
+from melzarr.pipeline.zarr_store.zarr_adapter import Strict
 
 Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
 Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number

@@ -7,9 +7,9 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.untrusted_text import harmless
-from pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.untrusted_text import harmless
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
+from melzarr.pipeline.zarr_store.reader import Store
 
 WHOLE = {"n_windows"}  # columns of whole numbers
 

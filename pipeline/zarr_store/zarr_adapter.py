@@ -10,7 +10,7 @@ from typing import NoReturn
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Tree
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 

@@ -27,11 +27,11 @@ import numpy as np
 import psutil
 from suite import Goal, Result, Table, at_least, at_most, json_option
 
-from pipeline.builder.plan import TRACKS_PER_SHARD
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.sources.dataset_recipe import find_recipe
-from pipeline.sources.fetch_dataset import fetch
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.builder.plan import TRACKS_PER_SHARD
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.sources.dataset_recipe import find_recipe
+from melzarr.pipeline.sources.fetch_dataset import fetch
+from melzarr.pipeline.zarr_store.reader import open_store
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 LABELS = 10

@@ -21,17 +21,17 @@ import click
 import numpy as np
 from suite import Result, Table, at_least, json_option
 
-from model.tensorflow_setup import load_tensorflow
+from melzarr.model.tensorflow_setup import load_tensorflow
 
 load_tensorflow()
 
 import keras  # noqa: E402  (after TensorFlow has been quieted)
 import tensorflow as tf  # noqa: E402
 
-from model.loader import Order, blocks, windows  # noqa: E402
-from model.network import network  # noqa: E402
-from model.selection import Selection, select  # noqa: E402
-from pipeline.zarr_store.reader import Store, open_store  # noqa: E402
+from melzarr.model.loader import Order, blocks, windows  # noqa: E402
+from melzarr.model.network import network  # noqa: E402
+from melzarr.model.selection import Selection, select  # noqa: E402
+from melzarr.pipeline.zarr_store.reader import Store, open_store  # noqa: E402
 
 BATCH = 128
 TRACKS = 128  # 76,672 windows of the default spec: 196 MB

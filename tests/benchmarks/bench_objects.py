@@ -28,11 +28,11 @@ from seaweed import Seaweed, weed
 FAR = 0.05  # s from a request to the begin of its answer, as to another continent's bucket; in a region it is a tenth
 EPOCH = """
 import sys, time
-from model.tensorflow_setup import load_tensorflow
+from melzarr.model.tensorflow_setup import load_tensorflow
 load_tensorflow()
-from model.loader import windows
-from model.selection import select
-from pipeline.zarr_store.reader import open_store
+from melzarr.model.loader import windows
+from melzarr.model.selection import select
+from melzarr.pipeline.zarr_store.reader import open_store
 store = open_store(sys.argv[1])
 feed = windows(store, select(store, "train"), 128, memory=1, threads=int(sys.argv[2]) or None)
 for _ in range(2):  # the first one reads the shards' indices too
@@ -91,7 +91,7 @@ def main(music: Path, rounds: int, out: Path | None) -> None:
         near = server.environment()
         far = {**near, "AWS_ENDPOINT_URL": stack.enter_context(relayed(server.ports["s3"]))}
         os.environ.update(near)
-        from pipeline.storage.object_store import BucketTree
+        from melzarr.pipeline.storage.object_store import BucketTree
 
         BucketTree.at("s3://zarr").write(".keep")  # the bucket is made with it
         bucket = BucketTree.at("s3://audio/music")

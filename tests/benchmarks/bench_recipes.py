@@ -21,9 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from model.tensorflow_setup import load_tensorflow
-from pipeline.sources.split import PARTS
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.model.tensorflow_setup import load_tensorflow
+from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 Parts = np.ndarray  # part of each track
 WAYS = ("tracks", "by vote", "windows")
@@ -43,11 +43,11 @@ def folds(store: Store, n_folds: int, seed: int) -> Iterator[Parts]:
 
 def trained(store: Store, recipe: str, parts: Parts, seed: int) -> dict[str, float]:
     """Accuracy on the test part of one training, and how many tracks that is of."""
-    from model.evaluation_protocol import Protocol
-    from model.run_directory import Run
-    from model.selection import select
-    from model.train import train
-    from model.training_recipe import TrainRecipe
+    from melzarr.model.evaluation_protocol import Protocol
+    from melzarr.model.run_directory import Run
+    from melzarr.model.selection import select
+    from melzarr.model.train import train
+    from melzarr.model.training_recipe import TrainRecipe
 
     protocol = Protocol("fold", "group folds", {name: select(store, name, parts) for name in PARTS})
     with tempfile.TemporaryDirectory() as folder:

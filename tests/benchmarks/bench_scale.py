@@ -87,8 +87,8 @@ class StandIn:
 
     def __call__(self, job: Any) -> Any:
         """Make one shard, but for its content."""
-        from pipeline.publishing.open_workspace import open_workspace
-        from pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
+        from melzarr.pipeline.publishing.open_workspace import open_workspace
+        from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
 
         start, cpu = time.perf_counter(), time.process_time()
         entries, first = [], job.shard.start
@@ -155,11 +155,11 @@ def timed(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[
 
 def planned(folder: Path) -> tuple[dict[str, float], Any, Any]:
     """Catalog and plan of the manifest, and what they took; the plan with the keys of all its shards."""
-    from pipeline.builder.plan import make_plan
-    from pipeline.features.mel_filterbank import filterbank
-    from pipeline.sources.catalog import read_catalog
-    from pipeline.spec import FeatureSpec
-    from pipeline.versions import versions
+    from melzarr.pipeline.builder.plan import make_plan
+    from melzarr.pipeline.features.mel_filterbank import filterbank
+    from melzarr.pipeline.sources.catalog import read_catalog
+    from melzarr.pipeline.spec import FeatureSpec
+    from melzarr.pipeline.versions import versions
 
     versions()
     filterbank(FeatureSpec())  # as the command line does, and so loads what has no size
@@ -174,8 +174,8 @@ def planned(folder: Path) -> tuple[dict[str, float], Any, Any]:
 
 def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
     """Build in this process: interrupted once, run again, then once more to replace it."""
-    from pipeline.builder import run_build as room
-    from pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.builder import run_build as room
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
 
     facts, catalog, plan = planned(folder)
     target, work, publish, publish_s = folder / "s.zarr", StandIn(), room.publish, []
@@ -206,8 +206,8 @@ def build_here(folder: Path, n_tracks: int) -> dict[str, float]:
 
 def build_on_dask(folder: Path, n_tracks: int) -> dict[str, float]:
     """Build on a local cluster of two workers."""
-    from pipeline.builder import run_build as room
-    from pipeline.clusters.task_runner import connect
+    from melzarr.pipeline.builder import run_build as room
+    from melzarr.pipeline.clusters.task_runner import connect
 
     _, catalog, plan = planned(folder)
     # Workers import it as a module, as they do the real one; by value it would travel with every job.
@@ -224,9 +224,9 @@ def read(folder: Path, n_tracks: int) -> dict[str, float]:
     """Open and describe the store."""
     import xarray as xr
 
-    from pipeline.cli.messages import store_lines
-    from pipeline.inspection.describe import describe
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.messages import store_lines
+    from melzarr.pipeline.inspection.describe import describe
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     path = folder / "s.zarr"
     xr.Dataset({"x": ("x", np.arange(3))}).to_zarr(folder / "warm.zarr")

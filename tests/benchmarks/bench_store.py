@@ -26,10 +26,10 @@ import zarr
 from suite import Result, Table, json_option
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from pipeline.features.decibels import level_db
-from pipeline.storage.atomic import tree_bytes
-from pipeline.zarr_store.reader import open_store
-from pipeline.zarr_store.shard import COMPRESSORS, decode_chunk, encode_chunk, index_bytes, pack, read_index
+from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.storage.atomic import tree_bytes
+from melzarr.pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.zarr_store.shard import COMPRESSORS, decode_chunk, encode_chunk, index_bytes, pack, read_index
 
 TRACKS = 64
 DEFAULT_SHARD = 16

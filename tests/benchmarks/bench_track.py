@@ -30,18 +30,18 @@ import soxr
 import threadpoolctl
 from suite import Goal, Result, Table, at_least, at_most, beside, json_option, medians
 
-from pipeline.builder.plan import TRACKS_PER_SHARD, Shard
-from pipeline.builder.worker import ShardJob, make_shard
-from pipeline.features.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
-from pipeline.features.extract import one_thread
-from pipeline.features.mel import mel_windows, plain_windows
-from pipeline.features.mel_filterbank import filterbank
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.sources import demo_music
-from pipeline.sources.tracks import Track
-from pipeline.spec import FeatureSpec
-from pipeline.storage.open_storage import open_tree
-from pipeline.versions import versions
+from melzarr.pipeline.builder.plan import TRACKS_PER_SHARD, Shard
+from melzarr.pipeline.builder.worker import ShardJob, make_shard
+from melzarr.pipeline.features.audio import RESAMPLE_MARGIN, RESAMPLE_QUALITY, read_audio
+from melzarr.pipeline.features.extract import one_thread
+from melzarr.pipeline.features.mel import mel_windows, plain_windows
+from melzarr.pipeline.features.mel_filterbank import filterbank
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.versions import versions
 
 SPEC = FeatureSpec()
 RATE = 44100
@@ -128,7 +128,7 @@ def by_tensorflow(windows: np.ndarray) -> Callable[[], np.ndarray] | None:
     """All windows by one batched call of tf.signal."""
     if not importlib.util.find_spec("tensorflow"):
         return None
-    from model.tensorflow_setup import load_tensorflow
+    from melzarr.model.tensorflow_setup import load_tensorflow
 
     load_tensorflow()
     import tensorflow as tf

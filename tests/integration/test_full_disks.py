@@ -21,10 +21,10 @@ import xarray as xr
 import zarr
 from processes import digests
 
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.zarr_store.reader import Store
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_a_quota_that_is_reached_inside_a_shard(
         if next(calls) == 3:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr("pipeline.storage.atomic.os.fsync", spent)
+    monkeypatch.setattr("melzarr.pipeline.storage.atomic.os.fsync", spent)
     with pytest.raises(OSError, match=r"quota exceeded.*s\.zarr\.building"):
         build(plan, catalog, tmp_path / "s.zarr", InProcess())
     monkeypatch.undo()

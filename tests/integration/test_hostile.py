@@ -20,16 +20,16 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
-from pipeline.builder.run_build import build
-from pipeline.cli.group import main
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import StoreError
-from pipeline.features.audio import Audio, read_audio
-from pipeline.features.extract import featurise
-from pipeline.inspection.verify import verify
-from pipeline.shard_receipt import STATUSES, BandSums, Receipt
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.features.audio import Audio, read_audio
+from melzarr.pipeline.features.extract import featurise
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.shard_receipt import STATUSES, BandSums, Receipt
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SPEC = FeatureSpec(n_windows=60)
 MEMORY = 4 << 30  # bytes of addresses that a command may take for a store of a few hundred kB
@@ -225,7 +225,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_failed_track(
             file.write(b"more")
         return audio
 
-    monkeypatch.setattr("pipeline.features.extract.read_audio", read_and_changed)
+    monkeypatch.setattr("melzarr.pipeline.features.extract.read_audio", read_and_changed)
     windows, receipt = featurise(path, SPEC)
     assert len(windows) == 0
     assert receipt.error == "the file changed while it was read; run again when nothing writes to it"

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from processes import digests
 
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.versions import versions
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import versions
 
 pytestmark = pytest.mark.slow
 

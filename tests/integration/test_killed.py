@@ -17,10 +17,10 @@ import pytest
 from killing import n_changes, run
 from processes import digests
 
-from pipeline.derive.derive_store import derive
-from pipeline.derive.track_selection import Part
-from pipeline.inspection.verify import verify
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ class Training(Case):
     """A training, which notes also how long it took."""
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        from model.run_directory import Run
+        from melzarr.model.run_directory import Run
 
         run = Run(folder / self.made)
         if not run.is_finished:

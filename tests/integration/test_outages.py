@@ -14,11 +14,11 @@ import pytest
 from processes import command, digests, start
 from seaweed import Seaweed, weed
 
-from pipeline.inspection.verify import verify
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.storage.object_store import BucketTree
-from pipeline.storage.obstore_client import open_service
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.obstore_client import open_service
+from melzarr.pipeline.zarr_store.reader import open_store
 
 pytestmark = pytest.mark.slow
 

@@ -23,16 +23,16 @@ import psutil
 import pytest
 from processes import digests
 
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.cluster import ENVIRONMENT
-from pipeline.clusters.task_runner import InProcess, OnDask, connect
-from pipeline.errors import BuildError
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.versions import versions
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT
+from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -230,7 +230,7 @@ def test_a_job_that_is_refused_is_a_sentence_in_the_words_of_slurm() -> None:
 def test_jobs_that_never_become_workers_are_a_sentence_that_names_the_log(
     monkeypatch: pytest.MonkeyPatch, state: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.clusters.job_scaling.LOOK", 1.0)
+    monkeypatch.setattr("melzarr.pipeline.clusters.job_scaling.LOOK", 1.0)
     sentence = fails({"jobqueue.slurm.python": "/no/python"})
     assert "ended before they became workers, 3 times in a row" in sentence
     assert "/no/python: No such file" in sentence
@@ -238,7 +238,7 @@ def test_jobs_that_never_become_workers_are_a_sentence_that_names_the_log(
 
 
 def test_who_waits_is_told_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.clusters.job_scaling.LOOK", 1.0)
+    monkeypatch.setattr("melzarr.pipeline.clusters.job_scaling.LOOK", 1.0)
     said: list[str] = []
 
     def say(line: str) -> None:

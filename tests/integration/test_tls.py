@@ -14,8 +14,8 @@ import pytest
 from distributed import Security
 from processes import digests
 
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import kills
 import mutations
 import pytest
 
-from pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.shard_receipt import STATUSES
 
 pytestmark = pytest.mark.slow
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from model.tensorflow_setup import load_tensorflow
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import MelzarrError
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.dataset_recipe import read_recipe
-from pipeline.spec import FeatureSpec
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.model.tensorflow_setup import load_tensorflow
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import MelzarrError
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.dataset_recipe import read_recipe
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 if TYPE_CHECKING:
-    from model.run_directory import Run
-    from model.training_recipe import TrainRecipe
+    from melzarr.model.run_directory import Run
+    from melzarr.model.training_recipe import TrainRecipe
 
 # As a command loads it: weights are the same bit for bit only with the same settings, in a process of its own too.
 with contextlib.suppress(MelzarrError):
@@ -90,7 +90,7 @@ def renamed(tiny: Store, tmp_path: Path) -> Renamed:
 @pytest.fixture(scope="session")
 def quick() -> TrainRecipe:
     """Three epochs of five batches."""
-    from model.training_recipe import TrainRecipe
+    from melzarr.model.training_recipe import TrainRecipe
 
     return TrainRecipe(
         frontend="db", optimizer="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="cosine", batch_size=16,
@@ -109,9 +109,9 @@ def quick_file(quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of the article's network that nothing disturbed; not to be changed."""
-    from model.evaluation_protocol import make_protocol
-    from model.run_directory import Run
-    from model.train import train
+    from melzarr.model.evaluation_protocol import make_protocol
+    from melzarr.model.run_directory import Run
+    from melzarr.model.train import train
 
     run = Run(tmp_path_factory.mktemp("runs") / "trained")
     train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
@@ -121,7 +121,7 @@ def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def own_run(trained: Run, tmp_path: Path) -> Run:
     """A copy of that run which a test may change."""
-    from model.run_directory import Run
+    from melzarr.model.run_directory import Run
 
     return Run(Path(shutil.copytree(trained.path, tmp_path / "own")))
 
@@ -131,7 +131,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Train one dense layer in place of the article's network, without pictures; the list gets each one's settings."""
     import keras
 
-    from model import train as room
+    from melzarr.model import train as room
 
     made: list[dict[str, Any]] = []
 

@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model.cli import main
-from model.run_directory import Run
-from model.tensorflow_setup import load_tensorflow
-from pipeline.zarr_store.reader import Store
+from melzarr.cli import main
+from melzarr.model.run_directory import Run
+from melzarr.model.tensorflow_setup import load_tensorflow
+from melzarr.pipeline.zarr_store.reader import Store
 
 COMMANDS = ["fetch", "scan", "features", "inspect", "verify", "train", "evaluate", "predict", "reproduce"]
 # Without what its user may have set for TensorFlow, so that it prints what it prints by itself.
@@ -39,7 +39,7 @@ def process(code: str, *arguments: object, cwd: Path) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-MAIN = "from model.cli import main; main()"
+MAIN = "from melzarr.cli import main; main()"
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_errors_are_sentences_with_exit_codes(
 def test_a_training_that_is_interrupted_says_that_it_can_go_on(
     tiny: Store, quick_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from model import train as room
+    from melzarr.model import train as room
 
     words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", tmp_path / "run"]
     with monkeypatch.context() as patch:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import evaluate as room  # noqa: E402
-from model import intervals  # noqa: E402
-from model.evaluate import (  # noqa: E402
+from melzarr.model import evaluate as room  # noqa: E402
+from melzarr.model import intervals  # noqa: E402
+from melzarr.model.evaluate import (  # noqa: E402
     Answers,
     answer,
     evaluate,
@@ -26,13 +26,13 @@ from model.evaluate import (  # noqa: E402
     track_classes,
     track_scores,
 )
-from model.evaluation_protocol import make_protocol  # noqa: E402
-from model.judged import judged  # noqa: E402
-from model.run_directory import Run  # noqa: E402
-from model.selection import select  # noqa: E402
-from pipeline.errors import RunError, StoreError  # noqa: E402
-from pipeline.spec import FeatureSpec  # noqa: E402
-from pipeline.zarr_store.reader import Store  # noqa: E402
+from melzarr.model.evaluation_protocol import make_protocol  # noqa: E402
+from melzarr.model.judged import judged  # noqa: E402
+from melzarr.model.run_directory import Run  # noqa: E402
+from melzarr.model.selection import select  # noqa: E402
+from melzarr.pipeline.errors import RunError, StoreError  # noqa: E402
+from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
+from melzarr.pipeline.zarr_store.reader import Store  # noqa: E402
 
 LABELS = ["blues", "disco", "metal", "pop"]
 

@@ -12,13 +12,13 @@ import zarr
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import evaluation_protocol as room
-from model.evaluation_protocol import every_third, level_statistics, make_protocol, protocol_names
-from model.selection import Selection, select
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import CatalogError, StoreError
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.model import evaluation_protocol as room
+from melzarr.model.evaluation_protocol import every_third, level_statistics, make_protocol, protocol_names
+from melzarr.model.selection import Selection, select
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import CatalogError, StoreError
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 PARTS = ("train", "valid", "test")
 

@@ -10,8 +10,8 @@ import scipy.stats
 
 pytest.importorskip("sklearn", reason="the training extra is not installed")
 
-from model import intervals
-from model.intervals import interval_of_macro_f1, interval_of_windows, wilson
+from melzarr.model import intervals
+from melzarr.model.intervals import interval_of_macro_f1, interval_of_windows, wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (10, 10), (0, 15), (14, 15), (29, 30), (620, 1000)])

@@ -11,17 +11,17 @@ import zarr
 
 tf = pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import loader  # noqa: E402
-from model.loader import Order, blocks, tracks, windows  # noqa: E402
-from model.selection import Selection, label_names, select  # noqa: E402
-from pipeline.builder.plan import make_plan  # noqa: E402
-from pipeline.builder.run_build import build  # noqa: E402
-from pipeline.clusters.task_runner import InProcess  # noqa: E402
-from pipeline.errors import StoreError  # noqa: E402
-from pipeline.sources.catalog import read_catalog  # noqa: E402
-from pipeline.spec import FeatureSpec  # noqa: E402
-from pipeline.versions import versions  # noqa: E402
-from pipeline.zarr_store.reader import Store, open_store  # noqa: E402
+from melzarr.model import loader  # noqa: E402
+from melzarr.model.loader import Order, blocks, tracks, windows  # noqa: E402
+from melzarr.model.selection import Selection, label_names, select  # noqa: E402
+from melzarr.pipeline.builder.plan import make_plan  # noqa: E402
+from melzarr.pipeline.builder.run_build import build  # noqa: E402
+from melzarr.pipeline.clusters.task_runner import InProcess  # noqa: E402
+from melzarr.pipeline.errors import StoreError  # noqa: E402
+from melzarr.pipeline.sources.catalog import read_catalog  # noqa: E402
+from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
+from melzarr.pipeline.versions import versions  # noqa: E402
+from melzarr.pipeline.zarr_store.reader import Store, open_store  # noqa: E402
 
 Epoch = tuple[np.ndarray, np.ndarray]
 
@@ -192,7 +192,7 @@ def test_streaming_a_store_larger_than_its_memory_holds_two_pools(
 
 
 def test_it_says_whether_it_caches_or_streams(finished: Store, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="model.loader")
+    caplog.set_level("INFO", logger="melzarr.model.loader")
     windows(finished, select(finished, "train"), 8, memory=STREAMED)
     windows(finished, select(finished, "train"), 8, memory=CACHED)
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["streaming", "cached"]

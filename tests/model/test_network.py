@@ -10,8 +10,8 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 
-from model.network import network  # noqa: E402
-from pipeline.spec import FeatureSpec  # noqa: E402
+from melzarr.model.network import network  # noqa: E402
+from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 
 STATISTICS = {"mean_db": np.linspace(-40, 0, 128).tolist(), "std_db": np.linspace(10, 20, 128).tolist()}
 

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 pytest.importorskip("tensorflow")
 
-from model.cli import main
-from model.loader import tracks, windows
-from model.run_directory import Run
-from model.selection import select
-from pipeline.errors import StorageError
-from pipeline.storage.object_store import BucketTree
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.model.loader import tracks, windows
+from melzarr.model.run_directory import Run
+from melzarr.model.selection import select
+from melzarr.pipeline.errors import StorageError
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_it_is_trained_from_and_evaluated(tiny: Store, remote: Store, quick_file
 
 
 def test_a_server_that_is_gone_is_a_sentence(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.storage import obstore_client
+    from melzarr.pipeline.storage import obstore_client
 
     monkeypatch.setitem(obstore_client.PATIENCE, "soon", (2, 5))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

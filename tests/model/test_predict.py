@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import predict as room
-from model.predict import Prediction, expected_windows, predict, song_windows
-from model.run_directory import Run
-from pipeline.errors import AudioError
-from pipeline.features import audio
-from pipeline.features.audio import read_audio
-from pipeline.features.extract import featurise
-from pipeline.features.mel import mel_windows
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Store
+from melzarr.model import predict as room
+from melzarr.model.predict import Prediction, expected_windows, predict, song_windows
+from melzarr.model.run_directory import Run
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features import audio
+from melzarr.pipeline.features.audio import read_audio
+from melzarr.pipeline.features.extract import featurise
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Store
 
 RATE = 22050
 SMALL = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=5, n_fft=512, hop_length=128, n_mels=20)

@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import train as train_room
-from model.cli import main
-from model.evaluation_protocol import make_protocol
-from model.reproduce import experiments, reproduce
-from model.run_directory import Run
-from model.training_recipe import TrainRecipe
-from pipeline.errors import StoreError
-from pipeline.zarr_store.reader import Store
+from melzarr.cli import main
+from melzarr.model import train as train_room
+from melzarr.model.evaluation_protocol import make_protocol
+from melzarr.model.reproduce import experiments, reproduce
+from melzarr.model.run_directory import Run
+from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.zarr_store.reader import Store
 
 EXPERIMENTS = [("article", "window"), ("article", "track"), ("default", "track"), ("default", "other")]
 FIGURE = r"\d+\.\d % \(\d+\.\d to \d+\.\d\)"

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import run_directory as run_room
-from model import train as room
-from model.evaluation_protocol import make_protocol
-from model.run_directory import Run
-from model.train import Watch, train
-from model.training_recipe import TrainRecipe
-from pipeline.errors import RunError
-from pipeline.zarr_store.reader import Store
+from melzarr.model import run_directory as run_room
+from melzarr.model import train as room
+from melzarr.model.evaluation_protocol import make_protocol
+from melzarr.model.run_directory import Run
+from melzarr.model.train import Watch, train
+from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.zarr_store.reader import Store
 
 SEED = 3  # that of the run `trained`
 

@@ -16,9 +16,9 @@ tf = pytest.importorskip("tensorflow", reason="the training extra is not install
 
 import keras  # noqa: E402
 
-from model.run_directory import Run  # noqa: E402
-from pipeline.errors import RunError  # noqa: E402
-from pipeline.spec import FeatureSpec  # noqa: E402
+from melzarr.model.run_directory import Run  # noqa: E402
+from melzarr.pipeline.errors import RunError  # noqa: E402
+from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "store": {"uuid": "0-0", "title": "Two styles"}, "spec": FeatureSpec(n_windows=7).to_dict(),

@@ -19,17 +19,17 @@ from processes import wait_for
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from model import train as room
-from model.evaluation_protocol import make_protocol
-from model.plots import draw_confusion
-from model.run_directory import Run
-from model.selection import label_names
-from model.train import Watch, train, windows_per_epoch
-from model.training_recipe import TrainRecipe
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import RunError, StoreError
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.model import train as room
+from melzarr.model.evaluation_protocol import make_protocol
+from melzarr.model.plots import draw_confusion
+from melzarr.model.run_directory import Run
+from melzarr.model.selection import label_names
+from melzarr.model.train import Watch, train, windows_per_epoch
+from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import RunError, StoreError
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SEED = 3  # that of the run `trained`
 

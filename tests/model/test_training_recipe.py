@@ -11,8 +11,8 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 
-from model.training_recipe import TrainRecipe, recipe_names  # noqa: E402
-from pipeline.errors import RecipeError  # noqa: E402
+from melzarr.model.training_recipe import TrainRecipe, recipe_names  # noqa: E402
+from melzarr.pipeline.errors import RecipeError  # noqa: E402
 
 GOOD: dict[str, Any] = {
     "frontend": "db", "optimizer": "adamw", "learning_rate": 0.001, "batch_size": 32, "epochs": 4,

@@ -22,16 +22,16 @@ import pytest
 import soundfile
 from processes import digests
 
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.dataset_recipe import Synthesis, find_recipe
-from pipeline.sources.fetch_dataset import fetch
-from pipeline.spec import FeatureSpec
-from pipeline.versions import FEATURES_VERSION, versions
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.dataset_recipe import Synthesis, find_recipe
+from melzarr.pipeline.sources.fetch_dataset import fetch
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import FEATURES_VERSION, versions
+from melzarr.pipeline.zarr_store.reader import open_store
 
 SHARD = "mel/c/0/0/0/0"
 SPEC = FeatureSpec(n_windows=24)  # 1.02 s

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.features.decibels import BLOCK_WINDOWS, sum_levels
-from pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.decibels import BLOCK_WINDOWS, sum_levels
+from melzarr.pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
+from melzarr.pipeline.spec import FeatureSpec
 
 UNKNOWN = TrackReceipt(status="failed", error="the file is empty (0 bytes)")
 KNOWN = TrackReceipt(

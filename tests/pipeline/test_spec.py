@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import SpecError
-from pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from melzarr.pipeline.errors import SpecError
+from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
 
 COUNTS = ("sample_rate", "window", "stride", "n_windows", "n_fft", "hop_length", "n_mels")
 

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.demo_music import synthesise
-from pipeline.spec import FeatureSpec
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.demo_music import synthesise
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 RATE = 22050
 SECONDS = 3.0

@@ -55,7 +55,7 @@ def main(folder: str, number: int, sent: signal.Signals, words: list[str]) -> No
 
     sys.addaudithook(look)
     atexit.register(lambda: os.write(2, f"{count} changes\n".encode()))
-    from model.cli import main as command
+    from melzarr.cli import main as command
 
     command(words)
 

@@ -32,8 +32,8 @@ import psutil
 import soundfile
 from processes import command, digests, start
 
-from pipeline.publishing.workspace import BUILT
-from pipeline.sources import demo_music
+from melzarr.pipeline.publishing.workspace import BUILT
+from melzarr.pipeline.sources import demo_music
 
 MODES = {
     "in process": ("client",),

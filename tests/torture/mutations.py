@@ -27,11 +27,11 @@ import click
 import numpy as np
 import soundfile
 
-from pipeline.features.extract import featurise, one_thread
-from pipeline.shard_receipt import STATUSES
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import READABLE
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.extract import featurise, one_thread
+from melzarr.pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import READABLE
+from melzarr.pipeline.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_windows=60)
 FORMATS = {

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PATIENCE = 120  # seconds
-OURS = ("melzarr", "_editable", "__editable__", "pipeline", "model", "__pycache__")
+OURS = ("melzarr", "_editable", "__editable__", "__pycache__")
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -24,8 +24,8 @@ import click
 import psutil
 from kills import end, workers_of
 
-from pipeline.sources import demo_music
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.zarr_store.reader import open_store
 
 N_FILES = 50  # audio files; each is the source of many tracks
 LIFETIME = ("--lifetime", "20s", "--lifetime-stagger", "5s", "--lifetime-restart")

@@ -29,13 +29,13 @@ import click
 from killing import changes
 from processes import digests
 
-from model.cli import main as command
-from pipeline.builder import job_array, run_build  # noqa: F401  (once, and not in each fork)
-from pipeline.derive import append  # noqa: F401  (likewise)
-from pipeline.features.kernel_cache import compiled_kernel
-from pipeline.inspection import verify  # noqa: F401  (likewise)
-from pipeline.share import write_share  # noqa: F401  (likewise)
-from pipeline.sources import demo_music
+from melzarr.cli import main as command
+from melzarr.pipeline.builder import job_array, run_build  # noqa: F401  (once, and not in each fork)
+from melzarr.pipeline.derive import append  # noqa: F401  (likewise)
+from melzarr.pipeline.features.kernel_cache import compiled_kernel
+from melzarr.pipeline.inspection import verify  # noqa: F401  (likewise)
+from melzarr.pipeline.share import write_share  # noqa: F401  (likewise)
+from melzarr.pipeline.sources import demo_music
 
 SMALL = ("--n-windows", "4", "--tracks-per-shard", "2")
 HERE = (*SMALL, "--workers", "0")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.options import (
     AS_JSON,
     CLUSTER,
     DASHBOARD,
@@ -23,16 +23,16 @@ from pipeline.cli.options import (
     Address,
     Guarded,
 )
-from pipeline.cli.output import as_text, count, next_step, show
-from pipeline.cli.progress import beside_bar, build_progress, progress_bar
-from pipeline.errors import BuildError
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.cli.output import as_text, count, next_step, show
+from melzarr.pipeline.cli.progress import beside_bar, build_progress, progress_bar
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.storage.directory import Tree
 
 if TYPE_CHECKING:
-    from pipeline.builder.run_build import Summary
-    from pipeline.derive.append import Addition
-    from pipeline.publishing.workspace import Workspace
-    from pipeline.zarr_store.reader import Store
+    from melzarr.pipeline.builder.run_build import Summary
+    from melzarr.pipeline.derive.append import Addition
+    from melzarr.pipeline.publishing.workspace import Workspace
+    from melzarr.pipeline.zarr_store.reader import Store
 
 
 @click.command(cls=Guarded)
@@ -72,7 +72,7 @@ def append(
       melzarr append music.zarr ~/Music/genres
       melzarr append music.zarr new.csv --group album --cluster slurm --workers 20
     """
-    from pipeline.derive.append import growing
+    from melzarr.pipeline.derive.append import growing
 
     with growing(store) as workspace:
         resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
@@ -84,12 +84,12 @@ def _append(
     max_failed: float | None, group_column: str, datasets: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Add to a store that is held."""
-    from pipeline.builder.up_to_date import count_tracks
-    from pipeline.cli.inputs import read_source
-    from pipeline.derive.append import addition, clean, is_built, shares_of
-    from pipeline.derive.append import append as append_tracks
-    from pipeline.derive.merge import differing
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.builder.up_to_date import count_tracks
+    from melzarr.pipeline.cli.inputs import read_source
+    from melzarr.pipeline.derive.append import addition, clean, is_built, shares_of
+    from melzarr.pipeline.derive.append import append as append_tracks
+    from melzarr.pipeline.derive.merge import differing
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     store, opened = workspace.target, open_store(workspace.target)
     catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
@@ -118,10 +118,10 @@ def _build_new(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Compute the new tracks."""
-    from pipeline.cli.messages import summary_lines
-    from pipeline.clusters.task_runner import connect
-    from pipeline.derive.append import build_new
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.messages import summary_lines
+    from melzarr.pipeline.clusters.task_runner import connect
+    from melzarr.pipeline.derive.append import build_new
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     with connect(cluster, workers, added.plan.worker_bytes, say=beside_bar, **resources) as runner:
         at = runner.dashboard and f"; dashboard at {runner.dashboard}"
@@ -148,11 +148,11 @@ def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> No
       melzarr merge jazz.zarr rock.zarr music.zarr
       melzarr merge s3://music/a.zarr s3://music/b.zarr s3://music/all.zarr
     """
-    from pipeline.derive.merge import differing
-    from pipeline.derive.merge import merge as merge_stores
-    from pipeline.publishing.open_workspace import open_workspace
-    from pipeline.publishing.target_guard import refuse_place
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.derive.merge import differing
+    from melzarr.pipeline.derive.merge import merge as merge_stores
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.publishing.target_guard import refuse_place
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     if len(stores) < 2:
         raise click.UsageError("give two stores or more, and then the one that they become")
@@ -173,9 +173,9 @@ def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> No
 
 def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
     """Whether the merger is there already; refuse to replace what is something else, unless forced."""
-    from pipeline.derive.merge import is_merged
-    from pipeline.publishing.open_workspace import open_workspace
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.derive.merge import is_merged
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     workspace = open_workspace(out)
     if not workspace.occupied():
@@ -194,8 +194,8 @@ def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
 
 def _say(summary: Summary, as_json: bool, *next_options: object, **facts: Any) -> None:
     """Say what was made, and what comes next."""
-    from pipeline.cli.messages import derived_lines
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.messages import derived_lines
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     if as_json:
         found = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.inputs import prepare
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.inputs import prepare
+from melzarr.pipeline.cli.options import (
     CLUSTER,
     DASHBOARD,
     FORCE,
@@ -21,16 +21,16 @@ from pipeline.cli.options import (
     Guarded,
     source_options,
 )
-from pipeline.cli.output import count, next_step, show
-from pipeline.cli.progress import beside_bar, build_progress, progress_bar
-from pipeline.errors import BuildError, StorageError, StoreError
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.cli.output import count, next_step, show
+from melzarr.pipeline.cli.progress import beside_bar, build_progress, progress_bar
+from melzarr.pipeline.errors import BuildError, StorageError, StoreError
+from melzarr.pipeline.storage.directory import Tree
 
 if TYPE_CHECKING:
-    from pipeline.builder.plan import Plan
-    from pipeline.builder.run_build import Summary
-    from pipeline.shard_receipt import Receipt
-    from pipeline.sources.catalog import Catalog
+    from melzarr.pipeline.builder.plan import Plan
+    from melzarr.pipeline.builder.run_build import Summary
+    from melzarr.pipeline.shard_receipt import Receipt
+    from melzarr.pipeline.sources.catalog import Catalog
 
 
 @click.command(cls=Guarded)
@@ -69,10 +69,10 @@ def features(
 
     For schedulers without Dask, see melzarr job-array.
     """
-    from pipeline.clusters.task_runner import connect
-    from pipeline.publishing.open_workspace import open_workspace
-    from pipeline.publishing.target_guard import refuse_place
-    from pipeline.sources.catalog import missing_parts
+    from melzarr.pipeline.clusters.task_runner import connect
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.publishing.target_guard import refuse_place
+    from melzarr.pipeline.sources.catalog import missing_parts
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
@@ -89,9 +89,9 @@ def features(
         click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
     resources: dict[str, Any] = {"memory": memory, "walltime": walltime, "say": beside_bar, "dashboard": dashboard}
     with connect(cluster, workers, plan.worker_bytes, **resources) as runner:
-        from pipeline.builder.run_build import build  # while the workers start
-        from pipeline.cli.messages import summary_lines
-        from pipeline.zarr_store.reader import open_store
+        from melzarr.pipeline.builder.run_build import build  # while the workers start
+        from melzarr.pipeline.cli.messages import summary_lines
+        from melzarr.pipeline.zarr_store.reader import open_store
 
         click.echo(f"{count(runner.n_workers, 'worker')}{runner.dashboard and f'; dashboard at {runner.dashboard}'}")
         n_workers = runner.n_workers
@@ -104,8 +104,8 @@ def features(
 
 def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
     """Write beside a finished store how it was built; where that cannot be, say so, for the store is finished."""
-    from pipeline.builder.build_timings import write_built
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.builder.build_timings import write_built
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     if problem := write_built(open_store(store), summary, n_workers):
         click.echo(problem, err=True)
@@ -113,15 +113,15 @@ def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
 
 def _receipts(store: Tree) -> Iterable[Receipt]:
     """Receipts of a finished store."""
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     return open_store(store).receipts()
 
 
 def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
     """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
-    from pipeline.builder.up_to_date import changes
-    from pipeline.zarr_store.reader import is_store, open_store
+    from melzarr.pipeline.builder.up_to_date import changes
+    from melzarr.pipeline.zarr_store.reader import is_store, open_store
 
     if not is_store(store):
         raise BuildError(f"{store} exists and is no store of melzarr's; name another place, or remove it yourself")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.options import (
     DATASETS,
     WORKERS,
     Guarded,
 )
-from pipeline.cli.output import next_step
+from melzarr.pipeline.cli.output import next_step
 
 
 @click.command(cls=Guarded)
@@ -30,8 +30,8 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
       melzarr fetch demo --tracks-per-label 10
       melzarr fetch gtzan --from ~/Downloads/genres.tar.gz
     """
-    from pipeline.sources.dataset_recipe import find_recipe
-    from pipeline.sources.fetch_dataset import fetch as fetch_recipe
+    from melzarr.pipeline.sources.dataset_recipe import find_recipe
+    from melzarr.pipeline.sources.fetch_dataset import fetch as fetch_recipe
 
     recipe = find_recipe(name, datasets)
     fetched = fetch_recipe(recipe, copy_from=copy_from, tracks_per_label=tracks_per_label, workers=workers)

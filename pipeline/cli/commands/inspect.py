@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.options import (
     AS_JSON,
     STORE,
     Guarded,
 )
-from pipeline.cli.output import as_text, show
-from pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.cli.output import as_text, show
+from melzarr.pipeline.storage.directory import DiskTree, Tree
 
 
 @click.command(cls=Guarded)
@@ -21,10 +21,10 @@ from pipeline.storage.directory import DiskTree, Tree
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw one track of each label, as .png or .svg.")
 def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
     """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
-    from pipeline.cli.messages import store_lines
-    from pipeline.inspection.describe import describe
-    from pipeline.publishing.target_guard import refuse_inside
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.messages import store_lines
+    from melzarr.pipeline.inspection.describe import describe
+    from melzarr.pipeline.publishing.target_guard import refuse_inside
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     if picture:
         refuse_inside(DiskTree(picture))
@@ -32,7 +32,7 @@ def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
     facts = describe(opened)
     click.echo(as_text(facts)) if as_json else show(store_lines(facts))
     if picture:
-        from pipeline.report.mel_figure import draw
+        from melzarr.pipeline.report.mel_figure import draw
 
         draw(opened, picture)
         click.echo(f"picture: {picture}", err=as_json)

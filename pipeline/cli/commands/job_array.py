@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.commands.features import is_up_to_date, note_how_fast
-from pipeline.cli.inputs import prepare
-from pipeline.cli.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
-from pipeline.cli.output import as_text, count, next_step, show
-from pipeline.cli.progress import build_progress
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.cli.commands.features import is_up_to_date, note_how_fast
+from melzarr.pipeline.cli.inputs import prepare
+from melzarr.pipeline.cli.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
+from melzarr.pipeline.cli.output import as_text, count, next_step, show
+from melzarr.pipeline.cli.progress import build_progress
+from melzarr.pipeline.storage.directory import Tree
 
 if TYPE_CHECKING:
-    from pipeline.builder.run_build import Summary
+    from melzarr.pipeline.builder.run_build import Summary
 
 
 @click.group("job-array", cls=InOrder)
@@ -56,9 +56,9 @@ def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
     \b
       melzarr job-array init ~/Music/genres music.zarr
     """
-    from pipeline.builder.job_array import write_plan
-    from pipeline.publishing.open_workspace import open_workspace
-    from pipeline.sources.catalog import missing_parts
+    from melzarr.pipeline.builder.job_array import write_plan
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.sources.catalog import missing_parts
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
@@ -89,9 +89,9 @@ def part_stage(
       melzarr job-array part 3/16 music.zarr
       melzarr job-array part $SLURM_ARRAY_TASK_ID/16 music.zarr
     """
-    from pipeline.builder.job_array import make_part, read_plan
-    from pipeline.cli.messages import part_lines
-    from pipeline.clusters.task_runner import connect
+    from melzarr.pipeline.builder.job_array import make_part, read_plan
+    from melzarr.pipeline.cli.messages import part_lines
+    from melzarr.pipeline.clusters.task_runner import connect
 
     written, (number, n_parts) = read_plan(store), part
     shards = list(written.part(number, n_parts))
@@ -119,10 +119,10 @@ def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
     \b
       melzarr job-array finish music.zarr
     """
-    from pipeline.builder.job_array import finish, read_plan
-    from pipeline.cli.messages import summary_lines
-    from pipeline.publishing.open_workspace import open_workspace
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.builder.job_array import finish, read_plan
+    from melzarr.pipeline.cli.messages import summary_lines
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     workspace = open_workspace(store)
     workspace.tidy()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import STORE, Guarded
-from pipeline.cli.output import count, next_step, show
-from pipeline.cli.progress import progress_bar
-from pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.cli.options import STORE, Guarded
+from melzarr.pipeline.cli.output import count, next_step, show
+from melzarr.pipeline.cli.progress import progress_bar
+from melzarr.pipeline.storage.directory import DiskTree, Tree
 
 
 @click.command(cls=Guarded)
@@ -28,14 +28,14 @@ def report(store: Tree, run: Path | None, folder: Path | None) -> None:
       melzarr report demo.zarr
       melzarr report demo.zarr --run runs/demo-default-track --to pages/demo
     """
-    from pipeline.builder.build_timings import read_built
-    from pipeline.human_units import size
-    from pipeline.inspection.quality import find
-    from pipeline.publishing.target_guard import refuse_inside
-    from pipeline.report.charts import require_matplotlib
-    from pipeline.report.page import PAGE, write_report
-    from pipeline.report.run_reader import read_run
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.builder.build_timings import read_built
+    from melzarr.pipeline.human_units import size
+    from melzarr.pipeline.inspection.quality import find
+    from melzarr.pipeline.publishing.target_guard import refuse_inside
+    from melzarr.pipeline.report.charts import require_matplotlib
+    from melzarr.pipeline.report.page import PAGE, write_report
+    from melzarr.pipeline.report.run_reader import read_run
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     folder = folder or Path(f"{_stem(store.name)}-report")

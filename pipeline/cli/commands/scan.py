@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.inputs import prepare
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.inputs import prepare
+from melzarr.pipeline.cli.options import (
     AS_JSON,
     SOURCE,
     Guarded,
     source_options,
 )
-from pipeline.cli.output import as_text, next_step, show
-from pipeline.cli.progress import progress_bar
+from melzarr.pipeline.cli.output import as_text, next_step, show
+from melzarr.pipeline.cli.progress import progress_bar
 
 
 @click.command(cls=Guarded)
@@ -27,10 +27,10 @@ from pipeline.cli.progress import progress_bar
 @source_options
 def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
-    from pipeline.cli.messages import scan_lines
-    from pipeline.clusters.local_cluster import local_workers
-    from pipeline.inspection.scan import as_dict
-    from pipeline.inspection.scan import scan as scan_catalog
+    from melzarr.pipeline.cli.messages import scan_lines
+    from melzarr.pipeline.clusters.local_cluster import local_workers
+    from melzarr.pipeline.inspection.scan import as_dict
+    from melzarr.pipeline.inspection.scan import scan as scan_catalog
 
     catalog, plan = prepare(source, options)
     n_workers = workers or local_workers(None, plan.worker_bytes)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import AS_JSON, DATASETS, FORCE, STORE, Address, Guarded
-from pipeline.cli.output import as_text, next_step, show
-from pipeline.cli.progress import build_progress, progress_bar
-from pipeline.sources.dataset_recipe import is_date
-from pipeline.spec import DTYPES, SCALES
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.cli.options import AS_JSON, DATASETS, FORCE, STORE, Address, Guarded
+from melzarr.pipeline.cli.output import as_text, next_step, show
+from melzarr.pipeline.cli.progress import build_progress, progress_bar
+from melzarr.pipeline.sources.dataset_recipe import is_date
+from melzarr.pipeline.spec import DTYPES, SCALES
+from melzarr.pipeline.storage.directory import Tree
 
 
 def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
@@ -77,12 +77,12 @@ def share(
       melzarr share demo.zarr s3://music/demo --label bells --label choir
       melzarr share demo.zarr hub --hugging-face
     """
-    from pipeline.cli.inputs import audio_root
-    from pipeline.cli.messages import share_lines
-    from pipeline.share.share_options import Wish, unsaid
-    from pipeline.share.write_share import archive_sha256
-    from pipeline.share.write_share import share as share_store
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.inputs import audio_root
+    from melzarr.pipeline.cli.messages import share_lines
+    from melzarr.pipeline.share.share_options import Wish, unsaid
+    from melzarr.pipeline.share.write_share import archive_sha256
+    from melzarr.pipeline.share.write_share import share as share_store
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
     wish = Wish(

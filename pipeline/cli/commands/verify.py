@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.inputs import audio_root
-from pipeline.cli.options import (
+from melzarr.pipeline.cli.inputs import audio_root
+from melzarr.pipeline.cli.options import (
     AS_JSON,
     DATASETS,
     STORE,
     Guarded,
 )
-from pipeline.cli.output import as_text, show
-from pipeline.cli.progress import progress_bar
-from pipeline.storage.directory import Tree
+from melzarr.pipeline.cli.output import as_text, show
+from melzarr.pipeline.cli.progress import progress_bar
+from melzarr.pipeline.storage.directory import Tree
 
 
 @click.command(cls=Guarded)
@@ -34,9 +34,9 @@ def verify(
 
     The exit code is 1 if anything is off, and the track is named.
     """
-    from pipeline.cli.messages import verdict_lines
-    from pipeline.inspection.verify import verify as verify_store
-    from pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.cli.messages import verdict_lines
+    from melzarr.pipeline.inspection.verify import verify as verify_store
+    from melzarr.pipeline.zarr_store.reader import open_store
 
     if sample and not source:
         raise click.UsageError("--sample computes from the audio files; say where they are with --source")

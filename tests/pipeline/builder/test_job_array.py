@@ -14,16 +14,16 @@ import soundfile
 from click.testing import CliRunner, Result
 from processes import digests
 
-from model.cli import main
-from pipeline.builder.job_array import finish, make_part, read_plan, write_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError
-from pipeline.inspection.verify import verify
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.storage.atomic import write_whole
-from pipeline.storage.object_store import BucketTree
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.job_array import finish, make_part, read_plan, write_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5")
 
@@ -181,7 +181,7 @@ def test_an_end_that_was_killed_after_the_store_had_appeared_is_an_end(
 
     written = read_plan(target)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(written, target)
     assert digests(target) == digests(finished.tree.path)

@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.builder.plan import COMPRESSION, TRACKS_PER_SHARD, WORKER_BASE_BYTES, Plan, digest, estimate, make_plan
-from pipeline.sources.tracks import Track, Tracks
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.builder.plan import (
+    COMPRESSION,
+    TRACKS_PER_SHARD,
+    WORKER_BASE_BYTES,
+    Plan,
+    digest,
+    estimate,
+    make_plan,
+)
+from melzarr.pipeline.sources.tracks import Track, Tracks
+from melzarr.pipeline.spec import FeatureSpec
 
 VERSIONS = {"melzarr": "0.1.0+abc", "numpy": "2.4.0"}
 DEFAULT = FeatureSpec()

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.builder.receipt_table import Ledger, Spilled
-from pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
-from pipeline.zarr_store.layout import statistics
+from melzarr.pipeline.builder.receipt_table import Ledger, Spilled
+from melzarr.pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
+from melzarr.pipeline.zarr_store.layout import statistics
 
 FACTS = ("n_windows", "source_rate", "source_channels", "duration", "peak", "clipped")
 N_MELS = 3

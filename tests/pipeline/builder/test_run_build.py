@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import Summary, build
-from pipeline.builder.up_to_date import changes
-from pipeline.builder.worker import ShardJob, make_shard
-from pipeline.clusters.task_runner import InProcess, OnDask, connect
-from pipeline.errors import BuildError
-from pipeline.inspection.verify import verify
-from pipeline.publishing.local_workspace import DiskWorkspace
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.sources.catalog import read_catalog
-from pipeline.storage.atomic import write_whole
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import Summary, build
+from melzarr.pipeline.builder.up_to_date import changes
+from melzarr.pipeline.builder.worker import ShardJob, make_shard
+from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 
 def same_bytes(first: Path, second: Path) -> bool:
@@ -311,7 +311,7 @@ def test_what_a_kill_before_it_could_say_so_leaves_goes_with_the_next_run(music:
         write_whole(path, *parts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             run(music, target, plan_of)
     assert open_workspace(target).n_receipts() == 3
@@ -330,7 +330,7 @@ def test_what_appears_while_a_build_runs_is_not_replaced(music: Path, tmp_path: 
 def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(
     music: Path, tmp_path: Path, plan_of, finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.publishing.local_workspace._renamed_by_exchange", lambda _, __: False)
+    monkeypatch.setattr("melzarr.pipeline.publishing.local_workspace._renamed_by_exchange", lambda _, __: False)
     target = tmp_path / "s.zarr"
     run(music, target, plan_of, n_mels=64)
     for _ in range(2):  # the second time what the first has put aside is still there
@@ -378,7 +378,7 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
     data[100] ^= 1
     second.unlink()  # it is a link to the finished store's, which stays as it is
     second.write_bytes(data)
-    monkeypatch.setattr("pipeline.storage.directory.sha256_of", pytest.fail)
+    monkeypatch.setattr("melzarr.pipeline.storage.directory.sha256_of", pytest.fail)
     runner = Drawn()
     with pytest.raises(KeyboardInterrupt):
         run(own_music, target, plan_of, runner, replace=True)

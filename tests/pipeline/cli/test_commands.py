@@ -13,7 +13,7 @@ import soundfile
 import xarray as xr
 from click.testing import CliRunner, Result
 
-from pipeline.cli.group import main
+from melzarr.cli import main
 
 SMALL = ["--workers", "0", "--n-windows", "60", "--tracks-per-shard", "5"]
 
@@ -37,7 +37,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
 
 def test_help_is_light_and_nothing_in_the_pipeline_imports_tensorflow() -> None:
     code = (
-        "import sys, pkgutil, importlib, pipeline.cli.group\n"
+        "import sys, pkgutil, importlib, melzarr.pipeline.cli.group\n"
         "heavy = {'tensorflow', 'keras', 'librosa', 'distributed', 'zarr', 'xarray', 'numba'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
         "for module in pkgutil.iter_modules(pipeline.__path__): importlib.import_module('pipeline.' + module.name)\n"
@@ -259,7 +259,7 @@ def test_the_demo_from_fetch_to_verify(tmp_path: Path) -> None:
     recipe = tmp_path / "datasets/demo/recipe.toml"
     recipe.parent.mkdir(parents=True)
     recipe.write_text(Path(__file__).parents[3].joinpath("datasets/demo/recipe.toml").read_text())
-    base = [sys.executable, "-c", "from pipeline.cli.group import main; main()"]
+    base = [sys.executable, "-c", "from melzarr.cli import main; main()"]
 
     def run(*arguments: str) -> str:
         return subprocess.run(

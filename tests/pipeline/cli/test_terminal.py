@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import command
 
-from model.cli import main
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.cli.terminal import steady_streams
-from pipeline.clusters.task_runner import InProcess
-from pipeline.inspection.verify import verify
-from pipeline.sources.catalog import read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.untrusted_text import as_was, harmless, printable
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.tracks_table import tracks_csv
+from melzarr.cli import main
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.cli.terminal import steady_streams
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.untrusted_text import as_was, harmless, printable
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5", "--workers", "0")
 

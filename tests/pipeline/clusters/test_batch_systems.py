@@ -18,8 +18,8 @@ import dask
 import pytest
 from dask.utils import parse_bytes, parse_timedelta
 
-from pipeline.cli.options import read_walltime
-from pipeline.clusters.batch_systems import (
+from melzarr.pipeline.cli.options import read_walltime
+from melzarr.pipeline.clusters.batch_systems import (
     SYSTEMS,
     _cluster_class,
     _folder,
@@ -28,10 +28,10 @@ from pipeline.clusters.batch_systems import (
     lifetime,
     seconds_of,
 )
-from pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Wish
-from pipeline.clusters.job_scaling import Scaler, listed, words
-from pipeline.clusters.task_runner import connect
-from pipeline.errors import BuildError, CallError
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Wish
+from melzarr.pipeline.clusters.job_scaling import Scaler, listed, words
+from melzarr.pipeline.clusters.task_runner import connect
+from melzarr.pipeline.errors import BuildError, CallError
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install 'melzarr[cluster]'")
 

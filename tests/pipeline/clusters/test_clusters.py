@@ -19,11 +19,11 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from pipeline.clusters.cluster import ENVIRONMENT, quiet
-from pipeline.clusters.local_cluster import local_workers
-from pipeline.clusters.task_runner import InProcess, OnDask, connect
-from pipeline.errors import BuildError, CallError
-from pipeline.features.extract import one_thread
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, quiet
+from melzarr.pipeline.clusters.local_cluster import local_workers
+from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
+from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.features.extract import one_thread
 
 
 def environment(names: tuple[str, ...]) -> dict[str, str | None]:
@@ -155,7 +155,8 @@ def test_a_missing_library_is_a_sentence(
 
 def test_what_is_not_asked_for_is_not_imported() -> None:
     program = (
-        "import pipeline.clusters.task_runner, sys; print([m for m in sys.modules if m.startswith(('dask_', 'kr8s'))])"
+        "import melzarr.pipeline.clusters.task_runner, sys; "
+        "print([m for m in sys.modules if m.startswith(('dask_', 'kr8s'))])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
@@ -175,7 +176,7 @@ def slowly(_: object) -> None:
 
 
 def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.clusters.task_runner.PATIENCE", 1)
+    monkeypatch.setattr("melzarr.pipeline.clusters.task_runner.PATIENCE", 1)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=":0"
     ) as cluster, connect(cluster.scheduler_address, None, 1) as runner:  # fmt: skip
@@ -186,16 +187,16 @@ def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest
 
 
 def test_a_clock_that_is_set_back_while_nothing_is_heard_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.clusters.task_runner.PATIENCE", 0.1)
+    monkeypatch.setattr("melzarr.pipeline.clusters.task_runner.PATIENCE", 0.1)
     clocks = iter([10, 3610, 10, 10])
-    monkeypatch.setattr("pipeline.clusters.task_runner._time_of_day", lambda: next(clocks))
+    monkeypatch.setattr("melzarr.pipeline.clusters.task_runner._time_of_day", lambda: next(clocks))
     runner = OnDask(SimpleNamespace(nthreads=lambda: {"tcp://worker": 1}, dashboard_link=""))
     with pytest.raises(BuildError, match="clock was set back by 3600 s"):
         runner._next(queue.SimpleQueue())
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.clusters.existing_scheduler.PATIENCE", 1)
+    monkeypatch.setattr("melzarr.pipeline.clusters.existing_scheduler.PATIENCE", 1)
     with socket.socket() as held:  # bound but not listening: connections are refused
         held.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{held.getsockname()[1]}"

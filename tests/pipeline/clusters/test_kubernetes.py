@@ -27,12 +27,12 @@ import yaml
 from dask.utils import parse_bytes
 from processes import Processes, digests
 
-import pipeline
-from pipeline.builder.run_build import build
-from pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Wish
-from pipeline.clusters.kubernetes import WAIT, cluster_spec, quantity, watch
-from pipeline.clusters.task_runner import InProcess, connect
-from pipeline.errors import BuildError, CallError
+import melzarr
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Wish
+from melzarr.pipeline.clusters.kubernetes import WAIT, cluster_spec, quantity, watch
+from melzarr.pipeline.clusters.task_runner import InProcess, connect
+from melzarr.pipeline.errors import BuildError, CallError
 
 pytest.importorskip("dask_kubernetes", reason="dask-kubernetes is not installed: pip install 'melzarr[kubernetes]'")
 jsonschema = pytest.importorskip("jsonschema")
@@ -262,7 +262,7 @@ def test_no_worker_is_asked_for_where_none_is_wanted() -> None:
 
 def test_who_waits_for_pods_is_told_so_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     now, threads, said = [0.0], {"tcp://worker": 1}, list[str]()
-    monkeypatch.setattr("pipeline.clusters.kubernetes.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("melzarr.pipeline.clusters.kubernetes.time.monotonic", lambda: now[0])
     look = watch(SimpleNamespace(nthreads=lambda: threads), "melzarr-1", said.append)
     now[0] = 2 * WAIT
     look()
@@ -284,7 +284,7 @@ def test_the_commands_of_the_containers_run_a_build(music: Path, tmp_path: Path,
     with Processes(tmp_path) as processes:
         program = {"dask": str(Path(sys.executable).with_name("dask"))}
         operator = {"DASK_WORKER_NAME": "a-worker-1", "DASK_SCHEDULER_ADDRESS": processes.address}
-        operator["PYTHONPATH"] = str(Path(pipeline.__file__).parents[1])
+        operator["PYTHONPATH"] = str(Path(melzarr.__file__).parents[1])
         ports = ["--port", str(processes.port), "--dashboard-address", "127.0.0.1:0"]
         for container, more in ((scheduler, ports), (worker, [])):
             given = {variable["name"]: variable["value"] for variable in container["env"]}

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from processes import Processes, environment_without
 
-import pipeline
-from pipeline.clusters.task_runner import connect
-from pipeline.clusters.worker_versions import differences
-from pipeline.errors import BuildError
-from pipeline.versions import FEATURES_VERSION
+import melzarr
+from melzarr.pipeline.clusters.task_runner import connect
+from melzarr.pipeline.clusters.worker_versions import differences
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.versions import FEATURES_VERSION
 
-ROOT = Path(pipeline.__file__).parents[1]
+ROOT = Path(melzarr.__file__).parents[1]
 
 
 def test_what_differs_is_named_with_its_worker() -> None:
@@ -41,20 +41,20 @@ def test_what_differs_is_named_with_its_worker() -> None:
 @pytest.mark.slow
 def test_a_scheduler_or_a_worker_without_melzarr_is_named(tmp_path: Path) -> None:
     python = environment_without(tmp_path / "bare")
-    bare = subprocess.run([python, "-P", "-c", "import pipeline"], env={}, capture_output=True, check=False)
-    assert b"No module named 'pipeline'" in bare.stderr
+    bare = subprocess.run([python, "-P", "-c", "import melzarr"], env={}, capture_output=True, check=False)
+    assert b"No module named 'melzarr'" in bare.stderr
     (tmp_path / "a").mkdir()
     with Processes(tmp_path / "a") as dask:
         dask.scheduler(python)
         dask.worker()
-        expected = r"the scheduler at tcp://\S+ has no pipeline; it needs what the workers need: install melzarr==\d"
+        expected = r"the scheduler at tcp://\S+ has no melzarr; it needs what the workers need: install melzarr==\d"
         with pytest.raises(BuildError, match=expected), connect(dask.address, None, 1):
             pass
     (tmp_path / "b").mkdir()
     with Processes(tmp_path / "b") as dask:
         dask.scheduler()
         dask.worker(python)
-        expected = r"the worker tcp://\S+ has no pipeline\. Install the same everywhere"
+        expected = r"the worker tcp://\S+ has no melzarr\. Install the same everywhere"
         with pytest.raises(BuildError, match=expected), connect(dask.address, None, 1):
             pass
 
@@ -62,8 +62,8 @@ def test_a_scheduler_or_a_worker_without_melzarr_is_named(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_worker_with_another_melzarr_ends_the_build_before_its_first_shard(tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(ROOT / "pipeline", other / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    with (other / "pipeline/versions.py").open("a") as file:
+    shutil.copytree(ROOT / "melzarr", other / "melzarr", ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "melzarr/pipeline/versions.py").open("a") as file:
         file.write("FEATURES_VERSION = 0\n")
     python = environment_without(tmp_path / "bare")
     metadata = other / f"melzarr-{importlib.metadata.version('melzarr')}.dist-info/METADATA"

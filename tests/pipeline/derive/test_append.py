@@ -15,28 +15,28 @@ import xarray as xr
 from click.testing import CliRunner, Result
 from processes import command, digests, start
 
-from model.cli import main
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.derive.append import addition, build_new, growing
-from pipeline.derive.append import append as append_tracks
-from pipeline.derive.derive_store import derive
-from pipeline.derive.track_selection import Part
-from pipeline.errors import BuildError
-from pipeline.inspection.verify import verify
-from pipeline.publishing import local_workspace
-from pipeline.publishing.local_workspace import DiskWorkspace
-from pipeline.publishing.object_workspace import BucketWorkspace
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.workspace import PUBLISHED, REMOVING, Workspace
-from pipeline.sources import demo_music
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.split import HashSplit
-from pipeline.storage.atomic import write_whole
-from pipeline.storage.object_store import BucketTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.storage.zip import pack_folder
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.derive.append import addition, build_new, growing
+from melzarr.pipeline.derive.append import append as append_tracks
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing import local_workspace
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.object_workspace import BucketWorkspace
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.workspace import PUBLISHED, REMOVING, Workspace
+from melzarr.pipeline.sources import demo_music
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.split import HashSplit
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.zip import pack_folder
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SMALL = ("--workers", "0", "--n-windows", "60", "--tracks-per-shard", "5")
 
@@ -307,13 +307,19 @@ def writes(name: str) -> Callable[..., bool]:
 
 MOMENTS = {
     "new tracks are computed": (
-        "pipeline.storage.directory.write_whole",
+        "melzarr.pipeline.storage.directory.write_whole",
         writes("s.zarr.appended.building/receipts/0000000.json"),
     ),
-    "shards are packed": ("pipeline.storage.directory.write_whole", writes("s.zarr.building/receipts/0000001.json")),
-    "all is written": ("pipeline.publishing.local_workspace._exchange", lambda *_: True),
-    "it has appeared": ("pipeline.storage.directory.write_whole", writes(f"s.zarr.building/{PUBLISHED}")),
-    "the new tracks go": ("pipeline.storage.directory.write_whole", writes(f"s.zarr.appended.building/{REMOVING}")),
+    "shards are packed": (
+        "melzarr.pipeline.storage.directory.write_whole",
+        writes("s.zarr.building/receipts/0000001.json"),
+    ),
+    "all is written": ("melzarr.pipeline.publishing.local_workspace._exchange", lambda *_: True),
+    "it has appeared": ("melzarr.pipeline.storage.directory.write_whole", writes(f"s.zarr.building/{PUBLISHED}")),
+    "the new tracks go": (
+        "melzarr.pipeline.storage.directory.write_whole",
+        writes(f"s.zarr.appended.building/{REMOVING}"),
+    ),
 }
 
 
@@ -324,8 +330,8 @@ def test_killed_at_any_moment_it_is_the_old_store_or_the_new_one_and_goes_on(
     old, new = digests(young), digests(finished.tree.path)
     name, when = MOMENTS[moment]
     originals = {
-        "pipeline.storage.directory.write_whole": write_whole,
-        "pipeline.publishing.local_workspace._exchange": local_workspace._exchange,
+        "melzarr.pipeline.storage.directory.write_whole": write_whole,
+        "melzarr.pipeline.publishing.local_workspace._exchange": local_workspace._exchange,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(name, killing(when, originals[name]))
@@ -360,7 +366,7 @@ def test_killed_between_two_renames_where_no_exchange_is_the_old_store_comes_bac
     young: Path, own_music: Path, finished: Store
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.publishing.local_workspace._renamed_by_exchange", lambda *_: False)
+        patch.setattr("melzarr.pipeline.publishing.local_workspace._renamed_by_exchange", lambda *_: False)
         original = Path.rename
 
         def rename(self: Path, target: Path) -> Path:
@@ -382,7 +388,7 @@ def test_a_source_that_has_grown_since_a_kill_is_appended_as_it_is_now(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pipeline.publishing.local_workspace._exchange", killing(lambda *_: True, local_workspace._exchange)
+            "melzarr.pipeline.publishing.local_workspace._exchange", killing(lambda *_: True, local_workspace._exchange)
         )
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(young), str(own_music), "--workers", "0"], standalone_mode=False)

@@ -20,27 +20,27 @@ from hypothesis import strategies as st
 from processes import digests
 from seaweed import Seaweed
 
-from model.cli import main
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import Summary, build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.derive import derive_store as engine
-from pipeline.derive import repack
-from pipeline.derive.derive_store import derive
-from pipeline.derive.track_selection import Part
-from pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
-from pipeline.features.decibels import level_db
-from pipeline.inspection.describe import describe
-from pipeline.inspection.verify import verify
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.shard_receipt import Receipt
-from pipeline.storage.atomic import tree_bytes
-from pipeline.storage.directory import Tree
-from pipeline.storage.object_store import BucketTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.layout import MEL_DIMS, is_packed
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.cli import main
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import Summary, build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.derive import derive_store as engine
+from melzarr.pipeline.derive import repack
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
+from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.inspection.describe import describe
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.atomic import tree_bytes
+from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.layout import MEL_DIMS, is_packed
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 Built = Callable[..., Store]
 
@@ -307,7 +307,7 @@ def test_a_receipt_that_fits_the_key_but_not_the_tracks_is_not_believed(
     target, root = tmp_path / "s.zarr", open_workspace(tmp_path / "s.zarr").root
     interrupted([open_store(tmp_path / "other.zarr")], target, finished, tracks_per_shard=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.publishing.workspace.Workspace.forget", lambda _: None)
+        patch.setattr("melzarr.pipeline.publishing.workspace.Workspace.forget", lambda _: None)
         made([finished], target, finished, tracks_per_shard=2)
     made([finished], tmp_path / "fresh.zarr", finished, tracks_per_shard=2)
     assert digests(target) == digests(tmp_path / "fresh.zarr")
@@ -666,6 +666,6 @@ def test_parts_of_receipts_are_those_of_all(finished: Store, monkeypatch: pytest
     everything = list(finished.receipts())
     for wanted in ([], [1], [0, 2], [0, 1, 2]):
         for step in (5, 1 << 16):
-            monkeypatch.setattr("pipeline.zarr_store.reader.CHUNK_VALUES", step)
+            monkeypatch.setattr("melzarr.pipeline.zarr_store.reader.CHUNK_VALUES", step)
             found = list(finished.receipts(np.array(wanted, np.intp)))
             assert [repr(receipt) for receipt in found] == [repr(everything[index]) for index in wanted]

@@ -16,22 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import digests
 
-from model.cli import main
-from model.selection import select
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.derive.derive_store import derive
-from pipeline.derive.merge import join, merge, merged_attributes, merged_versions
-from pipeline.derive.track_selection import Part
-from pipeline.errors import SpecError
-from pipeline.inspection.verify import verify
-from pipeline.publishing.local_workspace import DiskWorkspace
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.storage.object_store import BucketTree
-from pipeline.storage.zip import pack_folder
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.cli import main
+from melzarr.model.selection import select
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.derive.derive_store import derive
+from melzarr.pipeline.derive.merge import join, merge, merged_attributes, merged_versions
+from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.errors import SpecError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.zip import pack_folder
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 Half = Callable[..., Store]
 

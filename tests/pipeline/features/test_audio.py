@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from pipeline.errors import AudioError
-from pipeline.features import audio as room
-from pipeline.features.audio import FOREIGN, read_audio, read_header, stream_audio
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features import audio as room
+from melzarr.pipeline.features.audio import FOREIGN, read_audio, read_header, stream_audio
 
 RATE = 22050
 # Full scale is 1; single precision rounds at 6e-8, and soxr's filter ends well inside the margin that is decoded.

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import connect
-from pipeline.features import decoder_subprocess
-from pipeline.features.decoder_subprocess import featurise_apart
-from pipeline.features.extract import featurise
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import open_store
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import connect
+from melzarr.pipeline.features import decoder_subprocess
+from melzarr.pipeline.features.decoder_subprocess import featurise_apart
+from melzarr.pipeline.features.extract import featurise
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import open_store
 
 SPEC = FeatureSpec(n_windows=60)
 
@@ -98,7 +98,7 @@ def test_a_worker_that_a_track_holds_too_long_ends_itself(hostile: Path, tmp_pat
         "from pathlib import Path\n"
         "from pipeline import apart, build\n"
         "apart.TRACK_SECONDS = build.TRACK_SECONDS = 4\n"
-        "from pipeline.cli.group import main\n"
+        "from melzarr.cli import main\n"
         "if __name__ == '__main__':\n"
         "    main(sys.argv[1:])\n"
     )

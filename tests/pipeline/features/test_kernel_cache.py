@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.features.mel import mel_windows, plain_windows
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.mel import mel_windows, plain_windows
+from melzarr.pipeline.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_windows=9)
 WARNINGS = ("-W", "error", "-W", "ignore::ResourceWarning")
@@ -18,9 +18,9 @@ CODE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from pipeline.features.kernel_cache import compiled_kernel
-from pipeline.features.mel import mel_windows
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.features.kernel_cache import compiled_kernel
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.spec import FeatureSpec
 spec = FeatureSpec(n_windows=9)
 samples = np.random.default_rng(0).uniform(-1, 1, spec.n_samples).astype(np.float32)
 with ThreadPoolExecutor(2) as pool:
@@ -101,9 +101,9 @@ def test_a_cache_without_a_place_or_on_a_full_disk_or_damaged_breaks_nothing(
 
 def test_nothing_is_compiled_before_it_is_called() -> None:
     code = (
-        "import pipeline.features.kernel, pipeline.features.kernel_cache, pipeline.features.mel\n"
-        "from pipeline.features.kernel import _power, _first_pass\n"
+        "from melzarr.pipeline.features import kernel_cache, mel\n"
+        "from melzarr.pipeline.features.kernel import _power, _first_pass\n"
         "assert not _power.overloads and not _first_pass.overloads\n"
-        "assert not pipeline.features.kernel_cache._compile.cache_info().currsize\n"
+        "assert not kernel_cache._compile.cache_info().currsize\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -20,13 +20,13 @@ import soundfile
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import SpecError
-from pipeline.features import mel as room
-from pipeline.features.decibels import as_stored, level_db, quick_levels, stored_levels
-from pipeline.features.kernel import WIDTH
-from pipeline.features.mel import KERNEL_FFTS, mel_windows, plain_windows
-from pipeline.features.mel_filterbank import band_centres, filterbank
-from pipeline.spec import PAD_MODES, FeatureSpec
+from melzarr.pipeline.errors import SpecError
+from melzarr.pipeline.features import mel as room
+from melzarr.pipeline.features.decibels import as_stored, level_db, quick_levels, stored_levels
+from melzarr.pipeline.features.kernel import WIDTH
+from melzarr.pipeline.features.mel import KERNEL_FFTS, mel_windows, plain_windows
+from melzarr.pipeline.features.mel_filterbank import band_centres, filterbank
+from melzarr.pipeline.spec import PAD_MODES, FeatureSpec
 
 Transform = Callable[[npt.NDArray[np.float32], FeatureSpec], npt.NDArray[np.float32]]
 
@@ -208,8 +208,8 @@ def test_threads_do_not_meet(spec: FeatureSpec) -> None:
 def test_the_bytes_do_not_depend_on_what_the_processor_can() -> None:
     code = (
         "import hashlib, numpy as np\n"
-        "from pipeline.features.mel import mel_windows\n"
-        "from pipeline.spec import FeatureSpec\n"
+        "from melzarr.pipeline.features.mel import mel_windows\n"
+        "from melzarr.pipeline.spec import FeatureSpec\n"
         "samples = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)\n"
         "mel = mel_windows(samples, FeatureSpec())\n"
         "print(len(mel), hashlib.sha256(mel.tobytes()).hexdigest())\n"

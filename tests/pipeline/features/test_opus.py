@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.features.audio import read_audio, read_header
-from pipeline.features.opus import mended_opus, n_samples, ogg_crc
+from melzarr.pipeline.features.audio import read_audio, read_header
+from melzarr.pipeline.features.opus import mended_opus, n_samples, ogg_crc
 
 RATE = 48_000
 

@@ -15,15 +15,22 @@ from faulty_store import HOSTILE, RATE, Song, encoded, make_store, song
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.features.decibels import level_db
-from pipeline.features.mel import mel_windows
-from pipeline.inspection.duplicate_candidates import NEAREST, SOUGHT, apart_db, candidates, fingerprint, loudness_db
-from pipeline.inspection.quality import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, Findings, find, lengths
-from pipeline.inspection.time_alignment import SAME, Outline, alike, envelope, outline
-from pipeline.sources.split import PARTS
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.inspection.duplicate_candidates import (
+    NEAREST,
+    SOUGHT,
+    apart_db,
+    candidates,
+    fingerprint,
+    loudness_db,
+)
+from melzarr.pipeline.inspection.quality import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, Findings, find, lengths
+from melzarr.pipeline.inspection.time_alignment import SAME, Outline, alike, envelope, outline
+from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +207,8 @@ def test_how_many_could_not_be_compared_is_said(faulty: Store, found, tmp_path: 
         make_store(tmp_path, [Song("a", split, song("bells", 1)) for split in ("train", "test")], n_windows=49)
     )
     assert (short.n_compared, short.n_too_short, short.pairs.n) == (0, 2, 1)  # by their digests
-    monkeypatch.setattr("pipeline.inspection.track_statistics.KEPT", 0)
-    monkeypatch.setattr("pipeline.inspection.near_duplicates.MAX_READ", 2)
+    monkeypatch.setattr("melzarr.pipeline.inspection.track_statistics.KEPT", 0)
+    monkeypatch.setattr("melzarr.pipeline.inspection.near_duplicates.MAX_READ", 2)
     few = find(faulty)
     assert (found.n_left, few.pairs.n) == (0, 1)
     assert few.n_left > 0
@@ -222,8 +229,8 @@ def test_tracks_that_begin_elsewhere_in_a_recording_are_found_with_their_shift(t
 
 
 def test_what_the_reader_keeps_no_longer_is_read_again(faulty: Store, found, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.inspection.track_statistics.KEPT", 10_000)  # of two tracks
-    monkeypatch.setattr("pipeline.inspection.near_duplicates.HELD", 0)
+    monkeypatch.setattr("melzarr.pipeline.inspection.track_statistics.KEPT", 10_000)  # of two tracks
+    monkeypatch.setattr("melzarr.pipeline.inspection.near_duplicates.HELD", 0)
     again = find(faulty).pairs.rows
     assert [(pair.likeness, pair.later) for pair in again] == [(pair.likeness, pair.later) for pair in found.pairs.rows]
 
@@ -297,7 +304,7 @@ def test_many_copies_of_one_track_take_no_longer_than_others() -> None:
 
 @pytest.mark.slow
 def test_real_music_is_found_again_and_different_songs_are_not(shared: Path) -> None:
-    """Twenty of the clips; the threshold was measured with all, see `pipeline.inspection.time_alignment`."""
+    """Twenty of the clips; the threshold was measured with all, see `melzarr.pipeline.inspection.time_alignment`."""
     spec, folder = FeatureSpec(), shared / "music"
     with (folder / "tracks.csv").open(newline="", encoding="utf-8") as file:
         rows = list({row["source_track"]: row for row in csv.DictReader(file)}.values())[::4][:20]

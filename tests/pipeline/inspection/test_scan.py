@@ -11,16 +11,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pipeline.builder import up_to_date as room
-from pipeline.builder.plan import Plan, make_plan
-from pipeline.inspection.scan import NAMED, scan
-from pipeline.sources import tracks as tracks_room
-from pipeline.sources.catalog import Catalog
-from pipeline.sources.tracks import FIELDS, TEXT, Track, Tracks, matches
-from pipeline.spec import FeatureSpec
-from pipeline.storage.directory import DiskTree
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder import up_to_date as room
+from melzarr.pipeline.builder.plan import Plan, make_plan
+from melzarr.pipeline.inspection.scan import NAMED, scan
+from melzarr.pipeline.sources import tracks as tracks_room
+from melzarr.pipeline.sources.catalog import Catalog
+from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Track, Tracks, matches
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store
 
 N = 10_000
 BYTES = 500  # of a track that is looked at; as objects it took 2000

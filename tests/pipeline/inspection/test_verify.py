@@ -10,20 +10,20 @@ import pytest
 import soundfile
 import zarr
 
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError, MelzarrError
-from pipeline.features.decibels import as_stored
-from pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
-from pipeline.inspection.verify import status_problem, verify
-from pipeline.shard_receipt import STATUSES
-from pipeline.share.share_options import Wish
-from pipeline.share.write_share import share
-from pipeline.sources.catalog import read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.zarr_store.layout import statistics
-from pipeline.zarr_store.reader import Store, open_store
-from pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError, MelzarrError
+from melzarr.pipeline.features.decibels import as_stored
+from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
+from melzarr.pipeline.inspection.verify import status_problem, verify
+from melzarr.pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.write_share import share
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.zarr_store.layout import statistics
+from melzarr.pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
 
@@ -190,7 +190,7 @@ def test_a_track_that_librosa_cannot_compute_is_named_and_the_others_are_done(
             raise RuntimeError("a codec gave up")
         return whole(path, spec, n_valid)
 
-    monkeypatch.setattr("pipeline.inspection.verify.librosa_windows", fails)
+    monkeypatch.setattr("melzarr.pipeline.inspection.verify.librosa_windows", fails)
     verdict = verify(finished, music, n_samples=12)
     assert verdict.problems == ["bells/bells.00002: it cannot be computed again (RuntimeError: a codec gave up)"]
     assert verdict.n_sampled == 10
@@ -290,8 +290,8 @@ def test_a_store_that_is_replaced_meanwhile_is_not_called_damaged(own_store: Sto
 
 @pytest.mark.slow
 def test_real_music_equals_librosa(shared: Path, tmp_path: Path) -> None:
-    from pipeline.builder.plan import make_plan
-    from pipeline.versions import versions
+    from melzarr.pipeline.builder.plan import make_plan
+    from melzarr.pipeline.versions import versions
 
     root = tmp_path / "music"
     for path in sorted((shared / "music/clips").glob("*/*.00003.flac")):

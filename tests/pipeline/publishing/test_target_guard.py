@@ -14,21 +14,21 @@ import pytest
 from click.testing import CliRunner, Result
 from processes import digests
 
-from model.cli import main
-from pipeline.builder.job_array import write_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError, CallError
-from pipeline.inspection.verify import verify
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.target_guard import refuse_inside, refuse_place
-from pipeline.share.share_options import Wish
-from pipeline.share.write_share import share
-from pipeline.sources.catalog import read_catalog
-from pipeline.storage.directory import DiskTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.layout import is_file_of_a_store
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.job_array import write_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_inside, refuse_place
+from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.write_share import share
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5", "--workers", "0")
 

@@ -12,18 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 from processes import digests
 
-from model.cli import main
-from pipeline.builder.job_array import finish, make_part, read_plan, write_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError
-from pipeline.inspection.verify import verify
-from pipeline.publishing import local_workspace
-from pipeline.publishing.local_workspace import DiskWorkspace, sweep
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.publishing.workspace import PLAN, REMOVING
-from pipeline.storage.atomic import write_whole
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.job_array import finish, make_part, read_plan, write_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing import local_workspace
+from melzarr.pipeline.publishing.local_workspace import DiskWorkspace, sweep
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.workspace import PLAN, REMOVING
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 STRANGER = 12_345  # uid
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5")
@@ -261,7 +261,7 @@ def test_a_store_that_does_not_open_does_not_cost_the_work(
 ) -> None:
     target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.builder.publish.open_store", lambda _: (_ for _ in ()).throw(BuildError("no")))
+        patch.setattr("melzarr.pipeline.builder.publish.open_store", lambda _: (_ for _ in ()).throw(BuildError("no")))
         with pytest.raises(BuildError, match="no"):
             build(plan, catalog, target, InProcess())
     assert open_workspace(target).n_receipts() == 3
@@ -280,7 +280,7 @@ def test_killed_between_its_two_files_there_is_no_plan(music: Path, tmp_path: Pa
     shutil.copytree(music / "bells", music_of_some / "bells")
     catalog, plan = plan_of(music_of_some)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
         with pytest.raises(KilledError):
             write_plan(plan, catalog, target)
     with pytest.raises(BuildError, match=r"tracks\.csv is not the one that it was written with.*job-array init"):
@@ -307,7 +307,9 @@ def test_a_question_discards_no_append_that_can_go_on(own_music: Path, tmp_path:
     for path in new.iterdir():
         shutil.copy(path, own_music / "drums")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.publishing.local_workspace._exchange", lambda *_: (_ for _ in ()).throw(KilledError()))
+        patch.setattr(
+            "melzarr.pipeline.publishing.local_workspace._exchange", lambda *_: (_ for _ in ()).throw(KilledError())
+        )
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(target), str(own_music), "--workers", "0"], standalone_mode=False)
     for path in new.iterdir():

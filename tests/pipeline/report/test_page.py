@@ -5,10 +5,7 @@ import functools
 import io
 import json
 import re
-import shutil
-import subprocess
 import sys
-import zipfile
 from dataclasses import astuple, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,17 +18,17 @@ from click.testing import CliRunner, Result
 from faulty_store import HOSTILE, RATE, Song, make_store, song, write_run
 from PIL import Image
 
-from model.cli import main
-from pipeline.builder.build_timings import Built, read_built, write_built
-from pipeline.builder.run_build import Summary
-from pipeline.errors import MelzarrError, RunError
-from pipeline.inspection.quality import Findings, find
-from pipeline.inspection.track_statistics import COLUMNS
-from pipeline.report.page import MAX_CELLS, PAGE, TEXT, charts, clean, file_name
-from pipeline.report.page import write_report as draw_report
-from pipeline.report.run_reader import WORST, read_run
-from pipeline.storage.object_store import BucketTree
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.build_timings import Built, read_built, write_built
+from melzarr.pipeline.builder.run_build import Summary
+from melzarr.pipeline.errors import MelzarrError, RunError
+from melzarr.pipeline.inspection.quality import Findings, find
+from melzarr.pipeline.inspection.track_statistics import COLUMNS
+from melzarr.pipeline.report.page import MAX_CELLS, PAGE, TEXT, charts, clean, file_name
+from melzarr.pipeline.report.page import write_report as draw_report
+from melzarr.pipeline.report.run_reader import WORST, read_run
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 ROOT = Path(__file__).parents[3]
 write_report = functools.partial(draw_report, draw=plain_charts)
@@ -252,18 +249,6 @@ def test_without_matplotlib_it_is_a_sentence(
     with pytest.raises(MelzarrError, match=r"needs matplotlib, which is not installed; pip install 'melzarr\[plot\]'"):
         draw_report(faulty, found, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_template_is_in_the_wheel(tmp_path: Path) -> None:
-    hatchling = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
-    copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".*", "tests", "datasets", "docs", "*.zarr", "runs", "__pycache__", "audio")
-    shutil.copytree(ROOT, copy, ignore=ignored)
-    code = f"import hatchling.build as h; h.build_wheel({str(tmp_path)!r})"
-    assert hatchling
-    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert "pipeline/report/templates/report.html" in zipfile.ZipFile(wheel).namelist()
 
 
 # How fast it was built ------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from faulty_store import write_run
 
-from pipeline.builder.build_timings import Built
-from pipeline.inspection.quality import find
-from pipeline.report.page import PAGE, write_report
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.builder.build_timings import Built
+from melzarr.pipeline.inspection.quality import find
+from melzarr.pipeline.report.page import PAGE, write_report
+from melzarr.pipeline.zarr_store.reader import Store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'melzarr[test]'")
 

@@ -30,26 +30,26 @@ from click.testing import CliRunner
 from nginx import Nginx, program
 from zarr.storage import ZipStore
 
-from model.cli import main
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError, CallError, SpecError
-from pipeline.features.decibels import level_db
-from pipeline.inspection.verify import verify
-from pipeline.share.dataset_card import escape
-from pipeline.share.share_options import Wish
-from pipeline.share.write_share import share as share_and_draw
-from pipeline.sources.catalog import read_catalog
-from pipeline.storage.directory import DiskTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.versions import versions
-from pipeline.zarr_store.companion_files import CHECKSUMS, NAMES
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError, CallError, SpecError
+from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.share.dataset_card import escape
+from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.write_share import share as share_and_draw
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, NAMES
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 from tests.conftest import SPEC
 
 if TYPE_CHECKING:
-    from pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import BucketTree
 
 DATE = "2026-11-23"
 share = functools.partial(share_and_draw, draw=plain_charts)
@@ -419,7 +419,7 @@ def test_names_with_line_breaks_mathematics_and_other_letters_are_names(music: P
 
 
 def test_many_labels_take_no_longer_than_their_number() -> None:
-    from pipeline.share.dataset_card import _counts, markdown_table
+    from melzarr.pipeline.share.dataset_card import _counts, markdown_table
 
     rows = [{"label": f"artist {n}", "split": "train", "status": "ok", "tracks": n + 1} for n in range(50_000)]
     head, table = _counts(rows)
@@ -450,7 +450,7 @@ def test_a_copy_that_failed_at_its_end_goes_on_with_what_it_has(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.share.documents.write_report", fail)
+        patch.setattr("melzarr.pipeline.share.documents.write_report", fail)
         with pytest.raises(OSError, match="No space"):
             share(finished, tmp_path / "music", Wish(published=DATE))
     assert not (tmp_path / "music").exists()
@@ -518,6 +518,6 @@ def test_tracks_csv_is_one_that_a_spreadsheet_reads(shared_folder: Path) -> None
 
 @pytest.mark.parametrize("derived", [{"dtype": 1}, {"max_error_db": None, "before": 5}, {"before": {}}, [1], None])
 def test_what_a_stranger_says_it_was_made_of_breaks_nothing(derived: Any) -> None:
-    from pipeline.share.documents import _derived_lines
+    from melzarr.pipeline.share.documents import _derived_lines
 
     assert all(isinstance(line, str) for line in _derived_lines(derived))

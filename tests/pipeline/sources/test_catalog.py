@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.errors import CatalogError
-from pipeline.sources.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, read_catalog
-from pipeline.sources.dataset_recipe import find_recipe
-from pipeline.sources.split import PARTS, HashSplit
-from pipeline.sources.tracks import Track
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, read_catalog
+from melzarr.pipeline.sources.dataset_recipe import find_recipe
+from melzarr.pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.sources.tracks import Track
 
 DATASETS = Path(__file__).parents[3] / "datasets"
 

@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import CatalogError, RecipeError, SpecError
-from pipeline.sources.dataset_recipe import Archive, Synthesis, expand_ranges, find_recipe, read_recipe, recipe_names
-from pipeline.sources.split import HashSplit
-from pipeline.spec import FeatureSpec
+from melzarr.pipeline.errors import CatalogError, RecipeError, SpecError
+from melzarr.pipeline.sources.dataset_recipe import (
+    Archive,
+    Synthesis,
+    expand_ranges,
+    find_recipe,
+    read_recipe,
+)
+from melzarr.pipeline.sources.split import HashSplit
+from melzarr.pipeline.spec import FeatureSpec
 
 ROOT = Path(__file__).parents[3]
 DATASETS = ROOT / "datasets"
@@ -168,18 +174,20 @@ def test_what_is_no_toml_is_no_recipe(tmp_path: Path, content: bytes | None) -> 
 
 
 def test_recipes_are_found_by_name(tmp_path: Path) -> None:
-    for name in ("tiny", "another"):
-        write(tmp_path / name, TINY)
-    (tmp_path / "empty").mkdir()
-    assert recipe_names(tmp_path) == ["another", "tiny"]
+    write(tmp_path / "tiny", TINY)
     assert find_recipe("tiny", tmp_path).folder == tmp_path / "tiny"
 
 
+def test_melzarrs_own_are_found_anywhere_and_their_audio_goes_below_the_folder_of_datasets(tmp_path: Path) -> None:
+    assert find_recipe("demo", tmp_path).audio == tmp_path / "demo/audio"
+    write(tmp_path / "demo", TINY)  # one of the same name comes first
+    assert find_recipe("demo", tmp_path).title == find_recipe("demo", tmp_path).data["title"] != "melzarr demo"
+
+
 def test_a_name_that_is_unknown_is_answered_with_those_that_are_not(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe called 'tiny' in .* \(it holds none\).*--datasets DIR"):
-        find_recipe("tiny", tmp_path / "nothing")
-    with pytest.raises(RecipeError, match=r"'gtzam' .*\(it has demo, gtzan"):
-        find_recipe("gtzam", DATASETS)
+    write(tmp_path / "mine", TINY)
+    with pytest.raises(RecipeError, match=r"no recipe called 'gtzam' in .*; name one of demo, gtzan, mine.*--datasets"):
+        find_recipe("gtzam", tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 50)), min_size=1))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from pipeline.errors import FetchError
-from pipeline.sources.dataset_recipe import Synthesis, find_recipe
-from pipeline.sources.demo_music import (
+from melzarr.pipeline.errors import FetchError
+from melzarr.pipeline.sources.dataset_recipe import Synthesis, find_recipe
+from melzarr.pipeline.sources.demo_music import (
     PLAYERS,
     SCALES,
     SEMITONES,
@@ -115,7 +115,7 @@ def test_file_is_the_same_bytes_twice_and_in_a_fresh_process(tmp_path):
     write(paths[0], "arpeggio", 3)
     write(paths[1], "arpeggio", 3)
     program = (
-        "import sys; from pathlib import Path; from pipeline.sources.demo_music import write_track; "
+        "import sys; from pathlib import Path; from melzarr.pipeline.sources.demo_music import write_track; "
         f"write_track(Path(sys.argv[1]), 'arpeggio', 3, seed=2017, sample_rate={RATE}, seconds=1.5)"
     )
     subprocess.run([sys.executable, "-c", program, paths[2]], check=True, cwd=DATASETS.parent)
@@ -165,7 +165,7 @@ def test_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "track.wav"
     write(path, "wind", 0)
     before = path.read_bytes()
-    monkeypatch.setattr("pipeline.sources.demo_music.sf.write", stop_half_way)
+    monkeypatch.setattr("melzarr.pipeline.sources.demo_music.sf.write", stop_half_way)
     with pytest.raises(OSError, match="no space left"):
         write(path, "wind", 1)
     assert path.read_bytes() == before

@@ -21,11 +21,11 @@ import pytest
 import soundfile as sf
 from filelock import FileLock
 
-from pipeline.errors import CallError, FetchError
-from pipeline.sources import demo_music, http_download
-from pipeline.sources import fetch_dataset as room
-from pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis, find_recipe
-from pipeline.sources.fetch_dataset import Fetched, fetch
+from melzarr.pipeline.errors import CallError, FetchError
+from melzarr.pipeline.sources import demo_music, http_download
+from melzarr.pipeline.sources import fetch_dataset as room
+from melzarr.pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis, find_recipe
+from melzarr.pipeline.sources.fetch_dataset import Fetched, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

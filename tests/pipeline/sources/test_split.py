@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import CatalogError
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.split import PARTS, HashSplit
 
 SHARES = st.tuples(st.floats(0, 0.49), st.floats(0, 0.49), st.integers(0, 99))
 ROWS = st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.sampled_from("ABC"), min_size=1, max_size=20)

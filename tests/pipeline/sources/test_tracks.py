@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sources.catalog import read_catalog
-from pipeline.sources.tracks import FIELDS, Track, Tracks
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.sources.tracks import FIELDS, Track, Tracks
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # no half surrogates: nothing UTF-8 can hold
 TRACKS = st.lists(st.builds(Track, id=TEXTS, label=TEXTS, source=TEXTS, group=TEXTS, split=TEXTS), max_size=8)
@@ -75,7 +75,7 @@ def numbered(n: int) -> Iterator[Track]:
 
 def test_a_catalog_takes_a_bounded_number_of_bytes_a_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n, block = 1 << 13, 1 << 9
-    monkeypatch.setattr("pipeline.sources.tracks.BLOCK", block)
+    monkeypatch.setattr("melzarr.pipeline.sources.tracks.BLOCK", block)
     rows = (f"{track.source},{track.label}\n" for track in numbered(n))
     (tmp_path / "tracks.csv").write_text("path,label\n" + "".join(rows), encoding="utf-8")
     read_catalog(tmp_path / "tracks.csv")  # what is loaded at the first call

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.atomic import files_below, remove_parts, sha256_of, tree_bytes, write_whole
+from melzarr.pipeline.storage.atomic import files_below, remove_parts, sha256_of, tree_bytes, write_whole
 
 
 def names(folder: Path) -> list[str]:

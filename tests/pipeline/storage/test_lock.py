@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from pipeline.errors import BuildError, StorageError
-from pipeline.storage import lock
-from pipeline.storage.lock import Lease
-from pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.errors import BuildError, StorageError
+from melzarr.pipeline.storage import lock
+from melzarr.pipeline.storage.lock import Lease
+from melzarr.pipeline.storage.object_store import BucketTree
 
 
 @pytest.fixture(autouse=True)

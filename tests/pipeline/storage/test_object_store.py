@@ -16,24 +16,24 @@ from click.testing import CliRunner
 from processes import digests
 from seaweed import Seaweed
 
-from model.cli import main
-from pipeline.builder.plan import make_plan
-from pipeline.builder.run_build import Summary, build
-from pipeline.builder.up_to_date import changes
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError, CallError, CatalogError, StorageError, StoreError
-from pipeline.inspection.scan import scan
-from pipeline.inspection.verify import verify
-from pipeline.publishing.object_workspace import BucketWorkspace
-from pipeline.publishing.open_workspace import open_workspace
-from pipeline.shard_receipt import Receipt
-from pipeline.sources.catalog import read_catalog
-from pipeline.spec import FeatureSpec
-from pipeline.storage import lock
-from pipeline.storage.object_store import BucketTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.versions import versions
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.plan import make_plan
+from melzarr.pipeline.builder.run_build import Summary, build
+from melzarr.pipeline.builder.up_to_date import changes
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError, CallError, CatalogError, StorageError, StoreError
+from melzarr.pipeline.inspection.scan import scan
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.publishing.object_workspace import BucketWorkspace
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage import lock
+from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SPEC = FeatureSpec(n_windows=60)  # of `finished`
 

@@ -12,17 +12,17 @@ import xarray as xr
 from click.testing import CliRunner
 from zarr.storage import ZipStore
 
-from model.cli import main
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import BuildError, CallError, StoreError
-from pipeline.inspection.verify import verify
-from pipeline.storage.atomic import files_below
-from pipeline.storage.directory import DiskTree
-from pipeline.storage.open_storage import open_tree
-from pipeline.storage.zip import ZipTree, pack_folder
-from pipeline.zarr_store.companion_files import checksum_lines
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.cli import main
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import BuildError, CallError, StoreError
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.storage.atomic import files_below
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.zip import ZipTree, pack_folder
+from melzarr.pipeline.zarr_store.companion_files import checksum_lines
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 from tests.conftest import Planner
 
 

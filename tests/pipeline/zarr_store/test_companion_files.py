@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inspection.verify import verify
-from pipeline.storage.atomic import sha256_of
-from pipeline.storage.directory import DiskTree
-from pipeline.zarr_store.companion_files import (
+from melzarr.pipeline.inspection.verify import verify
+from melzarr.pipeline.storage.atomic import sha256_of
+from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.zarr_store.companion_files import (
     CHECKSUMS,
     NAMES,
     checksum_lines,
@@ -22,7 +22,7 @@ from pipeline.zarr_store.companion_files import (
     is_companion,
     read_checksums,
 )
-from pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.reader import Store
 
 DIGESTS = st.binary(max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
 FILE_NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1).filter(

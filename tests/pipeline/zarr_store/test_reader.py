@@ -14,15 +14,15 @@ import soundfile
 import xarray as xr
 import zarr
 
-from pipeline.builder.run_build import build
-from pipeline.clusters.task_runner import InProcess
-from pipeline.errors import StoreError
-from pipeline.features.decibels import level_db
-from pipeline.inspection.describe import describe
-from pipeline.spec import FeatureSpec
-from pipeline.storage.atomic import tree_bytes
-from pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES, Variable, _Files, _write
-from pipeline.zarr_store.reader import Store, open_store
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.inspection.describe import describe
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.atomic import tree_bytes
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES, Variable, _Files, _write
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 TEXT = ("track", "label", "split", "group", "status", "error", "source", "source_sha256")
 
@@ -137,7 +137,7 @@ def test_its_receipts_are_those_of_its_workers(
     build(plan, catalog, tmp_path / "s.zarr", InProcess(), progress=given.append)
     plain = [repr(dataclasses.replace(receipt, seconds={})) for receipt in given]
     assert [repr(receipt) for receipt in finished.receipts()] == plain
-    monkeypatch.setattr("pipeline.zarr_store.reader.CHUNK_VALUES", 6)  # a shard at a time
+    monkeypatch.setattr("melzarr.pipeline.zarr_store.reader.CHUNK_VALUES", 6)  # a shard at a time
     assert [repr(receipt) for receipt in finished.receipts()] == plain
 
 

@@ -10,11 +10,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.spec import FeatureSpec
-from pipeline.storage.open_storage import open_tree
-from pipeline.zarr_store.layout import create_mel, is_packed
-from pipeline.zarr_store.reader import Store
-from pipeline.zarr_store.shard import decode_chunk, encode_chunk, index_bytes, pack, read_index, shard_name
+from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.zarr_store.layout import create_mel, is_packed
+from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.shard import decode_chunk, encode_chunk, index_bytes, pack, read_index, shard_name
 
 SPEC = FeatureSpec(sample_rate=8000, window=700, stride=300, n_windows=6, n_fft=512, hop_length=128, n_mels=20)
 HALF = FeatureSpec.from_dict({**SPEC.to_dict(), "scale": "db", "dtype": "float16"})
