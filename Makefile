@@ -109,10 +109,11 @@ test: can-train $(VENV)/.dev-$(PYVER) ## run the tests that are fast, which are 
 test-slow: can-train $(VENV)/.dev-$(PYVER) ## run the others: clusters, servers, hosts, kills, disks that fail
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
 
-lint: can-train $(VENV)/.dev-$(PYVER) ## check style and types
+lint: can-train $(VENV)/.dev-$(PYVER) ## check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: can-train $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 	$(BIN)/ruff format .
@@ -135,7 +136,7 @@ lock: can-train $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 
 clean: ## remove the environment and caches; stores and audio stay
 	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find pipeline model tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find melzarr pipeline model tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for each version of Python; a stamp says what is in it, so that nothing is installed twice.
 
