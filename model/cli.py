@@ -17,8 +17,8 @@ from melzarr.pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
 from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import beside_bar, progress_bar
 from melzarr.pipeline.errors import AudioError
-from melzarr.pipeline.sources.split import PARTS
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.sources.split import SPLITS
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what 
 @MEMORY
 @FORCE
 def train(
-    store: Tree,
+    store: Directory,
     recipe: str,
     protocol: str,
     run: Path | None,
@@ -163,10 +163,10 @@ class _Lines(logging.Handler):
 @click.command(cls=Guarded)
 @RUN
 @STORE
-@click.option("--split", default="test", show_default=True, type=click.Choice(PARTS), help="Which part.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(SPLITS), help="Which part.")
 @click.option("--with-trained", is_flag=True, help="Of another store, also count tracks that RUN was trained on.")
 @AS_JSON
-def evaluate(run: Path, store: Tree, split: str, with_trained: bool, as_json: bool) -> None:
+def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_json: bool) -> None:
     """Say how good the model of RUN is on a part of STORE.
 
     Of windows and of tracks, each with a 95 % interval, and by which protocol. If STORE is not the one that RUN was
@@ -260,7 +260,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 @EPOCHS
 @SEED
 @MEMORY
-def reproduce(store: Tree, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
+def reproduce(store: Directory, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
     """Repeat the article's experiment on STORE, beside what is done today, and write a report.
 
     The article's recipe on windows of the same tracks and on other tracks, the default recipe on other tracks, and on

@@ -217,7 +217,7 @@ def evaluate(
     answers = answer(run.model(), store, found.selection, progress)
     return {
         "run": str(run.path),
-        "store": str(store.tree),
+        "store": str(store.directory),
         "split": split,
         "protocol": {"name": found.protocol, "words": found.words},
         "trained_on": found.n_trained,

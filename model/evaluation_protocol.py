@@ -14,12 +14,12 @@ from melzarr.model.selection import Selection, select
 from melzarr.model.streams import OF_PARTS, stream
 from melzarr.pipeline.errors import CatalogError, StoreError
 from melzarr.pipeline.features.decibels import quick_levels
-from melzarr.pipeline.sources.dataset_recipe import named_parts
-from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.sources.dataset_recipe import named_split
+from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.reader import Store
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
-SHARES = (0.7, 0.15, 0.15)  # of the windows in each of PARTS, where single windows are split
+SHARES = (0.7, 0.15, 0.15)  # of the windows in each of SPLITS, where single windows are split
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,12 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
     splits = _named_splits(store)
     if name not in splits:
         known = ", ".join(protocol_names(store))
-        raise CatalogError(f"{store.tree} has no protocol {name!r}; use one of {known}")
+        raise CatalogError(f"{store.directory} has no protocol {name!r}; use one of {known}")
     try:
-        given = named_parts(splits[name])
+        given = named_split(splits[name])
     except (ValueError, TypeError, AttributeError) as error:
         raise CatalogError(
-            f"{store.tree}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
+            f"{store.directory}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
         ) from error
     parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
     words = (
@@ -128,14 +128,14 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
 
 def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:
     ok = store.values("status") == "ok"
-    return {part: select(store, part, parts) for part in PARTS if (ok & (parts == part)).any()}
+    return {part: select(store, part, parts) for part in SPLITS if (ok & (parts == part)).any()}
 
 
 def _by_window(store: Store, seed: int) -> dict[str, Selection]:
     """Give each window of every ok track to a part by itself."""
     everything = select(store, "all", np.full(store.n_tracks, "all"))
-    drawn = stream(OF_PARTS, seed).choice(len(PARTS), everything.windows.shape, p=SHARES)
-    masks = {part: drawn == number for number, part in enumerate(PARTS)}
+    drawn = stream(OF_PARTS, seed).choice(len(SPLITS), everything.windows.shape, p=SHARES)
+    masks = {part: drawn == number for number, part in enumerate(SPLITS)}
     return {part: replace(everything, windows=mask) for part, mask in masks.items() if mask.any()}
 
 

@@ -77,8 +77,8 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
     if seen.any() and not with_trained:
         if seen.all():
             raise RunError(
-                f"{run.path} was trained on all {len(seen)} tracks of the {split} part of {store.tree}; count them "
-                f"with --with-trained, or give other tracks"
+                f"{run.path} was trained on all {len(seen)} tracks of the {split} part of {store.directory}; count "
+                f"them with --with-trained, or give other tracks"
             )
         selection = selection.take(np.flatnonzero(~seen))
     fate = "" if not seen.any() else ", which count" if with_trained else ", which are left out"
@@ -100,9 +100,11 @@ def _require_same_features(run: Run, store: Store) -> None:
     differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
     if differing:
         said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
-        raise RunError(f"{store.tree} has other features than the model of {run.path}: {said}; make it with the same")
+        raise RunError(
+            f"{store.directory} has other features than the model of {run.path}: {said}; make it with the same"
+        )
     if label_names(store) != run.labels:
         raise RunError(
-            f"{store.tree} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{store.directory} has the labels {', '.join(label_names(store))} and the model of {run.path} "
             f"{', '.join(run.labels)}; they must be the same"
         )

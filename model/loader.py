@@ -206,7 +206,7 @@ def _source(store: Store, selection: Selection, memory: int | None, executor: Th
 
 
 def _readers(store: Store, threads: int | None) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads or store.tree.readers, thread_name_prefix="melzarr-loader")
+    return ThreadPoolExecutor(threads or store.directory.io_threads, thread_name_prefix="melzarr-loader")
 
 
 class _Cache:
@@ -262,7 +262,9 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
         else:
             if np.isfinite(decoded[place]).all():
                 return
-        raise StoreError(f"{store.tree}: track {number} cannot be read ({reason}); see: melzarr verify {store.tree}")
+        raise StoreError(
+            f"{store.directory}: track {number} cannot be read ({reason}); see: melzarr verify {store.directory}"
+        )
 
     for _ in executor.map(decode, range(tracks.size)):
         pass

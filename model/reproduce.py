@@ -9,7 +9,7 @@ from typing import Any
 
 from melzarr.model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
 from melzarr.model.run_directory import Run
-from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -52,7 +52,7 @@ def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mappi
     """
     for _, protocol in experiments(store):
         divided = make_protocol(store, protocol)
-        for part in PARTS:
+        for part in SPLITS:
             divided.part(part)  # what is missing is said before the first training, which takes long
     found = {}
     for recipe, protocol in experiments(store):
@@ -69,7 +69,7 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
     return [
         f"# {attributes['title']}: the article's experiment",
         "",
-        f"Store `{store.tree.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
+        f"Store `{store.directory.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
         "",
         "Accuracy on the test part, with its 95 % interval; a track's class is that of the largest mean",
         "log-probability of its windows.",

@@ -21,7 +21,7 @@ from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
-from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import harmless
 
 History = list[dict[str, float]]
@@ -157,7 +157,7 @@ class Run:
         CallError
             If it lies in a store.
         """
-        refuse_inside(DiskTree(self.config_file))
+        refuse_inside(LocalDirectory(self.config_file))
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
         try:

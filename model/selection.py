@@ -66,7 +66,7 @@ def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> S
     tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))
     if not tracks.size:
         known = ", ".join(sorted({str(part) for part in chosen}))
-        raise StoreError(f"{store.tree} has no ok track in the split {split!r}; it has {known}: give more tracks")
+        raise StoreError(f"{store.directory} has no ok track in the split {split!r}; it has {known}: give more tracks")
     names = label_names(store)
     labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
     return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))

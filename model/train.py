@@ -115,12 +115,12 @@ def train(
     """
     labels = label_names(store)
     if len(labels) < 2:
-        raise RunError(f"{store.tree} has one label only, {labels[0]!r}: there is nothing to tell apart")
+        raise RunError(f"{store.directory} has one label only, {labels[0]!r}: there is nothing to tell apart")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
     if len(learnt := np.unique(parts["train"].labels)) < 2:
         raise RunError(
-            f"{store.tree}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to tell "
-            f"apart; give tracks of others too"
+            f"{store.directory}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing "
+            f"to tell apart; give tracks of others too"
         )
     for remark in protocol.remarks(labels):
         logger.warning(remark)

@@ -25,7 +25,7 @@ from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 if TYPE_CHECKING:
-    from melzarr.pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 
 settings.register_profile("stable", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("stable")
@@ -114,7 +114,7 @@ def one_worker() -> Iterator[OnDask]:
 @pytest.fixture
 def own_store(finished: Store, tmp_path: Path) -> Store:
     """A copy of the store that a test may change."""
-    return open_store(Path(shutil.copytree(finished.tree.path, tmp_path / "own.zarr")))
+    return open_store(Path(shutil.copytree(finished.directory.path, tmp_path / "own.zarr")))
 
 
 @pytest.fixture(scope="session")
@@ -147,11 +147,11 @@ def s3(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
 
 
 @pytest.fixture
-def bucket(s3: Seaweed, request: pytest.FixtureRequest) -> BucketTree:
+def bucket(s3: Seaweed, request: pytest.FixtureRequest) -> ObjectStoreDirectory:
     """A place of its own for one test, in a bucket that exists."""
-    from melzarr.pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 
     assert s3.process
-    tree = BucketTree.at(f"s3://zarr/{request.node.name.partition('[')[0]}-{uuid.uuid4().hex[:6]}")
-    tree.write(".keep")
-    return tree
+    directory = ObjectStoreDirectory.at(f"s3://zarr/{request.node.name.partition('[')[0]}-{uuid.uuid4().hex[:6]}")
+    directory.write(".keep")
+    return directory

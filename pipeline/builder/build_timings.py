@@ -64,9 +64,9 @@ def write_built(store: Store, summary: Summary, n_workers: int | None) -> str:
     # A build in this process has no workers but itself.
     workers = None if n_workers is None else max(1, n_workers)
     built = Built(str(store.attributes["uuid"]), store.n_tracks, summary.n_reused, workers, wall, seconds)
-    name = f"{store.tree.name}{BUILT}"
+    name = f"{store.directory.name}{BUILT}"
     try:
-        store.tree.beside("").write(name, json.dumps(asdict(built), indent=2).encode() + b"\n")
+        store.directory.sibling("").write(name, json.dumps(asdict(built), indent=2).encode() + b"\n")
     except (OSError, StorageError) as error:
         return (
             f"how fast it was built could not be noted beside it as {name} ({error}); the store is finished, and a "
@@ -78,7 +78,7 @@ def write_built(store: Store, summary: Summary, n_workers: int | None) -> str:
 def read_built(store: Store) -> Built | None:
     """Read how a store was built; None where that is not known, or was another store under the same name."""
     try:
-        found = json.loads(store.tree.beside("").read(f"{store.tree.name}{BUILT}"))
+        found = json.loads(store.directory.sibling("").read(f"{store.directory.name}{BUILT}"))
         seconds = {step: _time(found["seconds"][step]) for step in STEPS if step in found["seconds"]}
         wall = None if found["wall"] is None else _time(found["wall"])
         workers = None if found["workers"] is None else _count(found["workers"])

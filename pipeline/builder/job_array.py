@@ -16,7 +16,7 @@ from typing import Any
 
 from melzarr.pipeline.builder.plan import Plan, Shard, make_plan
 from melzarr.pipeline.builder.publish import attributes, publish
-from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.run_build import (
     Progress,
     Summary,
@@ -34,8 +34,8 @@ from melzarr.pipeline.publishing.workspace import PLAN, Workspace
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, Track, Tracks
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.reader import open_store
 
 TRACKS = "tracks.csv"
@@ -57,7 +57,7 @@ class WrittenPlan:
     ----------
     plan : Plan
         What to compute.
-    root : Tree
+    root : Directory
         Below which the audio files lie.
     about : dict of str to value
         Attributes of the store to be.
@@ -68,7 +68,7 @@ class WrittenPlan:
     """
 
     plan: Plan
-    root: Tree
+    root: Directory
     about: dict[str, Any]
     replace: bool
     id: str
@@ -78,7 +78,7 @@ class WrittenPlan:
         return (self.plan.shard(index) for index in range(number - 1, self.plan.n_shards, n_parts))
 
 
-def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, replace: bool = False) -> None:
+def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, replace: bool = False) -> None:
     """Write down what is to be computed, where the parts find it.
 
     Parameters
@@ -87,7 +87,7 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
         What to compute.
     catalog : Catalog
         The plan's tracks.
-    target : str, Path or Tree
+    target : str, Path or Directory
         Where the store will be.
     replace : bool
         Whether a store that is there is replaced.
@@ -105,7 +105,7 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Tree, *, repla
         "spec": plan.spec.to_dict(),
         "versions": plan.versions,
         "tracks_per_shard": plan.tracks_per_shard,
-        "root": str(catalog.root.patient()),
+        "root": str(catalog.root.with_retries()),
         "about": attributes(plan, catalog),
         "replace": replace,
     }
@@ -132,7 +132,7 @@ def _as_csv(plan: Plan) -> Iterator[bytes]:
         yield text.getvalue().encode()
 
 
-def read_plan(target: str | Path | Tree) -> WrittenPlan:
+def read_plan(target: str | Path | Directory) -> WrittenPlan:
     """Read what is to be computed.
 
     Raises
@@ -165,12 +165,12 @@ def read_plan(target: str | Path | Tree) -> WrittenPlan:
             f"the plan of {workspace.target} cannot be read ({error}); write it again with: melzarr job-array init "
             f"SOURCE {workspace.target}"
         ) from error
-    return WrittenPlan(plan, open_tree(facts["root"]), facts["about"], facts["replace"], _id(written))
+    return WrittenPlan(plan, open_directory(facts["root"]), facts["about"], facts["replace"], _id(written))
 
 
 def make_part(
     written: WrittenPlan,
-    target: str | Path | Tree,
+    target: str | Path | Directory,
     number: int,
     n_parts: int,
     runner: Runner,
@@ -184,7 +184,7 @@ def make_part(
     ----------
     written : WrittenPlan
         The plan.
-    target : str, Path or Tree
+    target : str, Path or Directory
         Where the store will be.
     number, n_parts : int
         Which part, counted from 1, of how many.
@@ -203,14 +203,14 @@ def make_part(
     jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
     if written.replace:
         jobs = seeded(jobs, workspace)
-    with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
+    with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
         compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
         return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
 
 
 def finish(
     written: WrittenPlan,
-    target: str | Path | Tree,
+    target: str | Path | Directory,
     *,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
@@ -221,7 +221,7 @@ def finish(
     ----------
     written : WrittenPlan
         The plan.
-    target : str, Path or Tree
+    target : str, Path or Directory
         Where the store will be.
     max_failed, progress
         As for `build`.
@@ -236,8 +236,8 @@ def finish(
     plan, workspace = written.plan, open_workspace(target, written.id)
     with workspace.locked():
         folder = workspace.root.folder
-        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
-            with ThreadPoolExecutor(workspace.root.readers) as pool:
+        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
+            with ThreadPoolExecutor(workspace.root.io_threads) as pool:
                 for index, receipt in enumerate(pool.map(workspace.read_receipt, range(plan.n_shards))):
                     if receipt and receipt.key == plan.key(plan.shard(index)):
                         ledger.add(receipt)
@@ -253,7 +253,7 @@ def finish(
             return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
 
 
-def _is_published(workspace: Workspace, ledger: Ledger) -> bool:
+def _is_published(workspace: Workspace, ledger: ReceiptTable) -> bool:
     """Whether the store that is there is the one of these receipts."""
     if not workspace.occupied():
         return False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from melzarr.pipeline.builder.plan import Plan
-from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.features.mel_filterbank import band_centres
 from melzarr.pipeline.publishing.workspace import Workspace
@@ -36,7 +36,7 @@ def publish(
     plan: Plan,
     about: Mapping[str, Any],
     workspace: Workspace,
-    ledger: Ledger,
+    ledger: ReceiptTable,
     *,
     replace: bool = False,
     explain: Explain | None = None,
@@ -51,7 +51,7 @@ def publish(
         Attributes of the store's group.
     workspace : Workspace
         Where the shards lie.
-    ledger : Ledger
+    ledger : ReceiptTable
         What the receipts say.
     replace : bool
         Whether a store that is there is replaced.
@@ -95,7 +95,7 @@ def _sync_described(folder: Path) -> None:
             sync(place)
 
 
-def coordinates(plan: Plan, ledger: Ledger) -> list[Variable]:
+def coordinates(plan: Plan, ledger: ReceiptTable) -> list[Variable]:
     """Make all coordinates of a store from its plan and what the receipts say."""
     spec, tracks = plan.spec, Tracks.of(plan.tracks)
     mean_db, std_db = statistics(int(ledger.shards["count"].sum()), ledger.sums["level"], ledger.sums["square"])

@@ -16,7 +16,7 @@ from melzarr.pipeline.shard_receipt import STATUSES, Receipt
 from melzarr.pipeline.sources.tracks import TEXT
 
 
-class Spilled:
+class DiskColumn:
     """A column in a file without a name: it takes disk rather than memory, and goes with the process.
 
     Parameters
@@ -53,7 +53,7 @@ class Spilled:
         self._file.close()
 
 
-class Ledger:
+class ReceiptTable:
     """What is known of every shard and track of a build, in their order, whatever the order in which it came.
 
     A million tracks as receipts are 900 MB of Python's objects; here they are 60 MB, and 200 MB on disk.
@@ -87,16 +87,16 @@ class Ledger:
         self.n_tracks, self.tracks_per_shard = n_tracks, tracks_per_shard
         self.status = np.zeros(n_tracks, f"S{max(map(len, STATUSES))}")
         self.error = np.zeros(n_tracks, TEXT)
-        self.tracks: dict[str, npt.NDArray[Any] | Spilled] = {
+        self.tracks: dict[str, npt.NDArray[Any] | DiskColumn] = {
             "status": self.status,
             "error": self.error,
             "n_windows": np.zeros(n_tracks, np.int32),
-            "source_sha256": Spilled(folder, (n_tracks,), "S64"),
+            "source_sha256": DiskColumn(folder, (n_tracks,), "S64"),
             "source_rate": np.zeros(n_tracks),
             "source_channels": np.zeros(n_tracks),
             "duration": np.zeros(n_tracks),
-            "peak": Spilled(folder, (n_tracks,), np.float64),
-            "clipped": Spilled(folder, (n_tracks,), np.float64),
+            "peak": DiskColumn(folder, (n_tracks,), np.float64),
+            "clipped": DiskColumn(folder, (n_tracks,), np.float64),
         }
         self.shards: dict[str, npt.NDArray[Any]] = {
             "key": np.zeros(n_shards, TEXT),
@@ -104,7 +104,7 @@ class Ledger:
             "n_bytes": np.full(n_shards, -1, np.int64),
             "count": np.zeros(n_shards, np.int64),
         }
-        self.sums = {name: Spilled(folder, (n_shards, n_mels), np.float64) for name in ("level", "square")}
+        self.sums = {name: DiskColumn(folder, (n_shards, n_mels), np.float64) for name in ("level", "square")}
         self.n_seen = self.n_failed = self.n_reused = 0
         self.seconds: Counter[str] = Counter()
         self._outdated: dict[int, str] = {}
@@ -116,7 +116,7 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         """Close its files."""
         for column in (*self.tracks.values(), *self.sums.values()):
-            if isinstance(column, Spilled):
+            if isinstance(column, DiskColumn):
                 column.close()
 
     def add(self, receipt: Receipt) -> None:

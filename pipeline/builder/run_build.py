@@ -12,7 +12,7 @@ import numpy as np
 
 from melzarr.pipeline.builder.plan import Plan, Shard
 from melzarr.pipeline.builder.publish import attributes, publish
-from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.worker import ShardJob, make_shard, make_shard_apart
 from melzarr.pipeline.clusters.task_runner import Runner
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
@@ -23,7 +23,7 @@ from melzarr.pipeline.publishing.workspace import PLAN, Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import TEXT
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.reader import open_store
 
 MAX_FAILED = 0.05  # share of tracks that may fail
@@ -39,7 +39,7 @@ class Summary:
 
     Parameters
     ----------
-    target : Tree
+    target : Directory
         The store.
     shape : tuple of int
         Shape of its array `mel`.
@@ -55,7 +55,7 @@ class Summary:
         Wall time as "wall", and the workers' time in "decode", "mel" and "write".
     """
 
-    target: Tree
+    target: Directory
     shape: tuple[int, ...]
     statuses: Counter[str]
     troubled: tuple[tuple[str, str, str], ...]
@@ -67,7 +67,7 @@ class Summary:
 def build(
     plan: Plan,
     catalog: Catalog,
-    target: str | Path | Tree,
+    target: str | Path | Directory,
     runner: Runner,
     *,
     replace: bool = False,
@@ -82,7 +82,7 @@ def build(
         What to compute.
     catalog : Catalog
         The plan's tracks, with their labels and their root.
-    target : str, Path or Tree
+    target : str, Path or Directory
         Where the store will be.
     runner : Runner
         Where it is computed.
@@ -117,7 +117,7 @@ def build(
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
             jobs = seeded(jobs, workspace)
-        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
+        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
             publish(plan, attributes(plan, catalog), workspace, ledger, replace=replace)
             return summarise(plan, target, ledger, time.perf_counter() - start)
@@ -127,7 +127,7 @@ def compute(
     plan: Plan,
     jobs: Iterable[ShardJob],
     runner: Runner,
-    ledger: Ledger,
+    ledger: ReceiptTable,
     *,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
@@ -142,7 +142,7 @@ def compute(
         The shards.
     runner : Runner
         Where they are computed.
-    ledger : Ledger
+    ledger : ReceiptTable
         Takes what becomes of them.
     max_failed, progress
         As for `build`.
@@ -158,7 +158,7 @@ def compute(
         require_few_failed(plan, ledger, max_failed)
 
 
-def require_few_failed(plan: Plan, ledger: Ledger, max_failed: float | None) -> None:
+def require_few_failed(plan: Plan, ledger: ReceiptTable, max_failed: float | None) -> None:
     """Raise BuildError where more of a plan's tracks have failed than may."""
     allowed = _failures_allowed(len(plan.tracks), max_failed)
     if ledger.n_failed > allowed:
@@ -170,11 +170,11 @@ def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]
     receipts = _readable(workspace.target)
     for job in jobs:  # which are in order, as receipts are
         if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
-            workspace.offer(receipt)
+            workspace.reuse_published_shard(receipt)
         yield job
 
 
-def _readable(target: Tree) -> Iterator[Receipt]:
+def _readable(target: Directory) -> Iterator[Receipt]:
     """Receipts of a finished store; where there is none, or a damaged one, nothing of it can be kept."""
     try:
         yield from open_store(target).receipts()
@@ -185,7 +185,7 @@ def _readable(target: Tree) -> Iterator[Receipt]:
 
 
 def shard_jobs(
-    plan: Plan, root: Tree, workspace: Workspace, shards: Iterable[Shard], runner: Runner
+    plan: Plan, root: Directory, workspace: Workspace, shards: Iterable[Shard], runner: Runner
 ) -> Iterator[ShardJob]:
     """Make the jobs of some shards.
 
@@ -193,7 +193,7 @@ def shard_jobs(
     ----------
     plan : Plan
         What they are part of.
-    root : Tree
+    root : Directory
         Below which the audio files lie.
     workspace : Workspace
         Where they go.
@@ -206,8 +206,8 @@ def shard_jobs(
         yield ShardJob(
             spec=plan.spec,
             versions=plan.versions,
-            root=root.patient(),
-            target=workspace.target.patient(),
+            root=root.with_retries(),
+            target=workspace.target.with_retries(),
             tracks_per_shard=plan.tracks_per_shard,
             shard=shard,
             key=plan.key(shard),
@@ -222,7 +222,7 @@ def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
     return max_failed * n_tracks
 
 
-def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
+def _too_many_failed(plan: Plan, ledger: ReceiptTable, allowed: float) -> str:
     first = int(np.argmax(ledger.status == b"failed"))
     return (
         f"{ledger.n_failed} of the first {ledger.n_seen} tracks have failed, more than the {allowed:g} that may; for "
@@ -231,16 +231,16 @@ def _too_many_failed(plan: Plan, ledger: Ledger, allowed: float) -> str:
     )
 
 
-def summarise(plan: Plan, target: Tree, ledger: Ledger, wall: float) -> Summary:
+def summarise(plan: Plan, target: Directory, ledger: ReceiptTable, wall: float) -> Summary:
     """Say what a ledger says.
 
     Parameters
     ----------
     plan : Plan
         What was computed.
-    target : Tree
+    target : Directory
         The store.
-    ledger : Ledger
+    ledger : ReceiptTable
         What became of it.
     wall : float, in s
         Time that it took.

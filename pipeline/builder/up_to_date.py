@@ -67,7 +67,7 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
             was = store.column(field, rows)[there].astype(TEXT)
             other[some] |= was != tracks.column(field)[now[some]]
     sources = (str(tracks.column("source")[number]) for number in now)
-    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter
     after_sha256 = in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)
     for some, rows, there in _blocks(here):
         before_sha256 = store.column("source_sha256", rows)[there].tolist()

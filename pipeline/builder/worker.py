@@ -21,7 +21,7 @@ from melzarr.pipeline.features.extract import Stopwatch, featurise, one_thread, 
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.directory import source_sha256 as digest_below
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
@@ -37,9 +37,9 @@ class ShardJob:
         What each track becomes.
     versions : dict of str to str
         What must compute it.
-    root : Tree
+    root : Directory
         Below which the audio files lie.
-    target : Tree
+    target : Directory
         Where the store will be.
     tracks_per_shard : int
         Tracks of every shard but the last.
@@ -55,8 +55,8 @@ class ShardJob:
 
     spec: FeatureSpec
     versions: dict[str, str]
-    root: Tree
-    target: Tree
+    root: Directory
+    target: Directory
     tracks_per_shard: int
     shard: Shard
     key: str

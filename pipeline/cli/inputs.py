@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from melzarr.pipeline.cli.options import SPEC_HELP
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.plan import Plan
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from melzarr.pipeline.sources.dataset_recipe import Recipe
 
 
-def resolve(source: str, datasets: Path) -> Tree | Recipe:
+def resolve(source: str, datasets: Path) -> Directory | Recipe:
     """Return the tree that a source names, or the recipe of that name where there is no such path."""
     from melzarr.pipeline.sources.dataset_recipe import find_recipe
 
-    tree = open_tree(source)
-    path = tree.folder
+    directory = open_directory(source)
+    path = directory.folder
     if path and len(path.parts) == 1 and not path.suffix and not path.exists():
         return find_recipe(source, datasets)
-    return tree
+    return directory
 
 
-def audio_root(source: str, datasets: Path, option: str = "--source") -> Tree:
+def audio_root(source: str, datasets: Path, option: str = "--source") -> Directory:
     """Return the tree below which the files of a source lie."""
     from melzarr.pipeline.sources.catalog import is_manifest
     from melzarr.pipeline.sources.dataset_recipe import Recipe
 
     where = resolve(source, datasets)
     if isinstance(where, Recipe):
-        root = open_tree(where.audio)
+        root = open_directory(where.audio)
         found = root.exists()
     elif is_manifest(where):
-        root = where.beside("")
+        root = where.sibling("")
         found = root.size(where.name) is not None
     else:
         root = where

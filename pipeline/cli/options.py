@@ -14,8 +14,8 @@ import click
 from melzarr.pipeline.cli.terminal import steady_streams
 from melzarr.pipeline.errors import CallError, MelzarrError
 from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.untrusted_text import printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -110,10 +110,10 @@ class Address(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Tree:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Directory:
         """Give the tree that is there."""
         try:
-            return open_tree(value)
+            return open_directory(value)
         except CallError as error:
             self.fail(str(error), param, ctx)
 

@@ -24,8 +24,8 @@ from melzarr.pipeline.clusters.cluster import (
     ENVIRONMENT,
     NANNY_BYTES,
     SILENT,
-    Place,
-    Wish,
+    Cluster,
+    Resources,
     http_settings,
     need,
     orderly_end,
@@ -83,7 +83,7 @@ SYSTEMS = {
 
 
 @contextmanager
-def batch(name: str, wish: Wish) -> Iterator[Place]:
+def batch(name: str, wish: Resources) -> Iterator[Cluster]:
     """Have jobs of a batch system come and go with the work; all are cancelled at the end, however it comes.
 
     What Dask's configuration says of them (``jobqueue.slurm`` and so on) goes before what is preset here, and options
@@ -111,7 +111,7 @@ def batch(name: str, wish: Wish) -> Iterator[Place]:
         watched = {"listing": listing, "title": system.title, "logs": logs, "say": wish.say}
         scaler = cluster.adapt(Adaptive=Scaler, minimum=0, maximum=n_workers, **watched)
         wish.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
-        yield Place(client, n_workers, scaler.watch)
+        yield Cluster(client, n_workers, scaler.watch)
 
 
 def _cluster_class(name: str) -> Any:
@@ -125,14 +125,14 @@ def _cluster_class(name: str) -> Any:
         signal.signal(signal.SIGINT, ctrl_c)
 
 
-def job_settings(name: str, wish: Wish, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Say what jobs are asked for.
 
     Parameters
     ----------
     name : str
         The batch system.
-    wish : Wish
+    wish : Resources
         What the build needs, and what options say.
     configured : mapping
         The batch system's section of Dask's configuration.

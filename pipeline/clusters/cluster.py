@@ -38,7 +38,7 @@ NANNY_BYTES = 100 << 20  # beside a worker in its job or pod: a process that wat
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Resources:
     """What a build asks of the place where it runs.
 
     Parameters
@@ -66,7 +66,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cluster:
     """Where a build runs.
 
     Parameters

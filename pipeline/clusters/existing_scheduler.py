@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import distributed
 from distributed.security import Security
 
-from melzarr.pipeline.clusters.cluster import PATIENCE, Place, Wish, quiet
+from melzarr.pipeline.clusters.cluster import PATIENCE, Cluster, Resources, quiet
 from melzarr.pipeline.clusters.worker_versions import require_same_versions
 from melzarr.pipeline.errors import BuildError, CallError
 
@@ -17,7 +17,7 @@ SCHEMES = ("tcp://", "tls://")
 
 
 @contextmanager
-def existing(address: str, wish: Wish) -> Iterator[Place]:
+def existing(address: str, wish: Resources) -> Iterator[Cluster]:
     """Connect to a scheduler, whose workers must have the same versions as this process."""
     if wish.workers is not None:
         raise CallError(
@@ -37,7 +37,7 @@ def existing(address: str, wish: Wish) -> Iterator[Place]:
                 f"the scheduler at {address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
             ) from error
         require_same_versions(client)
-        yield Place(client)
+        yield Cluster(client)
 
 
 def _check(address: str) -> None:

@@ -14,7 +14,16 @@ import dask
 import distributed
 from dask.utils import parse_bytes
 
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Place, Say, Wish, need, orderly_end, quiet
+from melzarr.pipeline.clusters.cluster import (
+    ENVIRONMENT,
+    NANNY_BYTES,
+    Cluster,
+    Resources,
+    Say,
+    need,
+    orderly_end,
+    quiet,
+)
 from melzarr.pipeline.clusters.worker_versions import require_on_scheduler
 from melzarr.pipeline.errors import BuildError, CallError
 
@@ -36,7 +45,7 @@ INSTALL = (
 
 
 @contextmanager
-def kubernetes(wish: Wish) -> Iterator[Place]:
+def kubernetes(wish: Resources) -> Iterator[Cluster]:
     """Have a scheduler and workers in pods, which come and go with the work and are gone at the end.
 
     What Dask's configuration says of them (``kubernetes``) goes before what is preset here, and options go before
@@ -64,7 +73,7 @@ def kubernetes(wish: Wish) -> Iterator[Place]:
         require_on_scheduler(client)
         cluster.adapt(minimum=0, maximum=n_workers)
         wish.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
-        yield Place(client, n_workers, watch(client, cluster.name, wish.say))
+        yield Cluster(client, n_workers, watch(client, cluster.name, wish.say))
 
 
 def _take_back(cluster_class: Any) -> None:
@@ -75,14 +84,14 @@ def _take_back(cluster_class: Any) -> None:
         cluster_class._instances.discard(cluster)  # noqa: SLF001
 
 
-def cluster_spec(name: str, wish: Wish, configured: Mapping[str, Any]) -> dict[str, Any]:
+def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> dict[str, Any]:
     """Say which cluster the operator is to make.
 
     Parameters
     ----------
     name : str
         Its name.
-    wish : Wish
+    wish : Resources
         What the build needs, and what options say.
     configured : mapping
         The section ``kubernetes`` of Dask's configuration.

@@ -14,8 +14,8 @@ from distributed.system import MEMORY_LIMIT
 from melzarr.pipeline.clusters.cluster import (
     ENVIRONMENT,
     SILENT,
-    Place,
-    Wish,
+    Cluster,
+    Resources,
     http_settings,
     orderly_end,
     quiet,
@@ -26,7 +26,7 @@ from melzarr.pipeline.main_guard import require_main_guard
 
 
 @contextmanager
-def local(wish: Wish) -> Iterator[Place]:
+def local(wish: Resources) -> Iterator[Cluster]:
     """Start single-threaded workers on this machine, which only this process can reach; they come in their time."""
     require_main_guard()
     if wish.worker_bytes > MEMORY_LIMIT:
@@ -55,7 +55,7 @@ def local(wish: Wish) -> Iterator[Place]:
         )
         cluster.scale(n_workers)  # and goes on meanwhile: what a build imports takes as long as a worker's start
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
-        yield Place(client, n_workers)
+        yield Cluster(client, n_workers)
 
 
 def local_workers(workers: int | None, worker_bytes: int) -> int:

@@ -13,7 +13,7 @@ import distributed
 from distributed.comm.core import CommClosedError
 
 from melzarr.pipeline.clusters.batch_systems import SYSTEMS, batch
-from melzarr.pipeline.clusters.cluster import PATIENCE, Place, Say, Wish
+from melzarr.pipeline.clusters.cluster import PATIENCE, Cluster, Resources, Say
 from melzarr.pipeline.clusters.existing_scheduler import SCHEMES, existing
 from melzarr.pipeline.clusters.kubernetes import kubernetes
 from melzarr.pipeline.clusters.local_cluster import local
@@ -203,14 +203,14 @@ def connect(
     if cluster == "local" and workers == 0:
         yield InProcess()
         return
-    with _place(cluster, Wish(worker_bytes, workers, memory, walltime, say, dashboard)) as place:
+    with _place(cluster, Resources(worker_bytes, workers, memory, walltime, say, dashboard)) as place:
         runner = OnDask(place.client, place.n_workers, place.watch)
         if not dashboard and cluster in {"local", *SYSTEMS}:
             runner.dashboard = ""  # Dask gives an address also where nothing answers
         yield runner
 
 
-def _place(cluster: str, wish: Wish) -> AbstractContextManager[Place]:
+def _place(cluster: str, wish: Resources) -> AbstractContextManager[Cluster]:
     if cluster == "local":
         return local(wish)
     if cluster in SYSTEMS:

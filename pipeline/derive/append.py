@@ -18,14 +18,14 @@ from melzarr.pipeline.builder.up_to_date import changes, count_tracks
 from melzarr.pipeline.clusters.task_runner import Runner
 from melzarr.pipeline.derive.derive_store import derive
 from melzarr.pipeline.derive.merge import merged_splits, merged_versions
-from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import BuildError, CatalogError
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.sources.catalog import Catalog, refuse_separated_groups
 from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
-from melzarr.pipeline.storage.directory import Tree, source_sha256
+from melzarr.pipeline.storage.directory import Directory, source_sha256
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
@@ -63,9 +63,9 @@ class Addition:
     differing: tuple[str, ...]
 
     @property
-    def beside(self) -> Tree:
+    def sibling(self) -> Directory:
         """Where the new tracks are a store of their own for a while."""
-        return _beside(self.store.tree)
+        return _beside(self.store.directory)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -78,17 +78,17 @@ class Addition:
         }
 
 
-def _beside(tree: Tree) -> Tree:
-    return tree.beside(f"{tree.name}.appended")
+def _beside(directory: Directory) -> Directory:
+    return directory.sibling(f"{directory.name}.appended")
 
 
 @contextmanager
-def growing(tree: Tree) -> Iterator[Workspace]:
+def growing(directory: Directory) -> Iterator[Workspace]:
     """Hold a store that is to grow, after whatever an earlier append was stopped in, so that nobody else changes it.
 
     Parameters
     ----------
-    tree : Tree
+    directory : Directory
         Where it lies.
 
     Yields
@@ -101,14 +101,14 @@ def growing(tree: Tree) -> Iterator[Workspace]:
     BuildError, CallError, StoreError
         If it is a share, can only be read, is held by another process, has files of other kinds, or there is none.
     """
-    workspace = open_workspace(tree)
-    if tree.size(CHECKSUMS) is not None:
+    workspace = open_workspace(directory)
+    if directory.size(CHECKSUMS) is not None:
         raise BuildError(
-            f"{tree} is a share, whose card, report and checksums would not fit any more; append to the store that it "
-            f"was made from, and share that again"
+            f"{directory} is a share, whose card, report and checksums would not fit any more; append to the store "
+            f"that it was made from, and share that again"
         )
-    workspace.recover()
-    open_store(tree)
+    workspace.finish_interrupted_publish()
+    open_store(directory)
     refuse_place(workspace, replace=True)
     with workspace.locked():
         yield workspace
@@ -153,7 +153,7 @@ def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Adv
     added = replace(catalog, tracks=tracks.take(new))
     if new.size:
         _require_rule(store, catalog)
-        refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([Part.whole(store)]), added.tracks)))
+        refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([TrackSelection.whole(store)]), added.tracks)))
     tracks_per_shard = store.tracks_per_shard if store.is_sharded else None
     plan = make_plan(store.spec, added.tracks, versions(), tracks_per_shard)
     return Addition(workspace, store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
@@ -166,7 +166,7 @@ def _refuse_changed(
     """Compare the files of tracks that are in the store with what it was made from."""
     before, changed = store.column("source_sha256").astype(TEXT)[numbers], []
     sources = (str(tracks.column("source")[number]) for number in there)
-    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # hashing releases the interpreter
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter
     for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
         progress(1)
         if digest != before[place]:
@@ -174,8 +174,8 @@ def _refuse_changed(
     if changed:
         (line,) = count_tracks("changed in the bytes of their files", changed)
         raise BuildError(
-            f"{line}; a store only grows by new tracks: give those another id, or make {store.tree} again of all with: "
-            f"melzarr features --force"
+            f"{line}; a store only grows by new tracks: give those another id, or make {store.directory} again of all "
+            f"with: melzarr features --force"
         )
 
 
@@ -195,8 +195,8 @@ def _require_rule(store: Store, catalog: Catalog) -> None:
     rule = store.attributes["split"]
     if catalog.rule.get("method") != "manifest" and rule.get("method") != "hash":
         raise CatalogError(
-            f"the tracks of {store.tree} were split by {rule.get('method', 'no rule')!r}, which says nothing of new "
-            f"ones; give them as a manifest with a column split"
+            f"the tracks of {store.directory} were split by {rule.get('method', 'no rule')!r}, which says nothing of "
+            f"new ones; give them as a manifest with a column split"
         )
 
 
@@ -208,11 +208,11 @@ def is_built(added: Addition) -> bool:
     BuildError
         Where something else is in that place.
     """
-    if not open_workspace(added.beside).occupied():
+    if not open_workspace(added.sibling).occupied():
         return False
-    if not is_store(added.beside):
-        raise BuildError(f"{added.beside} exists and is no store of melzarr's; move it, for the new tracks go there")
-    return not changes(open_store(added.beside), added.plan, added.catalog)
+    if not is_store(added.sibling):
+        raise BuildError(f"{added.sibling} exists and is no store of melzarr's; move it, for the new tracks go there")
+    return not changes(open_store(added.sibling), added.plan, added.catalog)
 
 
 def build_new(
@@ -228,7 +228,7 @@ def build_new(
         As for `build`.
     """
     return build(
-        added.plan, added.catalog, added.beside, runner, replace=True, max_failed=max_failed, progress=progress
+        added.plan, added.catalog, added.sibling, runner, replace=True, max_failed=max_failed, progress=progress
     )
 
 
@@ -249,11 +249,11 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
     MelzarrError
         As `derive` says; the store is then as it was.
     """
-    store, parts = added.store, [Part.whole(added.store), Part.whole(open_store(added.beside))]
+    store, parts = added.store, [TrackSelection.whole(added.store), TrackSelection.whole(open_store(added.sibling))]
     summary = derive(
         parts, added.workspace, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
     )
-    open_workspace(added.beside).remove_store()
+    open_workspace(added.sibling).remove_store()
     return summary
 
 
@@ -265,9 +265,9 @@ def clean(added: Addition) -> None:
     added : Addition
         In which nothing is new.
     """
-    added.workspace.tidy(added.store.receipts())
-    beside = open_workspace(added.beside)
-    beside.tidy()
+    added.workspace.cleanup_after_crash(added.store.receipts())
+    beside = open_workspace(added.sibling)
+    beside.cleanup_after_crash()
     if beside.occupied() and is_store(beside.target):
         here = set(_files(added.store))
         if all(row in here for row in _files(open_store(beside.target))):

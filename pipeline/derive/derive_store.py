@@ -12,15 +12,15 @@ from typing import Any
 
 from melzarr.pipeline.builder.plan import Plan, as_json
 from melzarr.pipeline.builder.publish import Explain, publish
-from melzarr.pipeline.builder.receipt_table import Ledger
+from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.run_build import Progress, Summary, summarise
 from melzarr.pipeline.derive.repack import jobs_of, make_repacked
-from melzarr.pipeline.derive.track_selection import Part, plan_of
+from melzarr.pipeline.derive.track_selection import TrackSelection, plan_of
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.workspace import DERIVED, PLAN, Workspace
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store, reading
 
@@ -28,8 +28,8 @@ ROOM = 1 << 29  # bytes that the shards in work may take together; one is always
 
 
 def derive(
-    parts: Sequence[Part],
-    target: str | Path | Tree | Workspace,
+    parts: Sequence[TrackSelection],
+    target: str | Path | Directory | Workspace,
     about: Mapping[str, Any],
     *,
     spec: FeatureSpec | None = None,
@@ -49,9 +49,9 @@ def derive(
 
     Parameters
     ----------
-    parts : sequence of Part
+    parts : sequence of TrackSelection
         The tracks, in this order.
-    target : str, Path, Tree or Workspace
+    target : str, Path, Directory or Workspace
         Where the store will be.
     about : mapping of str to value
         Attributes of its group, as another store has them; spec and UUID are put in here.
@@ -97,16 +97,16 @@ def derive(
     facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
     workspace, note = open_workspace(target), _note(plan, parts, said, replace)
     if _has_made(workspace, note, replace):
-        workspace.tidy(open_store(workspace.target).receipts())
+        workspace.cleanup_after_crash(open_store(workspace.target).receipts())
         return _summary_of(open_store(workspace.target), time.perf_counter() - start)
-    refuse_place(workspace, (store.tree for store in stores[int(in_place) :]), replace=replace)
+    refuse_place(workspace, (store.directory for store in stores[int(in_place) :]), replace=replace)
     with workspace.locked(), reading(stores):
         workspace.refuse_occupied(replace)
         for store in stores:
             store.refuse_replaced()
         workspace.root.remove([PLAN])  # parts of a build that still run come to an end
         _begin(workspace, note)
-        with Ledger(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
+        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             for receipt in in_order(
                 lambda job: make_repacked(job, plan, workspace), jobs_of(plan, parts), _threads(plan, parts)
             ):
@@ -117,7 +117,7 @@ def derive(
 
 
 def is_made(
-    parts: Sequence[Part], target: str | Path | Tree | Workspace, about: Mapping[str, Any], *,
+    parts: Sequence[TrackSelection], target: str | Path | Directory | Workspace, about: Mapping[str, Any], *,
     spec: FeatureSpec | None = None, sharded: bool = True, replace: bool = False, said: str = "",
 ) -> bool:  # fmt: skip
     """Whether `derive` has made the very same, and was ended before it could say so; parameters as there."""
@@ -137,7 +137,7 @@ def _has_made(workspace: Workspace, note: bytes, replace: bool) -> bool:
 def _summary_of(store: Store, wall: float) -> Summary:
     """Say of a store that is there what was done: nothing."""
     return Summary(
-        target=store.tree,
+        target=store.directory,
         shape=store.mel.shape,
         statuses=Counter(store.values("status").tolist()),
         troubled=(),
@@ -147,7 +147,7 @@ def _summary_of(store: Store, wall: float) -> Summary:
     )
 
 
-def _note(plan: Plan, parts: Sequence[Part], said: str, replace: bool) -> bytes:
+def _note(plan: Plan, parts: Sequence[TrackSelection], said: str, replace: bool) -> bytes:
     """Write down what is being made, and of what."""
     facts = {
         "parts": [
@@ -171,7 +171,7 @@ def _begin(workspace: Workspace, note: bytes) -> None:
         workspace.root.write(DERIVED, note)
 
 
-def _threads(plan: Plan, parts: Sequence[Part]) -> int:
+def _threads(plan: Plan, parts: Sequence[TrackSelection]) -> int:
     """So many that reading and packing keep up with each other, and no more than there is room for."""
-    wanted = max(os.cpu_count() or 1, *(part.store.tree.readers for part in parts))
+    wanted = max(os.cpu_count() or 1, *(part.store.directory.io_threads for part in parts))
     return max(1, min(wanted, ROOM // plan.shard_bytes))

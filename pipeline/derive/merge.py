@@ -9,9 +9,9 @@ from typing import Any
 from melzarr.pipeline.builder.plan import as_json
 from melzarr.pipeline.builder.run_build import Progress, Summary
 from melzarr.pipeline.derive.derive_store import derive
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.sources.tracks import FIELDS
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.reader import Store
 
 MERGED = "merged"  # method of a split, and field of a recipe, that are several
@@ -19,7 +19,11 @@ COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "so
 
 
 def merge(
-    stores: Sequence[Store], target: str | Path | Tree, *, replace: bool = False, progress: Progress = lambda _: None
+    stores: Sequence[Store],
+    target: str | Path | Directory,
+    *,
+    replace: bool = False,
+    progress: Progress = lambda _: None,
 ) -> Summary:
     """Join stores, or go on where that was interrupted.
 
@@ -27,7 +31,7 @@ def merge(
     ----------
     stores : sequence of Store
         The stores; the first says how many tracks are in a shard.
-    target : str, Path or Tree
+    target : str, Path or Directory
         Where the new store will be.
     replace : bool
         Whether a store that is there is replaced.
@@ -39,7 +43,7 @@ def merge(
     MelzarrError
         As `derive` says.
     """
-    parts = [Part.whole(store) for store in stores]
+    parts = [TrackSelection.whole(store) for store in stores]
     about = merged_attributes([store.attributes for store in stores])
     return derive(parts, target, about, sharded=stores[0].is_sharded, replace=replace, progress=progress)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.pipeline.builder.plan import Plan, Shard
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.features.decibels import add_sums, level_db, sum_levels
 from melzarr.pipeline.features.extract import Stopwatch, padded
@@ -75,14 +75,14 @@ class Job:
         return receipt if same and all(row.receipt is receipt for row in self.rows) else None
 
 
-def jobs_of(plan: Plan, parts: Sequence[Part]) -> Iterator[Job]:
+def jobs_of(plan: Plan, parts: Sequence[TrackSelection]) -> Iterator[Job]:
     """Say of each shard of a plan what it is made of, in order, so that no more than some receipts are held.
 
     Parameters
     ----------
     plan : Plan
         What is being made.
-    parts : sequence of Part
+    parts : sequence of TrackSelection
         Of what; together the plan's tracks.
     """
     rows = itertools.chain.from_iterable(_rows(_Source(part.store, plan), part.numbers) for part in parts)
@@ -128,7 +128,7 @@ def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
     else:
         name = shard_name(kept.index)
         with _blaming(store, f"the shard {name}, with the tracks {', '.join(t.id for t in job.shard.tracks)},"):
-            workspace.take(receipt, store.tree, name)
+            workspace.copy_shard(receipt, store.directory, name)
     return replace(receipt, reused=True)
 
 
@@ -202,5 +202,5 @@ def _blaming(store: Store, what: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else error
         raise StoreError(
-            f"{store.tree}: {what} cannot be taken ({reason}); see: melzarr verify {store.tree}"
+            f"{store.directory}: {what} cannot be taken ({reason}); see: melzarr verify {store.directory}"
         ) from error

@@ -20,7 +20,7 @@ CONVERSIONS = {"scale": {("power", "db")}, "dtype": {("float32", "float16")}}  #
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrackSelection:
     """Some tracks of a store.
 
     Parameters
@@ -38,23 +38,25 @@ class Part:
         """Refuse numbers that are no tracks, or in no order."""
         inside = not self.numbers.size or (self.numbers[0] >= 0 and self.numbers[-1] < self.store.n_tracks)
         if not inside or (np.diff(self.numbers) < 1).any():
-            raise ValueError(f"numbers of tracks of {self.store.tree} must be ascending, below {self.store.n_tracks}")
+            raise ValueError(
+                f"numbers of tracks of {self.store.directory} must be ascending, below {self.store.n_tracks}"
+            )
 
     @classmethod
-    def whole(cls, store: Store) -> Part:
+    def whole(cls, store: Store) -> TrackSelection:
         """All tracks of a store."""
         return cls(store, np.arange(store.n_tracks))
 
 
 def plan_of(
-    parts: Sequence[Part], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None,
+    parts: Sequence[TrackSelection], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None,
     sharded: bool,
 ) -> Plan:  # fmt: skip
     """Plan a store of the tracks of other stores.
 
     Parameters
     ----------
-    parts : sequence of Part
+    parts : sequence of TrackSelection
         The tracks, in this order.
     about, spec, tracks_per_shard, sharded
         As for `derive`.
@@ -83,15 +85,17 @@ def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
     differing = [name for name in before if before[name] != after[name]]
     if spec is None and differing:
         named = ", ".join(f"{name}={after[name]} and {before[name]}" for name in differing)
-        raise SpecError(f"{first.tree} and {other.tree} differ in {named}; make one of them again, as the other is")
+        raise SpecError(
+            f"{first.directory} and {other.directory} differ in {named}; make one of them again, as the other is"
+        )
     lost = [name for name in differing if (before[name], after[name]) not in CONVERSIONS.get(name, ())]
     if lost:
         named = ", ".join(f"{name}={before[name]}" for name in lost)
         asked = ", ".join(f"{name}={after[name]}" for name in lost)
-        raise SpecError(f"{other.tree} has {named}, of which {asked} cannot be made; compute it from the audio")
+        raise SpecError(f"{other.directory} has {named}, of which {asked} cannot be made; compute it from the audio")
 
 
-def tracks_of(parts: Sequence[Part]) -> Tracks:
+def tracks_of(parts: Sequence[TrackSelection]) -> Tracks:
     """Tracks of all parts, one after the other, in columns."""
     columns = {}
     for field in FIELDS:
@@ -102,13 +106,13 @@ def tracks_of(parts: Sequence[Part]) -> Tracks:
     return Tracks(columns)
 
 
-def _refuse_duplicates(tracks: Tracks, parts: Sequence[Part]) -> None:
+def _refuse_duplicates(tracks: Tracks, parts: Sequence[TrackSelection]) -> None:
     ids = tracks.column("id")
     order = np.argsort(ids, kind="stable")
     for place in np.flatnonzero(ids[order][1:] == ids[order][:-1])[:1].tolist():
         ends = np.cumsum([part.numbers.size for part in parts])
         first, second = (parts[int(np.searchsorted(ends, n, "right"))].store for n in order[place : place + 2])
         raise CatalogError(
-            f"{str(ids[order[place]])!r} is the id of a track of {first.tree} and of one of {second.tree}; leave one "
-            f"of them out"
+            f"{str(ids[order[place]])!r} is the id of a track of {first.directory} and of one of {second.directory}; "
+            f"leave one of them out"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.features.mel_filterbank import band_centres
 from melzarr.pipeline.shard_receipt import counts
@@ -58,7 +58,7 @@ def _of_the_receipts(store: Store) -> Iterator[str]:
 
 
 def _of_the_tracks(store: Store) -> Iterator[str]:
-    tracks = tracks_of([Part.whole(store)])
+    tracks = tracks_of([TrackSelection.whole(store)])
     ids = np.sort(tracks.column("id"))
     for place in np.flatnonzero(ids[1:] == ids[:-1])[:1]:
         yield f"the id {str(ids[place])!r} comes twice"
@@ -70,10 +70,10 @@ def _of_the_tracks(store: Store) -> Iterator[str]:
 
 def _of_the_table(store: Store) -> Iterator[str]:
     """Compare the table of a share with the store that it is of."""
-    tree = store.tree
-    if tree.size(CHECKSUMS) is None or tree.size(TRACKS) is None:
+    directory = store.directory
+    if directory.size(CHECKSUMS) is None or directory.size(TRACKS) is None:
         return
-    with tree.open(TRACKS) as file:
+    with directory.open(TRACKS) as file:
         same = all(file.read(len(block)) == block for block in tracks_csv(store)) and not file.read(1)
     if not same:
         yield f"{TRACKS} says other things of the tracks than the store"

@@ -24,7 +24,7 @@ def describe(store: Store) -> dict[str, Any]:
     attributes, mel = store.attributes, store.mel
     counts, troubled = _tracks(store)
     return {
-        "path": str(store.tree),
+        "path": str(store.directory),
         "uuid": attributes["uuid"],
         "title": attributes["title"],
         "licence": attributes["licence"],

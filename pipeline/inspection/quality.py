@@ -16,7 +16,7 @@ from melzarr.pipeline.inspection.near_duplicates import find_duplicates
 from melzarr.pipeline.inspection.time_alignment import FEWEST
 from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
 from melzarr.pipeline.shard_receipt import STATUSES
-from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -125,7 +125,7 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
+class QualityReport:
     """What was found in a store.
 
     Parameters
@@ -213,7 +213,7 @@ class Findings:
         return found
 
 
-def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Findings:
+def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> QualityReport:
     """Look at every track of a store.
 
     Parameters
@@ -225,7 +225,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
 
     Returns
     -------
-    Findings
+    QualityReport
         What was found. A track that is damaged is named among them.
 
     Raises
@@ -248,7 +248,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     sound = listen(store, heard, classes, len(labels), progress)
     if sound.n_unreadable:
         store.refuse_replaced()
-    parts = np.select([split == part for part in PARTS], range(len(PARTS)), -1)
+    parts = np.select([split == part for part in SPLITS], range(len(SPLITS)), -1)
     parts = np.where(heard, parts, -1)
     found = find_duplicates(store, parts, label, sound.prints, sound.envelopes, envelope_reader(store))
     pairs = found.pairs
@@ -264,7 +264,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Fi
     listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
     step = store.spec.stride / store.spec.sample_rate
     names = _Names(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
-    return Findings(
+    return QualityReport(
         facts=facts,
         labels=tuple(labels),
         n_labels=len(sizes),
@@ -321,7 +321,7 @@ class _Names:
 
 def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
     """Count tracks by label, split and status, and name the labels that lack a split."""
-    known = (*PARTS, UNUSED, OTHER), (*STATUSES, OTHER)
+    known = (*SPLITS, UNUSED, OTHER), (*STATUSES, OTHER)
     place = {name: number for number, name in enumerate(labels)}
     counts = np.zeros((len(labels), len(known[0]), len(known[1])), np.int64)
     totals = np.zeros(counts.shape[1:], np.int64)
@@ -333,9 +333,9 @@ def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str,
         if (number := place.get(row["label"])) is not None:
             counts[number, *cell] += row["tracks"]
         there = parts.setdefault(row["label"], set())
-        if row["status"] == "ok" and row["split"] in PARTS:
+        if row["status"] == "ok" and row["split"] in SPLITS:
             there.add(row["split"])
-    wanted = [part for part in PARTS if any(part in there for there in parts.values())]
+    wanted = [part for part in SPLITS if any(part in there for there in parts.values())]
     lacking = [(label, missing) for label, there in sorted(parts.items())
                if (missing := tuple(part for part in wanted if part not in there))]  # fmt: skip
     splits, statuses = np.flatnonzero(totals.any(axis=1)), np.flatnonzero(totals.any(axis=0))

@@ -17,7 +17,7 @@ from melzarr.pipeline.builder.plan import Estimate, Plan, estimate
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features.audio import Header, read_header, stream_header
 from melzarr.pipeline.features.extract import featurise, one_thread, padded
-from melzarr.pipeline.sources.catalog import Catalog, missing_parts
+from melzarr.pipeline.sources.catalog import Catalog, missing_splits
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.threads import in_order
@@ -79,9 +79,9 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     """
     codecs, rates, channels = Counter[str](), Counter[int](), Counter[int]()
     readable, lengths = array("q"), array("d")
-    problems = missing_parts(catalog)
+    problems = missing_splits(catalog)
     n_problems = len(problems)
-    n_threads = max(catalog.root.readers, os.cpu_count() or 1)  # which wait for the disk or the server
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # which wait for the disk or the server
     headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)
     for number, (track, found) in enumerate(headers):
         progress(1)

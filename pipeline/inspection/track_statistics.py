@@ -151,7 +151,7 @@ def _sounds(
     def one(number: int) -> _Heard | str | None:
         return _sound(read, spec, number, int(valid[number]))
 
-    with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(store.directory.io_threads, os.cpu_count() or 1)) as pool:
         for start in range(0, store.n_tracks, BLOCK):
             numbers = range(start, min(start + BLOCK, store.n_tracks))
             for number, sound in zip(numbers, pool.map(one, numbers), strict=True):

@@ -22,8 +22,8 @@ from melzarr.pipeline.inspection.consistency import contradictions
 from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from melzarr.pipeline.shard_receipt import STATUSES, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree, source_sha256
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory, source_sha256
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.companion_files import differences
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -61,7 +61,7 @@ class Verdict:
 
 def verify(
     store: Store,
-    root: str | Path | Tree | None = None,
+    root: str | Path | Directory | None = None,
     *,
     n_samples: int = 0,
     seed: int = 0,
@@ -73,7 +73,7 @@ def verify(
     ----------
     store : Store
         The store.
-    root : str, Path or Tree, optional
+    root : str, Path or Directory, optional
         Below which its audio files lie; with it their digests are compared too.
     n_samples : int
         Tracks to compute again with librosa, drawn at random; needs `root`.
@@ -94,7 +94,7 @@ def verify(
 
 
 def _verify(
-    store: Store, root: str | Path | Tree | None, n_samples: int, seed: int, progress: Callable[[int], object]
+    store: Store, root: str | Path | Directory | None, n_samples: int, seed: int, progress: Callable[[int], object]
 ) -> Verdict:
     verdict = Verdict()
     try:
@@ -103,7 +103,7 @@ def _verify(
         levels, digests = _check_shards(store, facts, verdict, progress)
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
-        differing, verdict.n_files = differences(store.tree, digests)
+        differing, verdict.n_files = differences(store.directory, digests)
         verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
     except StorageError:  # the server's fault, and not the store's
@@ -112,7 +112,7 @@ def _verify(
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
         return verdict
     if root is not None:
-        audio = open_tree(root)
+        audio = open_directory(root)
         unchanged = _check_sources(audio, facts, verdict)
         _check_sample(store, audio, facts, verdict, _drawn(unchanged, n_samples, seed))
     return verdict
@@ -124,7 +124,7 @@ def _check_shards(
     """Check each track, then the bytes of each shard; return the levels of what is trained on, and the digests."""
     digests: dict[str, str] = {}
     levels, step, expected = _Levels.zero(store.spec.n_mels), store.tracks_per_shard, store.values("receipts/sha256")
-    metadata = store.tree.read("mel/zarr.json")
+    metadata = store.directory.read("mel/zarr.json")
     for index, shard in enumerate(_shards(store, len(expected))):
         name, members = shard_name(index), range(index * step, min((index + 1) * step, store.n_tracks))
         names = ", ".join(facts["track"][members.start : members.stop])
@@ -145,7 +145,7 @@ def _shards(store: Store, n_shards: int) -> Iterator[bytes | None]:
 
     def read(index: int) -> bytes | None:
         try:
-            return store.tree.read(shard_name(index))
+            return store.directory.read(shard_name(index))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
@@ -251,10 +251,10 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
             verdict.problems.append(f"{name} is not that of the windows of the train split's ok tracks")
 
 
-def _check_sources(root: Tree, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
+def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
     """Compare the files' digests; return the numbers of the tracks whose files are there and unchanged."""
     unchanged = []
-    with ThreadPoolExecutor(root.readers) as pool:  # hashing releases the interpreter
+    with ThreadPoolExecutor(root.io_threads) as pool:  # hashing releases the interpreter
         found_digests = pool.map(functools.partial(source_sha256, root), facts["source"])
         for number, (name, found) in enumerate(zip(facts["track"], found_digests, strict=True)):
             expected, source = facts["source_sha256"][number], facts["source"][number]
@@ -275,7 +275,7 @@ def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
 
 
 def _check_sample(
-    store: Store, root: Tree, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
+    store: Store, root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
 ) -> None:
     """Compute some tracks again with librosa."""
     spec, relative, decibel = store.spec, [], []

@@ -19,19 +19,20 @@ from melzarr.pipeline.errors import BuildError, CallError
 from melzarr.pipeline.publishing.workspace import BUILT, DERIVED, NOT_WRITTEN, Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 ASIDE = "replaced"  # folder of a store whose place another one takes
-PARTS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
+SPLITS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
 PRIVATE = 0o700  # mode of a workspace: nobody else may put anything into it
 
 
-class DiskWorkspace(Workspace):
+class LocalWorkspace(Workspace):
     """A workspace in a folder; ``store/`` in it becomes the store. ``owner.json`` says by whom it was last held."""
 
-    def _store(self) -> Tree:
-        return self.root.below("store")
+    def _store(self) -> Directory:
+        return self.root.child("store")
 
     @property
     def folder(self) -> Path:
@@ -44,7 +45,7 @@ class DiskWorkspace(Workspace):
 
     def refuse_foreign(self) -> None:
         """Raise a BuildError if the workspace, or a folder in it, is a link or another user's."""
-        for folder in (self.folder, *(self.folder / name for name in PARTS)):
+        for folder in (self.folder, *(self.folder / name for name in SPLITS)):
             require_own_folder(folder)
 
     def probe(self) -> None:
@@ -72,7 +73,7 @@ class DiskWorkspace(Workspace):
         """Longest name of a file or folder that is made beside the store."""
         return self._trash.name
 
-    def offer(self, receipt: Receipt) -> None:
+    def reuse_published_shard(self, receipt: Receipt) -> None:
         """Link a shard of the finished store, or copy it where the file system has no links."""
         published = _folder(self.target) / shard_name(receipt.index)
         shard = self.folder / self.written(receipt.index, receipt.sha256)
@@ -83,28 +84,28 @@ class DiskWorkspace(Workspace):
             shutil.copyfile(published, shard)
         self.keep(receipt)
 
-    def take(self, receipt: Receipt, tree: Tree, name: str) -> None:
+    def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
         """Link the shard where the store is replaced that it is of, else copy it.
 
         Two stores that stay have no file in common: who changes the owner or the rights of one would change the
         other's too.
         """
         shard = self.folder / self.written(receipt.index, receipt.sha256)
-        if not (self.may_link(tree) and _linked(_folder(tree) / name, shard)):
-            super().take(receipt, tree, name)
+        if not (self.may_link(directory) and _linked(_folder(directory) / name, shard)):
+            super().copy_shard(receipt, directory, name)
         elif sha256_of(shard) == receipt.sha256:
             self.keep(receipt)
         else:
             shard.unlink()
             raise ValueError(NOT_WRITTEN)
 
-    def may_link(self, tree: Tree) -> bool:
+    def may_link(self, directory: Directory) -> bool:
         """Whether a file of another store may be this one's too."""
-        return tree == self.target
+        return directory == self.target
 
-    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:  # noqa: ARG002  (they are in their places)
+    def preview(self, folder: Path, digests: Sequence[str]) -> Directory:  # noqa: ARG002  (they are in their places)
         """Give the folder, in which the shards lie already."""
-        return DiskTree(folder)
+        return LocalDirectory(folder)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -150,7 +151,7 @@ class DiskWorkspace(Workspace):
         store.mkdir(exist_ok=True)
         expected = frozenset(map(shard_name, range(len(digests))))
         sweep(store, expected)  # first, or a shard could be moved to where a link leads
-        self.settle(digests, sizes)
+        self.move_shards(digests, sizes)
         sweep(store, expected)
         yield store
         self.refuse_occupied(replace)
@@ -172,7 +173,7 @@ class DiskWorkspace(Workspace):
         if target.exists():
             target.rename(aside)
 
-    def recover(self) -> None:
+    def finish_interrupted_publish(self) -> None:
         """Put back what was put aside where a system exchanges folders in two steps."""
         if not self.target.exists() and (self.folder / ASIDE).exists():
             with self.locked():
@@ -222,9 +223,9 @@ def _remove(folder: Path, last: str = "") -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(tree: Tree) -> Path:
-    assert isinstance(tree, DiskTree)  # noqa: S101  (by whom it was made)
-    return tree.path
+def _folder(directory: Directory) -> Path:
+    assert isinstance(directory, LocalDirectory)  # noqa: S101  (by whom it was made)
+    return directory.path
 
 
 def _linked(path: Path, name: Path) -> bool:

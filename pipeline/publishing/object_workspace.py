@@ -14,9 +14,10 @@ from melzarr.pipeline.errors import BuildError, CallError
 from melzarr.pipeline.publishing.unpublished_view import Preview
 from melzarr.pipeline.publishing.workspace import DERIVED, PUBLISHED, Workspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.lock import Lease
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 METADATA = "zarr.json"  # of the group: without it nothing opens
@@ -24,10 +25,10 @@ BEGUN = "publishing"
 DESCRIBED = "described"  # folder of what describes the store that takes another one's place, and a file beside it
 
 
-class BucketWorkspace(Workspace):
+class ObjectWorkspace(Workspace):
     """A workspace under a prefix. Shards are moved to the store's own place, under which nothing opens meanwhile."""
 
-    def __init__(self, target: Tree, plan_id: str = "") -> None:
+    def __init__(self, target: Directory, plan_id: str = "") -> None:
         if not target.can_list:
             raise CallError(
                 f"{target} can be read, not written; build the store in a folder, or at s3://, gs:// or az://"
@@ -37,27 +38,27 @@ class BucketWorkspace(Workspace):
         super().__init__(target, plan_id)
         self._lease = Lease(_bucket(self.root), "lock", str(target))
 
-    def _store(self) -> Tree:
+    def _store(self) -> Directory:
         return self.target
 
     def occupied(self) -> bool:
         """Whether a store is there, or anything that no build has left that was stopped when it published."""
         return self.target.size(METADATA) is not None or (self.target.exists() and self.root.size(BEGUN) is None)
 
-    def offer(self, receipt: Receipt) -> None:
+    def reuse_published_shard(self, receipt: Receipt) -> None:
         """Write the receipt down: a worker finds the shard where it is."""
         if self.read_receipt(receipt.index) is None:
             self.keep(receipt)
 
-    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:
+    def preview(self, folder: Path, digests: Sequence[str]) -> Directory:
         """Give what is in the folder, with the shards where they lie: as they were written, or settled before."""
-        written = {f"shards/{name}" for name, _ in self.root.below("shards").files()}
+        written = {f"shards/{name}" for name, _ in self.root.child("shards").files()}
 
-        def place(index: int) -> tuple[Tree, str]:
+        def place(index: int) -> tuple[Directory, str]:
             name = self.written(index, digests[index])
             return (self.root, name) if name in written else (self.target, shard_name(index))
 
-        return Preview(self.target, DiskTree(folder), len(digests), place)
+        return Preview(self.target, LocalDirectory(folder), len(digests), place)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -81,15 +82,15 @@ class BucketWorkspace(Workspace):
             self._lease.require()
             self.refuse_occupied(replace)
             if replace:
-                self._keep_description(DiskTree(folder), digests, sizes)
-            self._put(DiskTree(folder), digests, sizes, replace)
+                self._keep_description(LocalDirectory(folder), digests, sizes)
+            self._put(LocalDirectory(folder), digests, sizes, replace)
 
-    def _put(self, described: Tree, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> None:
+    def _put(self, described: Directory, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> None:
         """Have the store be where it belongs, and nothing else there."""
         self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
         if replace:
             self.target.remove([METADATA])
-        self.settle(digests, sizes)
+        self.move_shards(digests, sizes)
         self._lease.require()
         expected = set(map(shard_name, range(len(digests))))
         self.target.remove([name for name, _ in self.target.files() if name not in expected])
@@ -97,27 +98,27 @@ class BucketWorkspace(Workspace):
         self._lease.require()
         self._appear(described.read(METADATA))
 
-    def _copy(self, source: Tree, tree: Tree, without: str = "") -> None:
+    def _copy(self, source: Directory, directory: Directory, without: str = "") -> None:
         """Copy all files but one, none of which is large."""
 
         def copy(name: str) -> None:
             self._require_hold()
-            tree.write(name, source.read(name))
+            directory.write(name, source.read(name))
 
-        with ThreadPoolExecutor(tree.readers) as pool:
+        with ThreadPoolExecutor(directory.io_threads) as pool:
             for _ in pool.map(copy, [name for name, _ in source.files() if name != without]):
                 pass
 
-    def _keep_description(self, described: Tree, digests: Sequence[str], sizes: Sequence[int]) -> None:
+    def _keep_description(self, described: Directory, digests: Sequence[str], sizes: Sequence[int]) -> None:
         """Keep what a store is described by: between the one that is replaced and the new one there is none to read."""
-        kept = self.root.below(DESCRIBED)
+        kept = self.root.child(DESCRIBED)
         self.root.remove([f"{DESCRIBED}.json"])
         kept.remove([name for name, _ in kept.files()])
         self._copy(described, kept)
         facts = {"digests": list(digests), "sizes": list(sizes)}
         self.root.write(f"{DESCRIBED}.json", json.dumps(facts).encode())
 
-    def recover(self) -> None:
+    def finish_interrupted_publish(self) -> None:
         """Let the store appear that was taking another one's place, where all of it is there."""
         if self.target.size(METADATA) is not None or self.root.size(f"{DESCRIBED}.json") is None:
             return
@@ -127,7 +128,7 @@ class BucketWorkspace(Workspace):
             except FileNotFoundError:  # somebody else has done it since
                 return
             if not self.missing(facts["digests"], facts["sizes"]):
-                self._put(self.root.below(DESCRIBED), facts["digests"], facts["sizes"], replace=False)
+                self._put(self.root.child(DESCRIBED), facts["digests"], facts["sizes"], replace=False)
                 self.root.write(PUBLISHED)
                 self.discard()
 
@@ -151,6 +152,6 @@ class BucketWorkspace(Workspace):
         self._clear()
 
 
-def _bucket(tree: Tree) -> BucketTree:
-    assert isinstance(tree, BucketTree)  # noqa: S101  (by whom it was made)
-    return tree
+def _bucket(directory: Directory) -> ObjectStoreDirectory:
+    assert isinstance(directory, ObjectStoreDirectory)  # noqa: S101  (by whom it was made)
+    return directory

@@ -6,36 +6,36 @@ import os
 from pathlib import Path
 
 from melzarr.pipeline.errors import CallError
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.publishing.zip_workspace import ZipWorkspace
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
-from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
+from melzarr.pipeline.storage.zip import ZipDirectory
 
 
-def open_workspace(where: str | Path | Tree | Workspace, plan_id: str = "") -> Workspace:
+def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "") -> Workspace:
     """Give the workspace of a store on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
-    where : str, Path, Tree or Workspace
+    where : str, Path, Directory or Workspace
         Where the store will be; a link is followed. A workspace is given back, with its lock.
     plan_id : str
         Plan of which receipts are read and written; empty for a build in one piece.
     """
     if isinstance(where, Workspace):
         return where
-    target = open_tree(where)
-    if isinstance(target, ZipTree):
+    target = open_directory(where)
+    if isinstance(target, ZipDirectory):
         return ZipWorkspace(target, plan_id)
     if not target.folder:
-        from melzarr.pipeline.publishing.object_workspace import BucketWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
 
-        return BucketWorkspace(target, plan_id)
+        return ObjectWorkspace(target, plan_id)
     if not target.folder.is_symlink():
-        return DiskWorkspace(target, plan_id)
+        return LocalWorkspace(target, plan_id)
     place = Path(os.path.realpath(target.folder))
     if place.is_symlink():
         raise CallError(f"{target} is a link that leads to itself; remove it, or name another place")
-    return DiskWorkspace(open_tree(place), plan_id)
+    return LocalWorkspace(open_directory(place), plan_id)

@@ -10,9 +10,10 @@ from melzarr.pipeline.errors import BuildError, CallError, StorageError, StoreEr
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import Tracks
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import ZIP_SUFFIX
-from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.storage.zip import ZipDirectory
 from melzarr.pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_checksums
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
 from melzarr.pipeline.zarr_store.reader import is_store
@@ -21,7 +22,7 @@ HARMLESS = {".gitattributes", ".DS_Store"}  # files that are made again, or not 
 
 
 def refuse_place(
-    workspace: Workspace, others: Iterable[Tree] = (), *, replace: bool, catalog: Catalog | None = None
+    workspace: Workspace, others: Iterable[Directory] = (), *, replace: bool, catalog: Catalog | None = None
 ) -> None:
     """Refuse to put a store where it cannot be, or where something else would be lost.
 
@@ -29,7 +30,7 @@ def refuse_place(
     ----------
     workspace : Workspace
         Of the new store.
-    others : iterable of Tree
+    others : iterable of Directory
         Stores that it is made of and that stay.
     replace : bool
         Whether a store that is there may be replaced; anything else never is.
@@ -46,7 +47,7 @@ def refuse_place(
     target = workspace.target
     if target.name in {"", ".", ".."}:
         raise CallError(f"{target} has no name of its own; name a new folder")
-    if target.name.endswith(".zip") and not isinstance(target, ZipTree) and not target.exists():
+    if target.name.endswith(".zip") and not isinstance(target, ZipDirectory) and not target.exists():
         remedy = "name a folder there" if target.name.endswith(ZIP_SUFFIX) else f"end it in {ZIP_SUFFIX}"
         raise CallError(f"{target} would be no archive; {remedy}")
     refuse_inside(target)
@@ -59,7 +60,7 @@ def refuse_place(
         _refuse_source(target, catalog)
     workspace.probe()
     if workspace.is_spent:
-        workspace.tidy()  # what a kill after the last step has left
+        workspace.cleanup_after_crash()  # what a kill after the last step has left
     if not workspace.occupied():
         return
     if not _is_store(target):
@@ -73,12 +74,12 @@ def refuse_place(
         )
 
 
-def refuse_inside(place: Tree) -> None:
+def refuse_inside(place: Directory) -> None:
     """Refuse to write into a store, for its UUID is that of all its files.
 
     Parameters
     ----------
-    place : Tree
+    place : Directory
         What would be written: a store, or a file.
 
     Raises
@@ -91,17 +92,17 @@ def refuse_inside(place: Tree) -> None:
             raise CallError(f"{place} lies in the store {parent}, which it would damage; name a place outside of it")
 
 
-def _parents(tree: Tree) -> Iterator[Tree]:
+def _parents(directory: Directory) -> Iterator[Directory]:
     """All folders in which a tree lies, the nearest first."""
-    path = tree.path if isinstance(tree, ZipTree) else tree.folder
+    path = directory.path if isinstance(directory, ZipDirectory) else directory.folder
     if path:
-        yield from map(DiskTree, Path(os.path.realpath(path)).parents)
-    elif tree.can_list:
-        while str(tree := tree.beside("")).count("/") > 1:  # as in s3://bucket
-            yield tree
+        yield from map(LocalDirectory, Path(os.path.realpath(path)).parents)
+    elif directory.can_list:
+        while str(directory := directory.sibling("")).count("/") > 1:  # as in s3://bucket
+            yield directory
 
 
-def _refuse_source(target: Tree, catalog: Catalog) -> None:
+def _refuse_source(target: Directory, catalog: Catalog) -> None:
     """Refuse a place that holds the tracks, or lies where it would be taken for tracks itself."""
     here, root = _place(target), _place(catalog.root)
     if root.is_relative_to(here):
@@ -128,9 +129,9 @@ def _lead_into(place: PurePosixPath, catalog: Catalog) -> bool:
     return any(file.startswith(f"{place}/") for file in files)
 
 
-def _foreign_files(target: Tree) -> Iterator[str]:
+def _foreign_files(target: Directory) -> Iterator[str]:
     """Names of the files in the place of a store that neither it nor its list of checksums knows."""
-    if isinstance(target, ZipTree):
+    if isinstance(target, ZipDirectory):
         return
     try:
         listed = read_checksums(target.read(CHECKSUMS)).keys() | {CHECKSUMS}
@@ -141,7 +142,7 @@ def _foreign_files(target: Tree) -> Iterator[str]:
             yield name
 
 
-def _is_store(target: Tree) -> bool:
+def _is_store(target: Directory) -> bool:
     try:
         return is_store(target)
     except StorageError:
@@ -150,7 +151,7 @@ def _is_store(target: Tree) -> bool:
         return False
 
 
-def _place(tree: Tree) -> PurePosixPath:
+def _place(directory: Directory) -> PurePosixPath:
     """Where a tree is, so that places can be compared."""
-    path = tree.path if isinstance(tree, ZipTree) else tree.folder
-    return PurePosixPath(os.path.realpath(path)) if path else PurePosixPath(str(tree))
+    path = directory.path if isinstance(directory, ZipDirectory) else directory.folder
+    return PurePosixPath(os.path.realpath(path)) if path else PurePosixPath(str(directory))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import IO, NoReturn, Self
 
 from melzarr.pipeline.errors import CallError
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
-Place = Callable[[int], tuple[Tree, str]]
+Place = Callable[[int], tuple[Directory, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,9 @@ class Preview:
 
     Parameters
     ----------
-    target : Tree
+    target : Directory
         Where the store will be.
-    described : DiskTree
+    described : LocalDirectory
         All of it but its shards.
     n_shards : int
         How many shards there are.
@@ -31,8 +32,8 @@ class Preview:
         Gives the tree in which a shard lies, and its name there, by its number.
     """
 
-    target: Tree
-    described: DiskTree
+    target: Directory
+    described: LocalDirectory
     n_shards: int
     place: Place
     can_list = True
@@ -42,9 +43,9 @@ class Preview:
         return str(self.target)
 
     @property
-    def readers(self) -> int:
+    def io_threads(self) -> int:
         """Threads that are needed to read as fast as its shards come."""
-        return self.target.readers
+        return self.target.io_threads
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class Preview:
         """Nowhere on this machine, as a whole."""
         return
 
-    def located(self, name: str) -> tuple[Tree, str]:
+    def located(self, name: str) -> tuple[Directory, str]:
         """Where a file lies, and its name there."""
         number = name.removeprefix(f"{SHARDS}/").partition("/")[0]
         if number.isdecimal() and name == shard_name(int(number)) and int(number) < self.n_shards:
@@ -69,28 +70,28 @@ class Preview:
 
     def read(self, name: str) -> bytes:
         """Read a file."""
-        tree, there = self.located(name)
-        return tree.read(there)
+        directory, there = self.located(name)
+        return directory.read(there)
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
         """Read the last bytes of a file, and say how many it has in all."""
-        tree, there = self.located(name)
-        return tree.read_end(there, n_bytes)
+        directory, there = self.located(name)
+        return directory.read_end(there, n_bytes)
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
         """Read some bytes of a file."""
-        tree, there = self.located(name)
-        return tree.read_range(there, start, n_bytes)
+        directory, there = self.located(name)
+        return directory.read_range(there, start, n_bytes)
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file, to read here and there in it."""
-        tree, there = self.located(name)
-        return tree.open(there)
+        directory, there = self.located(name)
+        return directory.open(there)
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
-        tree, there = self.located(name)
-        return tree.size(there)
+        directory, there = self.located(name)
+        return directory.size(there)
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
         """Names and sizes of all files but those in one folder."""
@@ -101,13 +102,13 @@ class Preview:
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal."""
-        tree, there = self.located(name)
-        return tree.sha256(there)
+        directory, there = self.located(name)
+        return directory.sha256(there)
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """Have a file on this machine for the length of a block."""
-        tree, there = self.located(name)
-        return tree.local(there)
+        directory, there = self.located(name)
+        return directory.local(there)
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
         """Have files on this machine one after the other, each until the next is asked for."""
@@ -115,20 +116,20 @@ class Preview:
             with self.local(name) as path:
                 yield path
 
-    def telling(self, name: str) -> AbstractContextManager[None]:
+    def error_context(self, name: str) -> AbstractContextManager[None]:
         """Have what goes wrong with a file in a block be a sentence."""
-        tree, there = self.located(name)
-        return tree.telling(there)
+        directory, there = self.located(name)
+        return directory.error_context(there)
 
-    def patient(self) -> Self:
+    def with_retries(self) -> Self:
         """Give the same."""
         return self
 
-    def below(self, name: str) -> NoReturn:
+    def child(self, name: str) -> NoReturn:
         """Refuse: only whole stores are looked at before they appear."""
         self._refuse(name)
 
-    def beside(self, name: str) -> NoReturn:
+    def sibling(self, name: str) -> NoReturn:
         """Refuse likewise."""
         self._refuse(name)
 

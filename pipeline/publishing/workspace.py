@@ -12,7 +12,7 @@ from pathlib import Path
 
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
 BUILT = ".built.json"  # ending of the note beside a store of how fast it was built
@@ -31,18 +31,18 @@ class Workspace(ABC):
 
     Parameters
     ----------
-    target : Tree
+    target : Directory
         Where the store will be.
     plan_id : str
         Plan of which receipts are read and written; empty for a build in one piece.
 
     Attributes
     ----------
-    root : Tree
+    root : Directory
         ``music.zarr.building``, beside the store. It holds ``shards/`` (what workers have written), ``receipts/`` (one
         per shard and plan, written after it), and a lock, held while a build lives. A file ``published`` says that the
         store is there, and that the rest may go.
-    store : Tree
+    store : Directory
         Where shards are moved when all are there.
 
     Notes
@@ -52,9 +52,9 @@ class Workspace(ABC):
     its plan, so that a late part of an older plan does not replace one of the current plan.
     """
 
-    def __init__(self, target: Tree, plan_id: str = "") -> None:
+    def __init__(self, target: Directory, plan_id: str = "") -> None:
         self.target, self.plan_id = target, plan_id
-        self.root = target.beside(f"{target.name}.building")
+        self.root = target.sibling(f"{target.name}.building")
         self.store = self._store()
         self._n_holds, self._is_over = 0, False  # of the lock, by this process
 
@@ -90,17 +90,17 @@ class Workspace(ABC):
 
     def holds(self, receipt: Receipt) -> bool:
         """Whether the bytes of a shard are those of its receipt."""
-        return any(tree.size(name) == receipt.n_bytes and tree.sha256(name) == receipt.sha256
-                   for tree, name in self._places(receipt))  # fmt: skip
+        return any(directory.size(name) == receipt.n_bytes and directory.sha256(name) == receipt.sha256
+                   for directory, name in self._places(receipt))  # fmt: skip
 
-    def take(self, receipt: Receipt, tree: Tree, name: str) -> None:
+    def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
         """Keep a shard of another store as it is, and its receipt.
 
         Parameters
         ----------
         receipt : Receipt
             The shard's; its number is the one that it will have here.
-        tree : Tree
+        directory : Directory
             The other store.
         name : str
             The shard's file in it.
@@ -110,14 +110,14 @@ class Workspace(ABC):
         ValueError
             Where the bytes are not those of the receipt.
         """
-        data = tree.read(name)
+        data = directory.read(name)
         if hashlib.sha256(data).hexdigest() != receipt.sha256:
             raise ValueError(NOT_WRITTEN)
         self.write([data], receipt)
 
     def forget(self) -> None:
         """Remove the shards and receipts of an earlier run that was to make another store."""
-        for folder in map(self.root.below, ("receipts", "shards")):
+        for folder in map(self.root.child, ("receipts", "shards")):
             folder.remove([name for name, _ in folder.files()])
 
     def drop(self, receipt: Receipt) -> None:
@@ -131,7 +131,7 @@ class Workspace(ABC):
 
         A receipt of this plan is not replaced. Call it with the lock held, before workers start.
         """
-        names = {f"receipts/{name}" for name, _ in self.root.below("receipts").files()}
+        names = {f"receipts/{name}" for name, _ in self.root.child("receipts").files()}
 
         def adopt(name: str) -> None:
             found = RECEIPT.fullmatch(name)
@@ -142,26 +142,26 @@ class Workspace(ABC):
             else:
                 self.root.move(name, new)
 
-        with ThreadPoolExecutor(self.root.readers) as pool:
+        with ThreadPoolExecutor(self.root.io_threads) as pool:
             for _ in pool.map(adopt, names):
                 pass
 
     def n_receipts(self) -> int:
         """How many shards an earlier run has finished."""
-        return sum(name.endswith(".json") for name, _ in self.root.below("receipts").files())
+        return sum(name.endswith(".json") for name, _ in self.root.child("receipts").files())
 
     def has(self, receipt: Receipt) -> bool:
         """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
-        return any(tree.size(name) == receipt.n_bytes for tree, name in self._places(receipt))
+        return any(directory.size(name) == receipt.n_bytes for directory, name in self._places(receipt))
 
-    def _places(self, receipt: Receipt) -> Iterator[tuple[Tree, str]]:
+    def _places(self, receipt: Receipt) -> Iterator[tuple[Directory, str]]:
         """Where the file of a shard can be, before it is settled and afterwards."""
         yield self.root, self.written(receipt.index, receipt.sha256)
         yield self.store, shard_name(receipt.index)
 
     def missing(self, digests: Sequence[str], sizes: Sequence[int]) -> list[int]:
         """Numbers of the shards whose files are not there in their sizes; the size is -1 where none was made."""
-        found = {f"shards/{name}": size for name, size in self.root.below("shards").files()}
+        found = {f"shards/{name}": size for name, size in self.root.child("shards").files()}
         lacking = [
             index
             for index, (sha256, size) in enumerate(zip(digests, sizes, strict=True))
@@ -172,7 +172,7 @@ class Workspace(ABC):
         settled = self._settled()
         return [index for index in lacking if settled.get(shard_name(index), -2) != sizes[index]]
 
-    def settle(self, digests: Sequence[str], sizes: Sequence[int]) -> None:
+    def move_shards(self, digests: Sequence[str], sizes: Sequence[int]) -> None:
         """Move all shards to their places in the store, and see that they are there; those that were there stay."""
 
         def move(index: int) -> None:
@@ -180,7 +180,7 @@ class Workspace(ABC):
             with suppress(FileNotFoundError):
                 self.root.move(self.written(index, digests[index]), shard_name(index), self.store)
 
-        with ThreadPoolExecutor(self.root.readers) as pool:
+        with ThreadPoolExecutor(self.root.io_threads) as pool:
             for _ in pool.map(move, range(len(digests))):
                 pass
         self.require_settled(sizes)
@@ -196,7 +196,7 @@ class Workspace(ABC):
 
     def _settled(self) -> dict[str, int]:
         """Sizes of the shards that are in the store, by their names there."""
-        return {f"{SHARDS}/{name}": size for name, size in self.store.below(SHARDS).files()}
+        return {f"{SHARDS}/{name}": size for name, size in self.store.child(SHARDS).files()}
 
     @abstractmethod
     def _require_hold(self) -> None:
@@ -209,7 +209,7 @@ class Workspace(ABC):
         sizes: Sequence[int],
         *,
         replace: bool = False,
-        check: Callable[[Tree], object] = lambda _: None,
+        check: Callable[[Directory], object] = lambda _: None,
     ) -> Iterator[Path]:
         """Let a store appear.
 
@@ -246,7 +246,7 @@ class Workspace(ABC):
                 f"{self.target} has appeared meanwhile; look at it, and replace it with --force if you like"
             )
 
-    def tidy(self, published: Iterable[Receipt] = ()) -> None:
+    def cleanup_after_crash(self, published: Iterable[Receipt] = ()) -> None:
         """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone.
 
         Parameters
@@ -318,7 +318,7 @@ class Workspace(ABC):
             return False
 
     def remove_store(self) -> None:
-        """Remove the finished store; a kill leaves it as it was, or what `tidy` removes."""
+        """Remove the finished store; a kill leaves it as it was, or what `cleanup_after_crash` removes."""
         with self.locked():
             self.root.write(REMOVING)
             self._remove_target()
@@ -328,7 +328,7 @@ class Workspace(ABC):
     def _remove_target(self) -> None: ...
 
     @abstractmethod
-    def recover(self) -> None:
+    def finish_interrupted_publish(self) -> None:
         """See that a store is there, after a kill in the last step of one that was to take its place."""
 
     @property
@@ -337,7 +337,7 @@ class Workspace(ABC):
         return self.root.size(PUBLISHED) is not None
 
     @abstractmethod
-    def _store(self) -> Tree: ...
+    def _store(self) -> Directory: ...
 
     @abstractmethod
     def _appearing(
@@ -359,11 +359,11 @@ class Workspace(ABC):
         """Whether something is where the store will be, that is not of this build."""
 
     @abstractmethod
-    def offer(self, receipt: Receipt) -> None:
+    def reuse_published_shard(self, receipt: Receipt) -> None:
         """Put a shard of the finished store where a worker looks for one of an earlier run, and its receipt."""
 
     @abstractmethod
-    def preview(self, folder: Path, digests: Sequence[str]) -> Tree:
+    def preview(self, folder: Path, digests: Sequence[str]) -> Directory:
         """Give the store as it will be, to read, while it is being published.
 
         Parameters

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.atomic import sha256_of, write_whole
-from melzarr.pipeline.storage.directory import DiskTree, Tree
-from melzarr.pipeline.storage.zip import ZipTree, pack_folder
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.zip import ZipDirectory, pack_folder
 from melzarr.pipeline.zarr_store.companion_files import checksum_lines
 
 
-class ZipWorkspace(DiskWorkspace):
+class ZipWorkspace(LocalWorkspace):
     """A workspace in a folder beside the archive; ``store/`` in it is what is packed, so it takes its size twice.
 
     Beside the archive comes ``NAME.zarr.zip.sha256``.
     """
 
-    def offer(self, receipt: Receipt) -> None:
+    def reuse_published_shard(self, receipt: Receipt) -> None:
         """Offer nothing: a shard in an archive cannot be linked, and to copy one takes as long as to make it."""
 
-    def may_link(self, tree: Tree) -> bool:
+    def may_link(self, directory: Directory) -> bool:
         """Any file on a disk: it goes into the archive by its bytes."""
-        return isinstance(tree, DiskTree)
+        return isinstance(directory, LocalDirectory)
 
     def _longest_name(self) -> str:
         return f".{digest_file(Path(self.target.name)).name}.{'0' * 16}.part"  # while it is written
 
     def _put(self, store: Path) -> None:
-        assert isinstance(self.target, ZipTree)  # noqa: S101  (by whom it was made)
+        assert isinstance(self.target, ZipDirectory)  # noqa: S101  (by whom it was made)
         archive = self.folder / "archive"
         archive.unlink(missing_ok=True)  # left by a kill, or a link
         pack_folder(store, archive)

@@ -47,7 +47,7 @@ def draw(store: Store, path: Path) -> list[str]:
     """
     numbers = _examples(store)
     if not numbers:
-        raise MelzarrError(f"no track of {store.tree} is ok, so there is nothing to draw")
+        raise MelzarrError(f"no track of {store.directory} is ok, so there is nothing to draw")
     n_rows = -(-len(numbers) // COLUMNS)
     figure = new_figure(path, (10, 1.0 + 1.35 * n_rows))
     grid = figure.subplots(n_rows, COLUMNS, sharex=True, sharey=True, squeeze=False)

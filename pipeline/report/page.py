@@ -17,7 +17,7 @@ import numpy.typing as npt
 from melzarr.pipeline.builder.build_timings import STEPS, Built
 from melzarr.pipeline.human_units import duration, size
 from melzarr.pipeline.inspection import duplicate_candidates, quality, time_alignment
-from melzarr.pipeline.inspection.quality import Findings
+from melzarr.pipeline.inspection.quality import QualityReport
 from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
@@ -59,7 +59,7 @@ class Mel:
 
 def write_report(
     store: Store,
-    found: Findings,
+    found: QualityReport,
     folder: Path,
     run: Path | None = None,
     built: Built | None = None,
@@ -74,7 +74,7 @@ def write_report(
     ----------
     store : Store
         The store; the page names it by its last name, never by where it lies.
-    found : Findings
+    found : QualityReport
         What was found in it.
     folder : Path
         Where ``report.html`` goes; it is made where it is missing.
@@ -105,7 +105,7 @@ def write_report(
     training = None if run is None else read_run(run)
     drawn = _Pictures(folder / pictures, draw)
     view = {
-        "name": name or store.tree.name or "store",
+        "name": name or store.directory.name or "store",
         "found": found,
         "facts": found.facts,
         "faults": found.faults(),
@@ -168,7 +168,7 @@ def file_name(kind: str, number: int, label: str) -> str:
     return f"{kind}-{number:02d}{plain and f'-{plain}'}"
 
 
-def _mels(found: Findings, drawn: _Pictures) -> list[Mel]:
+def _mels(found: QualityReport, drawn: _Pictures) -> list[Mel]:
     names = [file_name("mel", number, example.label) for number, example in enumerate(found.examples, 1)]
     return [
         Mel(example, drawn.keep_png(name, drawn.draw.mel_pixels(example.levels)), _seen(example, found.bands))
@@ -186,7 +186,7 @@ def _seen(example: Example, bands: Floats) -> str:
     return f"loudest around {hertz(bands[int(np.nanargmax(mean))])}; most of it from {db(low)} to {db(high)}"
 
 
-def _spectra(found: Findings, drawn: _Pictures) -> list[tuple[str, Floats, Chart]]:
+def _spectra(found: QualityReport, drawn: _Pictures) -> list[tuple[str, Floats, Chart]]:
     """Draw the mean spectrum of each label that has one."""
     rows = [(label, level) for label, level in zip(found.labels, found.mean_db, strict=True)
             if np.isfinite(level).all()][:MAX_DRAWN]  # fmt: skip
@@ -204,7 +204,7 @@ def _spectra(found: Findings, drawn: _Pictures) -> list[tuple[str, Floats, Chart
     return spectra
 
 
-def _lengths(found: Findings, drawn: _Pictures) -> Chart | None:
+def _lengths(found: QualityReport, drawn: _Pictures) -> Chart | None:
     """Draw the durations, unless they are all the same."""
     lengths = found.lengths
     if lengths.edges.size <= 2:

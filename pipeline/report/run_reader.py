@@ -15,7 +15,7 @@ from typing import Any
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.untrusted_text import as_was
 
-PARTS = ("test", "valid")  # that a training is judged by; the first counts
+SPLITS = ("test", "valid")  # that a training is judged by; the first counts
 ACCURACIES = {
     "window_accuracy": "windows",
     "track_accuracy": "tracks, by mean log-probability",
@@ -175,7 +175,7 @@ def _history(path: Path) -> tuple[tuple[float, ...], ...]:
 
 def _figures(path: Path) -> dict[str, Figures]:
     found = _read_json(path)
-    return {part: _part(found[part]) for part in PARTS if part in found}
+    return {part: _part(found[part]) for part in SPLITS if part in found}
 
 
 def _part(found: Mapping[str, Any]) -> Figures:

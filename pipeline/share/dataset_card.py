@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from melzarr.pipeline.shard_receipt import STATUSES
-from melzarr.pipeline.sources.split import PARTS, UNUSED
+from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -154,7 +154,7 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[obj
     for row in rows:
         for label in (ALL, row["label"]):
             counts.update({(label, what): row["tracks"] for what in ("tracks", row["split"], row["status"])})
-    heads = ["tracks", *(name for name in (*PARTS, UNUSED, *STATUSES) if counts[ALL, name])]
+    heads = ["tracks", *(name for name in (*SPLITS, UNUSED, *STATUSES) if counts[ALL, name])]
     totals = {label: n for (label, what), n in counts.items() if what == "tracks" and label != ALL}
     largest = sorted(totals, key=lambda label: (-totals[label], label))[:MAX_LABELS]
     left = [] if len(totals) <= MAX_LABELS else [f"and {len(totals) - MAX_LABELS} labels with fewer tracks"]

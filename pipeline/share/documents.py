@@ -15,10 +15,10 @@ from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.page import write_report
 from melzarr.pipeline.share.croissant import croissant
 from melzarr.pipeline.share.dataset_card import About, card, citation, description
-from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.storage.atomic import files_below, sha256_of, write_whole
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.zip import ZipDirectory
 from melzarr.pipeline.zarr_store.companion_files import (
     AUDIO,
     CARD,
@@ -39,7 +39,9 @@ ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 Step = Callable[[str, int], Callable[[int], object]]
 
 
-def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, draw: Charts = charts) -> None:
+def explain(
+    store: Store, folder: Path, where: Directory, wish: ShareOptions, step: Step, draw: Charts = charts
+) -> None:
     """Write all that explains a store into the folder of its metadata, and last the checksums of everything.
 
     Parameters
@@ -48,9 +50,9 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, dra
         The store, as it will be.
     folder : Path
         Folder of all of it but perhaps its shards.
-    where : Tree
+    where : Directory
         Where it will be.
-    wish : Wish
+    wish : ShareOptions
         What was asked for.
     step : callable
         Called with the name and the number of tracks of each step; gives what is called as they are done.
@@ -69,7 +71,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, dra
     said = recipe_faults if isinstance(recipe_faults, list) else []
     about = About(
         name=where.name,
-        is_zip=isinstance(where, ZipTree),
+        is_zip=isinstance(where, ZipDirectory),
         faults=[*findings.faults(), *map(str, said)],
         derived=list(_derived_lines(store.attributes.get("derived"))),
         for_hub=wish.for_hub,
@@ -98,7 +100,7 @@ def explain(store: Store, folder: Path, where: Tree, wish: Wish, step: Step, dra
     write_whole(folder / CHECKSUMS, checksum_lines(digests))
 
 
-def _copy_audio(store: Store, root: Tree, folder: Path, progress: Callable[[int], object]) -> None:
+def _copy_audio(store: Store, root: Directory, folder: Path, progress: Callable[[int], object]) -> None:
     """Copy the audio files, each of which must still be the one that the store was made from."""
     for source, digest in zip(store.values("source"), store.values("source_sha256"), strict=True):
         progress(1)

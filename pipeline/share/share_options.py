@@ -13,14 +13,14 @@ from melzarr.pipeline.builder.publish import DEFAULT_LICENCE, DEFAULT_TITLE
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.sources.dataset_recipe import is_date
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.reader import Store
 
 NAMED = 20  # known names that an error lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class ShareOptions:
     """What of a store is shared, and how.
 
     Parameters
@@ -31,7 +31,7 @@ class Wish:
         In place of the store's.
     sharded : bool
         Whether some tracks lie in one file. Where not, no server need give parts of files.
-    audio : Tree, optional
+    audio : Directory, optional
         Below which the audio files lie, where they are to be shared too.
     for_hub : bool
         Whether it is to be uploaded to Hugging Face.
@@ -49,7 +49,7 @@ class Wish:
     scale: str | None = None
     dtype: str | None = None
     sharded: bool = True
-    audio: Tree | None = None
+    audio: Directory | None = None
     for_hub: bool = False
     published: str | None = None
     author: str = ""
@@ -89,21 +89,21 @@ class Wish:
                 known = np.unique(values).tolist()
                 if unknown := sorted(set(names) - set(known)):
                     listed = ", ".join(known[:NAMED]) + (" …" if len(known) > NAMED else "")
-                    raise CallError(f"{store.tree} has no {column} {unknown[0]!r}; it has {listed}")
+                    raise CallError(f"{store.directory} has no {column} {unknown[0]!r}; it has {listed}")
                 chosen &= np.isin(values, list(names))
         if not chosen.any():
-            raise CallError(f"no track of {store.tree} is of these labels, splits and ids at once; ask for others")
+            raise CallError(f"no track of {store.directory} is of these labels, splits and ids at once; ask for others")
         return np.flatnonzero(chosen)
 
 
-def unsaid(store: Store, wish: Wish) -> list[str]:
+def unsaid(store: Store, wish: ShareOptions) -> list[str]:
     """Name the options by which something could be said that those who cite or use a dataset look for.
 
     Parameters
     ----------
     store : Store
         The share.
-    wish : Wish
+    wish : ShareOptions
         What was asked for.
     """
     about = store.attributes

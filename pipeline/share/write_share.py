@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from melzarr.pipeline.builder.run_build import Progress, Summary
 from melzarr.pipeline.derive.derive_store import derive, is_made
-from melzarr.pipeline.derive.track_selection import Part, tracks_of
+from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.features.decibels import stored_levels
 from melzarr.pipeline.publishing.open_workspace import open_workspace
@@ -23,12 +23,12 @@ from melzarr.pipeline.publishing.zip_workspace import digest_file
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts, require_matplotlib
 from melzarr.pipeline.share.documents import Step, explain
-from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
-from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
+from melzarr.pipeline.storage.zip import ZipDirectory
 from melzarr.pipeline.zarr_store.companion_files import read_checksums
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -37,8 +37,8 @@ BLOCK = 1 << 12  # tracks that wait for a thread at a time
 
 def share(
     store: Store,
-    target: str | Path | Tree,
-    wish: Wish,
+    target: str | Path | Directory,
+    wish: ShareOptions,
     *,
     replace: bool = False,
     progress: Progress = lambda _: None,
@@ -51,9 +51,9 @@ def share(
     ----------
     store : Store
         The store; it is not changed.
-    target : str, Path or Tree
+    target : str, Path or Directory
         A folder, a ``.zarr.zip``, or an address in an object store.
-    wish : Wish
+    wish : ShareOptions
         What of it, and how.
     replace : bool
         Whether what is there is replaced, once the new one is complete.
@@ -78,14 +78,16 @@ def share(
     StoreError
         Where a track of the store is damaged.
     """
-    where, numbers, spec = open_tree(target), wish.select(store), wish.spec(store)
+    where, numbers, spec = open_directory(target), wish.select(store), wish.spec(store)
     require_matplotlib()  # here, for a copy can take hours
     _require_audio(store, numbers, wish.audio)
-    parts, said = [Part(store, numbers)], repr(wish)
+    parts, said = [TrackSelection(store, numbers)], repr(wish)
     if is_made(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said):
         return derive(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said)
     audio = Catalog(wish.audio, tracks_of(parts)) if wish.audio else None
-    refuse_place(open_workspace(where), [store.tree], replace=replace, catalog=audio)  # likewise, before the comparison
+    refuse_place(
+        open_workspace(where), [store.directory], replace=replace, catalog=audio
+    )  # likewise, before the comparison
     about = wish.about(store)
     if derived := _derived(store, numbers, about):
         if spec != store.spec:
@@ -105,12 +107,12 @@ def share(
     )
 
 
-def archive_sha256(where: Tree) -> str:
+def archive_sha256(where: Directory) -> str:
     """SHA-256 of an archive as the file beside it says, in hexadecimal; nothing for what is none."""
-    return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipTree) else ""
+    return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipDirectory) else ""
 
 
-def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Tree | None) -> None:
+def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory | None) -> None:
     """Refuse a place in which the audio is not, before anything is copied."""
     if root is None:
         return
@@ -168,5 +170,5 @@ def largest_error(
         return float(np.nanmax(np.abs(levels - became), initial=0.0))
 
     blocks = (numbers[start : start + BLOCK].tolist() for start in range(0, len(numbers), BLOCK))
-    with ThreadPoolExecutor(max(store.tree.readers, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(store.directory.io_threads, os.cpu_count() or 1)) as pool:
         return math.ceil(1000 * max(max(pool.map(error, block)) for block in blocks)) / 1000

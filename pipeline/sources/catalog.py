@@ -14,10 +14,10 @@ import numpy as np
 
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.dataset_recipe import Recipe
-from melzarr.pipeline.sources.split import PARTS, UNUSED, HashSplit
+from melzarr.pipeline.sources.split import SPLITS, UNUSED, HashSplit
 from melzarr.pipeline.sources.tracks import Track, Tracks
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.untrusted_text import as_was
 
 # What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
@@ -34,7 +34,7 @@ class Catalog:
 
     Parameters
     ----------
-    root : Tree
+    root : Directory
         Below which the files lie.
     tracks : sequence of Track
         Sorted by id.
@@ -48,7 +48,7 @@ class Catalog:
         Whether they are all audio files of a folder, rather than those that a manifest names.
     """
 
-    root: Tree
+    root: Directory
     tracks: Sequence[Track]
     left_out: tuple[str, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Catalog:
 
 
 def read_catalog(
-    source: str | Path | Tree | Recipe,
+    source: str | Path | Directory | Recipe,
     split: HashSplit | None = None,
     *,
     named_split: str | None = None,
@@ -67,7 +67,7 @@ def read_catalog(
 
     Parameters
     ----------
-    source : str, Path, Tree or Recipe
+    source : str, Path, Directory or Recipe
         A folder of ``label/file``, a manifest (.csv or .parquet), or a recipe whose audio has been fetched.
     split : HashSplit, optional
         How tracks are split where neither manifest nor `named_split` says so; by default as the recipe says.
@@ -87,33 +87,33 @@ def read_catalog(
         For a source that is missing or empty, duplicate ids, or tracks without a label.
     """
     recipe = source if isinstance(source, Recipe) else None
-    tree = open_tree(source.audio if isinstance(source, Recipe) else source)
+    directory = open_directory(source.audio if isinstance(source, Recipe) else source)
     rule = split or (recipe.split if recipe else HashSplit())
     left_out: list[str] = []
-    root, is_folder = tree.beside(""), False
-    if is_manifest(tree) and root.size(tree.name) is not None:
-        listed = _manifest(root, tree.name, group_column)
-    elif tree.folder.is_dir() if tree.folder else tree.exists():
-        listed, root, is_folder = _listed(tree, left_out), tree, True
+    root, is_folder = directory.sibling(""), False
+    if is_manifest(directory) and root.size(directory.name) is not None:
+        listed = _manifest(root, directory.name, group_column)
+    elif directory.folder.is_dir() if directory.folder else directory.exists():
+        listed, root, is_folder = _listed(directory, left_out), directory, True
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
-        raise CatalogError(f"{tree} is no folder and no manifest; {remedy}")
+        raise CatalogError(f"{directory} is no folder and no manifest; {remedy}")
     tracks = Tracks.of(listed, by="id")
     if not tracks:
         raise CatalogError(
-            f"{tree} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
+            f"{directory} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
         )
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
     return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe, is_folder)
 
 
-def is_manifest(tree: Tree) -> bool:
+def is_manifest(directory: Directory) -> bool:
     """Whether it has the name of a manifest."""
-    return PurePosixPath(tree.name).suffix.lower() in {".csv", ".parquet"}
+    return PurePosixPath(directory.name).suffix.lower() in {".csv", ".parquet"}
 
 
-def _listed(root: Tree, left_out: list[str]) -> Iterator[Track]:
+def _listed(root: Directory, left_out: list[str]) -> Iterator[Track]:
     """Tracks of a class-per-folder tree; what is none goes to the files that were left out."""
     if root.folder:
         left_out += _linked_folders(root.folder)
@@ -140,7 +140,7 @@ def _visible_files(root: Path) -> Iterator[str]:
         yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
 
 
-def _visible_objects(root: Tree) -> Iterator[str]:
+def _visible_objects(root: Directory) -> Iterator[str]:
     """Names of the files below a prefix that are not hidden, nor in a folder that is, nor stand for a folder."""
     for name, size in root.files():
         if (size or _without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
@@ -159,9 +159,9 @@ def _refuse_unlisted(error: OSError) -> None:
     raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
 
 
-def _manifest(root: Tree, name: str, group_column: str) -> Iterator[Track]:
+def _manifest(root: Directory, name: str, group_column: str) -> Iterator[Track]:
     """Tracks of a manifest; its paths are relative to its own folder."""
-    where = str(root.below(name))
+    where = str(root.child(name))
     with root.local(name) as path:
         rows = _csv_rows(path, where) if path.suffix.lower() == ".csv" else _parquet_rows(path, where)
         for number, row in enumerate(rows, start=1):
@@ -202,7 +202,7 @@ def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
         raise CatalogError(f"{where} is no Parquet file: {error}; write it anew, or give a CSV") from error
 
 
-def _manifest_track(root: Tree, where: str, row: Mapping[str, str], group_column: str) -> Track:
+def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_column: str) -> Track:
     path, label, part = row["path"], row["label"], row.get("split", "")
     for column in ("path", "label", "id", group_column, "split"):
         if "\0" in row.get(column, ""):  # which no file name has, and which would be lost at the end of a text
@@ -216,8 +216,8 @@ def _manifest_track(root: Tree, where: str, row: Mapping[str, str], group_column
         raise CatalogError(
             f"{where}: {path!r} lies outside the manifest's folder; put the manifest above all its files"
         )
-    if part and part not in PARTS and part != UNUSED:
-        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(PARTS)} or {UNUSED}")
+    if part and part not in SPLITS and part != UNUSED:
+        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
     return _track(source, label, row.get("id", ""), row.get(group_column, ""), part)
 
 
@@ -277,12 +277,12 @@ def _split(
     return tracks.with_column("split", parts), how
 
 
-def missing_parts(catalog: Catalog) -> list[str]:
+def missing_splits(catalog: Catalog) -> list[str]:
     """Say which labels have no track in a part that others have."""
     labels: dict[str, set[str]] = {}
     for label, part in Tracks.of(catalog.tracks).rows("label", "split"):
         labels.setdefault(label, set()).add(part)
-    used = [part for part in PARTS if any(part in parts for parts in labels.values())]
+    used = [part for part in SPLITS if any(part in parts for parts in labels.values())]
     return [
         f"label {label} has no {part} track: give more tracks, another --seed, or splits in a manifest"
         for label in sorted(labels)

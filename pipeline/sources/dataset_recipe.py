@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from melzarr.pipeline.errors import RecipeError
-from melzarr.pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.sources.split import SPLITS, HashSplit
 from melzarr.pipeline.spec import FeatureSpec
 
 RECIPE_FILE = "recipe.toml"
@@ -180,7 +180,7 @@ def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
             source=_source(data["source"]),
             spec=FeatureSpec.from_dict(data.get("spec", {})),
             split=HashSplit(**data.get("split", {})),
-            splits={name: named_parts(table) for name, table in data.get("splits", {}).items()},
+            splits={name: named_split(table) for name, table in data.get("splits", {}).items()},
             data=data,
         )
     except KeyError as error:
@@ -236,10 +236,10 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")
 
 
-def named_parts(table: dict[str, Any]) -> dict[str, str]:
+def named_split(table: dict[str, Any]) -> dict[str, str]:
     """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
     parts: dict[str, str] = {}
-    for part in PARTS:
+    for part in SPLITS:
         for label, ranges in table.get(part, {}).items():
             for number in expand_ranges(ranges):
                 name = f"{label}/{label}.{number:05d}"

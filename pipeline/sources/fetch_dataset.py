@@ -250,15 +250,15 @@ def _is_audio(name: str) -> bool:
 
 def _copy(path: Path, recipe: Recipe) -> None:
     """Copy the audio files of the label folders at or below a path."""
-    tree = next(
+    directory = next(
         (folder for folder in _folders(path) if all(_audio_files(folder / label) for label in recipe.labels)), None
     )
-    if tree is None:
+    if directory is None:
         raise FetchError(
             f"--from {path}: neither it nor a folder up to {DEPTH} levels below holds all of the folders "
             f"{', '.join(recipe.labels)} with audio files in them; name the folder that does, or the archive"
         )
-    files = [(label, file) for label in recipe.labels for file in _audio_files(tree / label)]
+    files = [(label, file) for label in recipe.labels for file in _audio_files(directory / label)]
     with _whole(recipe) as part:
         for label, file in bar(files, desc="copying", unit="track"):
             shutil.copyfile(file, part / label / file.name)

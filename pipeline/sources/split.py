@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from melzarr.pipeline.errors import CatalogError
 
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 UNUSED = "unused"
 
 

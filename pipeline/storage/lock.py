@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from melzarr.pipeline.errors import BuildError, StorageError
-from melzarr.pipeline.storage.object_store import BucketTree, Version
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory, Version
 
 BEAT = 5.0  # seconds from one writing to the next
 SILENCE = 20.0  # seconds without one, after which the holder is dead: three may fail
@@ -26,7 +26,7 @@ class Lease:
 
     Parameters
     ----------
-    tree : BucketTree
+    directory : ObjectStoreDirectory
         Where the file lies.
     name : str
         Its name.
@@ -40,8 +40,8 @@ class Lease:
     knows of no conditions gives no lock.
     """
 
-    def __init__(self, tree: BucketTree, name: str, what: str) -> None:
-        self.tree, self.name, self.what = tree, name, what
+    def __init__(self, directory: ObjectStoreDirectory, name: str, what: str) -> None:
+        self.directory, self.name, self.what = directory, name, what
         self._token, self._beats = secrets.token_hex(8), 0
         self._version: Version | None = None
         self._over, self._writing, self._lost = threading.Event(), threading.Lock(), ""
@@ -68,7 +68,7 @@ class Lease:
             with suppress(StorageError):  # it then goes by itself, for it is not written any more
                 self._write()  # or who was asleep would remove the lock of who has taken over
                 if not self._lost:
-                    self.tree.remove([self.name])
+                    self.directory.remove([self.name])
 
     def require(self) -> None:
         """See that the lock is still held.
@@ -96,7 +96,7 @@ class Lease:
 
     def _exchange(self, version: Version | None) -> None:
         """Write the file where it is as it was, and remember when."""
-        self._version = self.tree.exchange(self.name, self._content(), version)
+        self._version = self.directory.exchange(self.name, self._content(), version)
         self._heard = time.monotonic(), time.time()
 
     def _take_over(self) -> None:
@@ -115,7 +115,7 @@ class Lease:
 
     def _look(self) -> tuple[bytes, Version | None]:
         try:
-            return self.tree.version_of(self.name)
+            return self.directory.version_of(self.name)
         except FileNotFoundError:
             return b"", None
 

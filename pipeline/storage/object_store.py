@@ -35,7 +35,7 @@ Version = tuple[tuple[str, str], ...]  # of an object: its digest, or a number, 
 
 
 @dataclass(frozen=True, slots=True)
-class BucketTree:
+class ObjectStoreDirectory:
     """The files below a prefix of an object store.
 
     Parameters
@@ -54,10 +54,10 @@ class BucketTree:
 
     url: str
     patience: str = "soon"
-    readers = 16
+    io_threads = 16
 
     @classmethod
-    def at(cls, url: str) -> BucketTree:
+    def at(cls, url: str) -> ObjectStoreDirectory:
         """Give the tree at an address.
 
         Raises
@@ -95,15 +95,15 @@ class BucketTree:
         """Nowhere on this machine."""
         return
 
-    def below(self, name: str) -> BucketTree:
+    def child(self, name: str) -> ObjectStoreDirectory:
         """Give the tree below one of its folders."""
         return replace(self, url=f"{self.url}/{name}")
 
-    def beside(self, name: str) -> BucketTree:
+    def sibling(self, name: str) -> ObjectStoreDirectory:
         """Give a tree of another name in the same folder; that folder, where the name is empty."""
         return replace(self, url=f"{self.url.rpartition('/')[0]}/{name}".rstrip("/"))
 
-    def patient(self) -> BucketTree:
+    def with_retries(self) -> ObjectStoreDirectory:
         """Give the same tree, for whoever would rather wait some minutes for a server than fail."""
         return replace(self, patience="patient")
 
@@ -254,7 +254,7 @@ class BucketTree:
             found = obstore.get(self._client(), name)
             return found.bytes().to_bytes(), _version(found.meta)
 
-    def move(self, name: str, new_name: str, to: BucketTree | None = None) -> None:
+    def move(self, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
         """Have the service copy a file, then remove it."""
         whole, root = (to or self).url, f"{urlsplit(self.url).scheme}://{urlsplit(self.url).netloc}"
         with told(f"{self.url}/{name}"):
@@ -275,7 +275,7 @@ class BucketTree:
                     with suppress(FileNotFoundError), told(f"{self.url}/{name}"):
                         obstore.delete(self._client(), name)
 
-    def telling(self, name: str) -> AbstractContextManager[None]:
+    def error_context(self, name: str) -> AbstractContextManager[None]:
         """Have what the service refuses in a block be a sentence."""
         return told(f"{self.url}/{name}")
 
@@ -288,8 +288,8 @@ def _version(facts: Mapping[str, Any]) -> Version:
 class _Ranges(io.RawIOBase):
     """A file of which a request brings what is read; obstore's own holds the interpreter while it waits."""
 
-    def __init__(self, tree: BucketTree, name: str, size: int) -> None:
-        self.tree, self.file_name, self.size, self.place = tree, name, size, 0
+    def __init__(self, directory: ObjectStoreDirectory, name: str, size: int) -> None:
+        self.directory, self.file_name, self.size, self.place = directory, name, size, 0
 
     def readable(self) -> bool:
         return True
@@ -307,6 +307,6 @@ class _Ranges(io.RawIOBase):
     def readinto(self, room: Any) -> int:
         n_bytes = max(0, min(len(room), self.size - self.place))
         if n_bytes:
-            room[:n_bytes] = self.tree.read_range(self.file_name, self.place, n_bytes)
+            room[:n_bytes] = self.directory.read_range(self.file_name, self.place, n_bytes)
             self.place += n_bytes
         return n_bytes

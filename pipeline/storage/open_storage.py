@@ -6,19 +6,20 @@ import re
 from pathlib import Path
 
 from melzarr.pipeline.errors import CallError
-from melzarr.pipeline.storage.directory import DiskTree, Tree
-from melzarr.pipeline.storage.zip import ZipTree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.zip import ZipDirectory
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
 
 
-def open_tree(where: str | Path | Tree) -> Tree:
+def open_directory(where: str | Path | Directory) -> Directory:
     """Give the tree at a path or an address.
 
     Parameters
     ----------
-    where : str, Path or Tree
+    where : str, Path or Directory
         A path, of a folder or of a ``.zarr.zip``; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
 
     Raises
@@ -34,13 +35,13 @@ def open_tree(where: str | Path | Tree) -> Tree:
     if scheme not in SCHEMES:
         raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
     try:
-        from melzarr.pipeline.storage.object_store import BucketTree  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.storage.object_store import ObjectStoreDirectory  # noqa: PLC0415  (an extra: most stores lie on a disk)
     except ImportError as error:
         raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
 
-    return BucketTree.at(where)
+    return ObjectStoreDirectory.at(where)
 
 
-def _on_disk(path: Path) -> Tree:
+def _on_disk(path: Path) -> Directory:
     """Give a folder, or a zip archive by its name, where no folder has that name."""
-    return ZipTree(path) if path.name.endswith(ZIP_SUFFIX) and not path.is_dir() else DiskTree(path)
+    return ZipDirectory(path) if path.name.endswith(ZIP_SUFFIX) and not path.is_dir() else LocalDirectory(path)

@@ -17,7 +17,7 @@ from typing import IO, Never
 
 from melzarr.pipeline.errors import CallError, StoreError
 from melzarr.pipeline.storage.atomic import files_below, naming
-from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.local import LocalDirectory
 
 SIGNATURE = b"PK\3\4"  # with which a file's header begins
 LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are
@@ -69,7 +69,7 @@ def _opened(path: Path, identity: tuple[int, int, int]) -> _Archive:  # noqa: AR
 
 
 @dataclass(frozen=True, slots=True)
-class ZipTree:
+class ZipDirectory:
     """The files of a zip archive on this machine, to read.
 
     Parameters
@@ -82,7 +82,7 @@ class ZipTree:
 
     path: Path
     prefix: str = ""
-    readers = 2
+    io_threads = 2
     can_list = True
     folder = None
 
@@ -100,17 +100,17 @@ class ZipTree:
         facts = self.path.stat()
         return _opened(self.path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
 
-    def below(self, name: str) -> ZipTree:
+    def child(self, name: str) -> ZipDirectory:
         """Give the tree below one of its folders."""
-        return ZipTree(self.path, f"{self.prefix}{name}/")
+        return ZipDirectory(self.path, f"{self.prefix}{name}/")
 
-    def beside(self, name: str) -> DiskTree:
+    def sibling(self, name: str) -> LocalDirectory:
         """Give a folder beside the archive."""
-        return DiskTree(self.path.parent / name)
+        return LocalDirectory(self.path.parent / name)
 
-    def patient(self) -> ZipTree:
+    def with_retries(self) -> ZipDirectory:
         """Give the same; a disk is there or not."""
-        return ZipTree(self.path.absolute(), self.prefix)
+        return ZipDirectory(self.path.absolute(), self.prefix)
 
     def exists(self) -> bool:
         """Whether there is an archive, and in it anything below the folder."""
@@ -170,7 +170,7 @@ class ZipTree:
 
     write = move = remove = _refuse
 
-    def telling(self, name: str) -> AbstractContextManager[None]:
+    def error_context(self, name: str) -> AbstractContextManager[None]:
         """Have an error of the disk say where it was."""
         return naming(self.path / name)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 CARD: Final = "README.md"
 CHECKSUMS: Final = "SHA256SUMS"
@@ -86,12 +86,12 @@ def read_checksums(data: bytes) -> dict[str, str]:
     return found
 
 
-def differences(tree: Tree, known: Mapping[str, str]) -> tuple[list[str], int]:
+def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[str], int]:
     """Compare all files of a shared store with its list of checksums.
 
     Parameters
     ----------
-    tree : Tree
+    directory : Directory
         Where the store lies.
     known : mapping of str to str
         SHA-256 of files that need not be read again, by their names.
@@ -108,18 +108,18 @@ def differences(tree: Tree, known: Mapping[str, str]) -> tuple[list[str], int]:
     ValueError
         Where the list is none.
     """
-    if tree.size(CHECKSUMS) is None:  # as of a store that was not shared
-        alone = sorted(name for name in NAMES if "." in name and tree.size(name) is not None)
+    if directory.size(CHECKSUMS) is None:  # as of a store that was not shared
+        alone = sorted(name for name in NAMES if "." in name and directory.size(name) is not None)
         return [f"{name} is there without {CHECKSUMS}" for name in alone], 0
-    listed = read_checksums(tree.read(CHECKSUMS))
+    listed = read_checksums(directory.read(CHECKSUMS))
     problems = []
     for name, expected in listed.items():
         try:
-            if (known.get(name) or tree.sha256(name)) != expected:
+            if (known.get(name) or directory.sha256(name)) != expected:
                 problems.append(f"{name} is not the file that {CHECKSUMS} lists")
         except FileNotFoundError:
             problems.append(f"{name} is missing, and {CHECKSUMS} lists it")
-    if tree.can_list:
-        there = {name for name, _ in tree.files() if not name.startswith(".")}
+    if directory.can_list:
+        there = {name for name, _ in directory.files() if not name.startswith(".")}
         problems += [f"{name} is in no line of {CHECKSUMS}" for name in sorted(there - listed.keys() - {CHECKSUMS})]
     return problems, len(listed)

@@ -10,7 +10,7 @@ from typing import Any
 import zarr
 
 from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
 from melzarr.pipeline.zarr_store.shard import shard_name
 
@@ -27,12 +27,12 @@ TEXTS |= {"receipts/key", "receipts/sha256"}
 LOST = 4  # of the last shards that may be missing before a store is no store with shards missing
 
 
-def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
+def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
     """Give the spec of a store whose metadata claim nothing that cannot be.
 
     Parameters
     ----------
-    tree : Tree
+    directory : Directory
         Where it lies.
     group : zarr.Group
         Its root.
@@ -52,7 +52,7 @@ def checked_spec(tree: Tree, group: zarr.Group) -> FeatureSpec:
     mel = _array(group, "mel")
     n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
     n_shards = -(-n_tracks // tracks_per_shard)
-    if tracks_per_shard > MAX_TRACKS_PER_SHARD or not _has_last(tree, n_shards):
+    if tracks_per_shard > MAX_TRACKS_PER_SHARD or not _has_last(directory, n_shards):
         raise ValueError(f"it claims {n_tracks} tracks, {tracks_per_shard} a shard, and has not the files for them")
     sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
     for name, dims in _arrays():
@@ -104,7 +104,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def _has_last(tree: Tree, n_shards: int) -> bool:
+def _has_last(directory: Directory, n_shards: int) -> bool:
     """Whether one of the last shards is there; to count them all would take a request for every thousand."""
     last = range(n_shards - 1, max(-1, n_shards - 1 - LOST), -1)
-    return n_shards <= LOST or any(tree.size(shard_name(index)) is not None for index in last)
+    return n_shards <= LOST or any(directory.size(shard_name(index)) is not None for index in last)

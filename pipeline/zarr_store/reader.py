@@ -19,13 +19,13 @@ from melzarr.pipeline.errors import BuildError, SpecError, StorageError, StoreEr
 from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
 from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
-from melzarr.pipeline.zarr_store.zarr_adapter import Strict
+from melzarr.pipeline.zarr_store.zarr_adapter import ReadOnlyDirectoryStore
 
 Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
 Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number
@@ -37,7 +37,7 @@ class Store:
 
     Parameters
     ----------
-    tree : Tree
+    directory : Directory
         Where it lies.
     group : zarr.Group
         Its root.
@@ -45,7 +45,7 @@ class Store:
         What each of its tracks is.
     """
 
-    tree: Tree
+    directory: Directory
     group: zarr.Group
     spec: FeatureSpec
 
@@ -78,11 +78,13 @@ class Store:
     @property
     def n_bytes(self) -> int:
         """Bytes of all its files; those of the shards by their receipts, since to ask each file takes long."""
-        described = self.tree.files(without=SHARDS) if self.tree.can_list else map(self._sized, self._described())
+        described = (
+            self.directory.files(without=SHARDS) if self.directory.can_list else map(self._sized, self._described())
+        )
         return sum(size for _, size in described) + int(self.values("receipts/n_bytes").sum())
 
     def _sized(self, name: str) -> tuple[str, int]:
-        return name, self.tree.size(name) or 0
+        return name, self.directory.size(name) or 0
 
     def content_uuid(self, known: Mapping[str, str] | None = None) -> str:
         """UUID of what is there, which is the one in the attributes where nothing was changed, added or removed.
@@ -93,11 +95,11 @@ class Store:
             SHA-256 of files that need not be read again, by their names.
         """
         known = known or {}
-        found = (name for name, _ in self.tree.files()) if self.tree.can_list else self._described()
+        found = (name for name, _ in self.directory.files()) if self.directory.can_list else self._described()
         names = sorted({name for name in found if not is_companion(name)} - known.keys() - {"zarr.json"})
-        with ThreadPoolExecutor(self.tree.readers) as pool:
-            digests = dict(zip(names, pool.map(self.tree.sha256, names), strict=True))
-        return content_uuid({**known, **digests}, self.tree.read("zarr.json"))
+        with ThreadPoolExecutor(self.directory.io_threads) as pool:
+            digests = dict(zip(names, pool.map(self.directory.sha256, names), strict=True))
+        return content_uuid({**known, **digests}, self.directory.read("zarr.json"))
 
     def _described(self) -> Iterator[str]:
         """Names of the files that describe the store, by its metadata; for the web, where none are listed."""
@@ -115,11 +117,11 @@ class Store:
     def refuse_replaced(self) -> None:
         """Raise a BuildError if there is another store now, as after an append that ran at the same time."""
         try:
-            now = json.loads(self.tree.read("zarr.json"))["attributes"]["uuid"]
+            now = json.loads(self.directory.read("zarr.json"))["attributes"]["uuid"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             now = ""
         if now != self.attributes["uuid"]:
-            raise BuildError(f"{self.tree} was replaced or removed while it was read; run the same command again")
+            raise BuildError(f"{self.directory} was replaced or removed while it was read; run the same command again")
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
@@ -133,7 +135,9 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{error.filename} is missing; the store is damaged, make it again") from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{self.tree}: {name} cannot be read ({error}); it is damaged, make it again") from error
+            raise StoreError(
+                f"{self.directory}: {name} cannot be read ({error}); it is damaged, make it again"
+            ) from error
 
     def text(self, name: str) -> npt.NDArray[Any]:
         """Return a text of all tracks as `TEXT`, read in blocks: in a fixed width a million digests take 256 MB."""
@@ -145,7 +149,7 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self.group[name]
         if not isinstance(array, zarr.Array):
-            raise StoreError(f"{self.tree}: {name} is no array; the store is damaged, make it again")
+            raise StoreError(f"{self.directory}: {name} is no array; the store is damaged, make it again")
         return array
 
     def reader(self) -> Reader:
@@ -178,7 +182,7 @@ class Store:
         indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
 
         def read_whole(number: int) -> bytes:
-            data = self.tree.read(shard_name(number))
+            data = self.directory.read(shard_name(number))
             if len(data) != shard_bytes[number]:  # a file in another one's place passes every checksum
                 raise ValueError("its file is not of the size that was written")
             return data
@@ -186,10 +190,10 @@ class Store:
         def read(number: int) -> bytes:
             shard, place = divmod(number, tracks_per_shard)
             if (index := indices.get(shard)) is None:
-                end, size = self.tree.read_end(shard_name(shard), index_bytes(tracks_per_shard))
+                end, size = self.directory.read_end(shard_name(shard), index_bytes(tracks_per_shard))
                 index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
             start, n_bytes = map(int, index[place])
-            return self.tree.read_range(shard_name(shard), start, n_bytes)
+            return self.directory.read_range(shard_name(shard), start, n_bytes)
 
         return read if self.is_sharded else read_whole
 
@@ -227,7 +231,7 @@ class Store:
                     n_bytes=n_bytes,
                 )
             except ValueError as error:
-                raise StoreError(f"{self.tree}: {error}; it is damaged, make it again") from error
+                raise StoreError(f"{self.directory}: {error}; it is damaged, make it again") from error
             yield receipt
 
 
@@ -248,17 +252,17 @@ def reading(stores: Iterable[Store]) -> Iterator[None]:
         raise
 
 
-def is_store(tree: Tree) -> bool:
+def is_store(directory: Directory) -> bool:
     """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
-    return tree.below("mel").exists() and tree.below("receipts").exists()
+    return directory.child("mel").exists() and directory.child("receipts").exists()
 
 
-def open_store(where: str | Path | Tree) -> Store:
+def open_store(where: str | Path | Directory) -> Store:
     """Open a finished store.
 
     Parameters
     ----------
-    where : str, Path or Tree
+    where : str, Path or Directory
         Its path, or its address in an object store.
 
     Raises
@@ -266,22 +270,24 @@ def open_store(where: str | Path | Tree) -> Store:
     StoreError
         Where there is none, or one that this version does not know.
     """
-    tree = open_tree(where)
+    directory = open_directory(where)
     try:
-        group = zarr.open_group(Strict(tree), mode="r", zarr_format=3)
+        group = zarr.open_group(ReadOnlyDirectoryStore(directory), mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(group.attrs)
     except FileNotFoundError as error:
-        raise StoreError(f"there is no store at {tree}; make one with: melzarr features SOURCE {tree}") from error
+        raise StoreError(
+            f"there is no store at {directory}; make one with: melzarr features SOURCE {directory}"
+        ) from error
     except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
-        raise StoreError(f"{tree} is no readable Zarr group ({error}); it is damaged or something else") from error
+        raise StoreError(f"{directory} is no readable Zarr group ({error}); it is damaged or something else") from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
-            f"{tree} is no store that this melzarr reads: it has schema_version={attributes.get('schema_version')!r}, "
-            f"and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
+            f"{directory} is no store that this melzarr reads: it has "
+            f"schema_version={attributes.get('schema_version')!r}, and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
         )
     try:
-        return Store(tree, group, checked_spec(tree, group))
+        return Store(directory, group, checked_spec(directory, group))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, SpecError) as error:
         raise StoreError(
-            f"{tree} is no whole store ({error}); it is damaged or something else, make it again"
+            f"{directory} is no whole store ({error}); it is damaged or something else, make it again"
         ) from error

@@ -10,41 +10,41 @@ from typing import NoReturn
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-class Strict(Store):
+class ReadOnlyDirectoryStore(Store):
     """A tree as zarr reads it, in which a chunk that is missing is an error: zarr by itself fills in what is absent.
 
     Parameters
     ----------
-    tree : Tree
+    directory : Directory
         Where the store lies.
     """
 
     supports_writes = False
     supports_deletes = False
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, directory: Directory) -> None:
         super().__init__(read_only=True)
-        self.tree = tree
+        self.directory = directory
 
     @property
     def supports_listing(self) -> bool:
         """Whether the tree says what there is."""
-        return self.tree.can_list
+        return self.directory.can_list
 
     def __eq__(self, other: object) -> bool:
         """Whether the other is the same tree."""
-        return isinstance(other, Strict) and str(self.tree) == str(other.tree)
+        return isinstance(other, ReadOnlyDirectoryStore) and str(self.directory) == str(other.directory)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         """Say where it lies."""
-        return str(self.tree)
+        return str(self.directory)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read a file, or a part of it.
@@ -58,23 +58,23 @@ class Strict(Store):
             data = await asyncio.to_thread(self._read, key, byte_range)
         except ABSENT as error:
             if "/c/" in key:
-                raise FileNotFoundError(errno.ENOENT, "it is missing", f"{self.tree}/{key}") from error
+                raise FileNotFoundError(errno.ENOENT, "it is missing", f"{self.directory}/{key}") from error
             return None
         return prototype.buffer.from_bytes(data)
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
-        if self.tree.folder and self.tree.size(key) is None:  # a named pipe would block for ever
-            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.tree}/{key}")
-        with self.tree.telling(key):
+        if self.directory.folder and self.directory.size(key) is None:  # a named pipe would block for ever
+            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.directory}/{key}")
+        with self.directory.error_context(key):
             match byte_range:
                 case RangeByteRequest(start, end):
-                    return self.tree.read_range(key, start, end - start)
+                    return self.directory.read_range(key, start, end - start)
                 case SuffixByteRequest(suffix):
-                    return self.tree.read_end(key, suffix)[0]
+                    return self.directory.read_end(key, suffix)[0]
                 case OffsetByteRequest(offset):
-                    return self.tree.read(key)[offset:]
+                    return self.directory.read(key)[offset:]
                 case _:
-                    return self.tree.read(key)
+                    return self.directory.read(key)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -84,11 +84,11 @@ class Strict(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether a file is there."""
-        return await asyncio.to_thread(self.tree.size, key) is not None
+        return await asyncio.to_thread(self.directory.size, key) is not None
 
     async def list(self) -> AsyncIterator[str]:
         """Name all files."""
-        for name, _ in await asyncio.to_thread(lambda: [*self.tree.files()]):
+        for name, _ in await asyncio.to_thread(lambda: [*self.directory.files()]):
             yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
@@ -106,8 +106,8 @@ class Strict(Store):
 
     async def set(self, key: str, value: Buffer) -> NoReturn:
         """Refuse: a store that is finished is not changed."""
-        raise NotImplementedError(f"{self.tree} is read only")
+        raise NotImplementedError(f"{self.directory} is read only")
 
     async def delete(self, key: str) -> NoReturn:
         """Refuse likewise."""
-        raise NotImplementedError(f"{self.tree} is read only")
+        raise NotImplementedError(f"{self.directory} is read only")

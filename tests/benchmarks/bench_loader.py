@@ -134,7 +134,7 @@ def by_xbatcher(store: Store) -> float | None:
     import xbatcher
 
     made = importlib.import_module("xbatcher.loaders.keras")
-    opened = xr.open_zarr(store.tree.path, chunks=None).mel.isel(track=slice(XBATCHER_TRACKS))
+    opened = xr.open_zarr(store.directory.path, chunks=None).mel.isel(track=slice(XBATCHER_TRACKS))
     sizes = {"track": 1, "window": BATCH, "frame": store.spec.n_frames, "band": store.spec.n_mels}
     feed = made.CustomTFDataset(xbatcher.BatchGenerator(opened, sizes), xbatcher.BatchGenerator(opened, sizes))
     start, n = time.perf_counter(), 0

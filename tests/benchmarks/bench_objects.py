@@ -91,10 +91,10 @@ def main(music: Path, rounds: int, out: Path | None) -> None:
         near = server.environment()
         far = {**near, "AWS_ENDPOINT_URL": stack.enter_context(relayed(server.ports["s3"]))}
         os.environ.update(near)
-        from melzarr.pipeline.storage.object_store import BucketTree
+        from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 
-        BucketTree.at("s3://zarr").write(".keep")  # the bucket is made with it
-        bucket = BucketTree.at("s3://audio/music")
+        ObjectStoreDirectory.at("s3://zarr").write(".keep")  # the bucket is made with it
+        bucket = ObjectStoreDirectory.at("s3://audio/music")
         n_tracks = 0
         for path in sorted(music.rglob("*.wav")):
             bucket.write(path.relative_to(music).as_posix(), path.read_bytes())

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from melzarr.model.tensorflow_setup import load_tensorflow
-from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 Parts = np.ndarray  # part of each track
@@ -49,7 +49,7 @@ def trained(store: Store, recipe: str, parts: Parts, seed: int) -> dict[str, flo
     from melzarr.model.train import train
     from melzarr.model.training_recipe import TrainRecipe
 
-    protocol = Protocol("fold", "group folds", {name: select(store, name, parts) for name in PARTS})
+    protocol = Protocol("fold", "group folds", {name: select(store, name, parts) for name in SPLITS})
     with tempfile.TemporaryDirectory() as folder:
         found = train(store, TrainRecipe.read(recipe), protocol, Run(Path(folder) / "run"), seed=seed)["test"]
     names = ("track_accuracy", "track_accuracy_by_vote", "window_accuracy")

@@ -40,7 +40,7 @@ from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.sources import demo_music
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.versions import versions
 
 SPEC = FeatureSpec()
@@ -101,7 +101,7 @@ def whole_shard(path: Path) -> Callable[[], object]:
     """Make a shard of one file many times over, as a worker does: digests, statistics, receipt and disk included."""
     tracks = tuple(Track(f"{n:02d}", "label", path.name, f"{n:02d}", "train") for n in range(TRACKS_PER_SHARD))
     job = ShardJob(
-        spec=SPEC, versions=versions(), root=open_tree(path.parent), target=open_tree(path),
+        spec=SPEC, versions=versions(), root=open_directory(path.parent), target=open_directory(path),
         tracks_per_shard=TRACKS_PER_SHARD,
         shard=Shard(0, 0, tracks), key="",
     )  # fmt: skip
@@ -111,7 +111,7 @@ def whole_shard(path: Path) -> Callable[[], object]:
     def make() -> None:
         target = path.with_name(f"{path.name}.{next(numbers)}.zarr")
         open_workspace(target).root.path.mkdir()
-        make_shard(replace(job, target=open_tree(target)))
+        make_shard(replace(job, target=open_directory(target)))
 
     return make
 

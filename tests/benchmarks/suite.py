@@ -142,7 +142,7 @@ def medians(
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def beside(title: str, unit: str, values: Mapping[str, float], first: str, digits: int = 1, remark: str = "") -> Table:
+def sibling(title: str, unit: str, values: Mapping[str, float], first: str, digits: int = 1, remark: str = "") -> Table:
     """Make a table of values, each also as a multiple of one of them."""
     rows = [(name, f"{value:,.{digits}f}", f"{value / values[first]:.2f}") for name, value in values.items()]
     return Table(title, (unit, f"beside {first}"), rows, remark)

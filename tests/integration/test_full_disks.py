@@ -94,7 +94,7 @@ def refused(done: subprocess.CompletedProcess[str], target: Path, *said: str) ->
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_disk_that_is_full_in_the_middle_of_a_shard(workers: str, disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
-    shards = sorted((finished.tree.path / "mel/c").glob("*/0/0/0"))
+    shards = sorted((finished.directory.path / "mel/c").glob("*/0/0/0"))
     disk.change(f"size={pages(shards[0]) + 8 * PAGE}")
     done = features(music, target, "--workers", workers)
     assert refused(done, target, "No space left", "make room there and run the same command again")
@@ -102,16 +102,16 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard(workers: str, disk: Disk, 
     disk.change("size=64m")
     done = features(music, target)
     assert "were there from an earlier run" in done.stdout
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_disk_that_is_full_when_all_shards_are_made(disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
-    disk.change(f"size={pages(*(finished.tree.path / 'mel/c').glob('*/0/0/0')) + 12 * PAGE}")
+    disk.change(f"size={pages(*(finished.directory.path / 'mel/c').glob('*/0/0/0')) + 12 * PAGE}")
     assert refused(features(music, target), target, "No space left", "make room there")
     disk.change("size=64m")
     assert "12 tracks were there from an earlier run" in features(music, target).stdout
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_disk_that_becomes_read_only(disk: Disk, music: Path, finished: Store) -> None:
@@ -120,7 +120,7 @@ def test_a_disk_that_becomes_read_only(disk: Disk, music: Path, finished: Store)
     assert refused(features(music, target), target, "may not be written to; allow it, or name another place")
     disk.change("rw")
     assert features(music, target).returncode == 0
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_folder_that_may_not_be_written(disk: Disk, music: Path) -> None:
@@ -136,11 +136,11 @@ def test_a_folder_that_may_not_be_written(disk: Disk, music: Path) -> None:
 
 def test_a_limit_that_is_reached_inside_a_shard(tmp_path: Path, music: Path, finished: Store) -> None:
     target = tmp_path / "s.zarr"
-    largest = max(path.stat().st_size for path in (finished.tree.path / "mel/c").glob("*/0/0/0"))
+    largest = max(path.stat().st_size for path in (finished.directory.path / "mel/c").glob("*/0/0/0"))
     assert refused(features(music, target, limit=largest - 1), target, "File too large", "run the same command again")
     assert not list(open_workspace(target).root.path.rglob("*.part"))
     assert features(music, target).returncode == 0
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_quota_that_is_reached_inside_a_shard(
@@ -158,7 +158,7 @@ def test_a_quota_that_is_reached_inside_a_shard(
         build(plan, catalog, tmp_path / "s.zarr", InProcess())
     monkeypatch.undo()
     assert build(plan, catalog, tmp_path / "s.zarr", InProcess()).n_reused == 5
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
 
 
 def test_who_reads_a_store_while_it_is_replaced_reads_the_old_one_or_an_error(

@@ -98,18 +98,18 @@ CLAIMS = {
 @pytest.mark.timeout(120)
 def test_a_store_that_claims_what_cannot_be_is_refused_before_anything_is_read(name: str, own_store: Store) -> None:
     change, said = CLAIMS[name]
-    change(own_store.tree.path)
+    change(own_store.directory.path)
     with pytest.raises(StoreError) as caught:
-        open_store(own_store.tree.path)
+        open_store(own_store.directory.path)
     assert said in str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of a process' addresses is Linux's")
 @pytest.mark.timeout(120)
 def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
-    shaped(10**11, *TRACK_ARRAYS)(own_store.tree.path)
+    shaped(10**11, *TRACK_ARRAYS)(own_store.directory.path)
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("melzarr")), "inspect", str(own_store.tree.path)],
+        [str(Path(sys.executable).with_name("melzarr")), "inspect", str(own_store.directory.path)],
         capture_output=True, text=True, check=False, timeout=100,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )  # fmt: skip
@@ -119,15 +119,15 @@ def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["label", "split", "n_windows", "mean_db", "receipts/sha256"])
 def test_a_chunk_that_is_gone_is_no_empty_one(name: str, own_store: Store) -> None:
-    shutil.rmtree(own_store.tree.path / name / "c")
+    shutil.rmtree(own_store.directory.path / name / "c")
     with pytest.raises(StoreError, match=f"{name}/c/0.* is missing"):
-        open_store(own_store.tree.path).values(name)
-    assert verify(open_store(own_store.tree.path)).problems
+        open_store(own_store.directory.path).values(name)
+    assert verify(open_store(own_store.directory.path)).problems
 
 
 def test_what_would_steer_a_terminal_is_written_out(own_store: Store) -> None:
-    attribute("title", "music\x1b[2J\x1b]0;owned\x07\n\u202emoc")(own_store.tree.path)
-    result = CliRunner().invoke(main, ["inspect", str(own_store.tree.path)])
+    attribute("title", "music\x1b[2J\x1b]0;owned\x07\n\u202emoc")(own_store.directory.path)
+    result = CliRunner().invoke(main, ["inspect", str(own_store.directory.path)])
     assert result.exit_code == 0, result.output
     assert r"music\x1b[2J\x1b]0;owned\x07\n\u202emoc" in result.output
 
@@ -136,17 +136,17 @@ def test_what_would_steer_a_terminal_is_written_out(own_store: Store) -> None:
 def test_a_receipt_that_names_another_file_is_refused_and_nothing_is_kept(
     digest: str, own_store: Store, music: Path, plan_of
 ) -> None:
-    precious = own_store.tree.path.parent / "precious"
+    precious = own_store.directory.path.parent / "precious"
     precious.write_text("mine")
-    zarr.open_array(own_store.tree.path / "receipts/sha256")[0] = digest
+    zarr.open_array(own_store.directory.path / "receipts/sha256")[0] = digest
     with pytest.raises(StoreError, match="is no SHA-256"):
-        list(open_store(own_store.tree.path).receipts())
+        list(open_store(own_store.directory.path).receipts())
     with pytest.raises(ValueError, match="is no SHA-256"):
         Receipt(index=0, key="", sha256=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
     catalog, plan = plan_of(music)
-    assert build(plan, catalog, own_store.tree.path, InProcess(), replace=True).n_reused == 0
+    assert build(plan, catalog, own_store.directory.path, InProcess(), replace=True).n_reused == 0
     assert precious.read_text() == "mine"
-    assert not verify(open_store(own_store.tree.path)).problems
+    assert not verify(open_store(own_store.directory.path)).problems
 
 
 def wave(rate: int = 22050, seconds: float = 3.0) -> np.ndarray:
@@ -233,11 +233,11 @@ def test_a_file_that_changes_while_it_is_read_is_a_failed_track(
 
 
 def test_a_named_pipe_in_the_place_of_a_chunk_is_no_chunk(own_store: Store) -> None:
-    path = own_store.tree.path / "label/c/0"
+    path = own_store.directory.path / "label/c/0"
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(StoreError, match=r"label/c/0.* is missing"):
-        open_store(own_store.tree).values("label")
+        open_store(own_store.directory).values("label")
 
 
 def test_a_folder_that_has_something_of_a_store_is_not_replaced_as_one(music: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from killing import n_changes, run
 from processes import digests
 
 from melzarr.pipeline.derive.derive_store import derive
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
@@ -52,7 +52,7 @@ class Scene:
     def of_some(self, name: str, *numbers: int) -> Path:
         """Make a store of some of the tracks."""
         path = self.folder / name
-        derive([Part(self.store, np.array(numbers))], path, self.store.attributes, tracks_per_shard=1)
+        derive([TrackSelection(self.store, np.array(numbers))], path, self.store.attributes, tracks_per_shard=1)
         return path
 
 

@@ -16,7 +16,7 @@ from seaweed import Seaweed, weed
 
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.open_workspace import open_workspace
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.storage.obstore_client import open_service
 from melzarr.pipeline.zarr_store.reader import open_store
 
@@ -38,10 +38,10 @@ def many(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(many: Path, bucket: BucketTree) -> BucketTree:
+def source(many: Path, bucket: ObjectStoreDirectory) -> ObjectStoreDirectory:
     for path in many.rglob("*.wav"):
         bucket.write(f"music/{path.relative_to(many).as_posix()}", path.read_bytes())
-    return bucket.below("music")
+    return bucket.child("music")
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.05)
 
 
-def remote_digests(tree: BucketTree) -> dict[str, str]:
-    return {name: tree.sha256(name) for name, _ in tree.files()}
+def remote_digests(directory: ObjectStoreDirectory) -> dict[str, str]:
+    return {name: directory.sha256(name) for name, _ in directory.files()}
 
 
-def started(source: BucketTree, target: BucketTree) -> subprocess.Popen[str]:
+def started(source: ObjectStoreDirectory, target: ObjectStoreDirectory) -> subprocess.Popen[str]:
     """Start a build and let it make some shards."""
     process = start(command("features", source, target, *SMALL))
     until(lambda: open_workspace(target).n_receipts() > 8, process)
@@ -78,9 +78,9 @@ def started(source: BucketTree, target: BucketTree) -> subprocess.Popen[str]:
 
 
 def test_a_build_that_is_killed_goes_on_from_another_process(
-    source: BucketTree, bucket: BucketTree, expected: dict[str, str]
+    source: ObjectStoreDirectory, bucket: ObjectStoreDirectory, expected: dict[str, str]
 ) -> None:
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     process = started(source, target)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -93,7 +93,7 @@ def test_a_build_that_is_killed_goes_on_from_another_process(
     assert f"going on: {kept} shards of an earlier run" in done.stdout
     assert f"{kept} tracks were there from an earlier run" in done.stdout
     assert remote_digests(target) == expected
-    assert not bucket.below("s.zarr.building").exists()
+    assert not bucket.child("s.zarr.building").exists()
     again = melzarr("features", source, target, *SMALL)
     assert "is finished and up to date" in again.stdout
 
@@ -108,18 +108,18 @@ def mortal(tmp_path: Path, many: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     open_service.cache_clear()
-    music = BucketTree.at("s3://audio/music")
+    music = ObjectStoreDirectory.at("s3://audio/music")
     for path in many.rglob("*.wav"):
         music.write(path.relative_to(many).as_posix(), path.read_bytes())
-    BucketTree.at("s3://zarr").write(".keep")
+    ObjectStoreDirectory.at("s3://zarr").write(".keep")
     yield server
     server.kill()
     open_service.cache_clear()
 
 
 def test_a_server_that_goes_away_and_comes_back_is_waited_for(mortal: Seaweed, expected: dict[str, str]) -> None:
-    target = BucketTree.at("s3://zarr/s.zarr")
-    process = started(BucketTree.at("s3://audio/music"), target)
+    target = ObjectStoreDirectory.at("s3://zarr/s.zarr")
+    process = started(ObjectStoreDirectory.at("s3://audio/music"), target)
     mortal.kill()
     timer = threading.Timer(10, mortal.start)
     timer.start()
@@ -131,7 +131,7 @@ def test_a_server_that_goes_away_and_comes_back_is_waited_for(mortal: Seaweed, e
 
 
 def test_one_that_stays_away_is_a_sentence_and_nothing_is_lost(mortal: Seaweed, expected: dict[str, str]) -> None:
-    music, target = BucketTree.at("s3://audio/music"), BucketTree.at("s3://zarr/s.zarr")
+    music, target = ObjectStoreDirectory.at("s3://audio/music"), ObjectStoreDirectory.at("s3://zarr/s.zarr")
     process = started(music, target)
     mortal.kill()
     _, complaint = process.communicate(timeout=400)
@@ -157,8 +157,10 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> bool:
     return True
 
 
-def test_who_may_not_write_is_told_so_and_may_read(s3: Seaweed, source: BucketTree, bucket: BucketTree) -> None:
-    target, reader = bucket.below("s.zarr"), s3.environment("reader")
+def test_who_may_not_write_is_told_so_and_may_read(
+    s3: Seaweed, source: ObjectStoreDirectory, bucket: ObjectStoreDirectory
+) -> None:
+    target, reader = bucket.child("s.zarr"), s3.environment("reader")
     assert refused(melzarr("features", source, target, *SMALL, **reader), str(target), "access was denied")
     assert not target.exists()
     assert melzarr("features", source, target, *SMALL).returncode == 0
@@ -171,9 +173,9 @@ def test_who_may_not_write_is_told_so_and_may_read(s3: Seaweed, source: BucketTr
 
 
 def test_a_wrong_key_a_bucket_that_is_not_there_and_no_server_are_sentences(
-    s3: Seaweed, source: BucketTree, bucket: BucketTree, tmp_path: Path
+    s3: Seaweed, source: ObjectStoreDirectory, bucket: ObjectStoreDirectory, tmp_path: Path
 ) -> None:
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     assert refused(melzarr("features", source, target, **s3.environment("stranger")), str(source), "access was denied")
     assert refused(melzarr("features", source, "s3://nowhere/s.zarr"), "s3://nowhere/s.zarr", "no such bucket; make it")
     assert refused(
@@ -184,4 +186,4 @@ def test_a_wrong_key_a_bucket_that_is_not_there_and_no_server_are_sentences(
     assert refused(melzarr("inspect", target), f"there is no store at {target}")
     assert refused(melzarr("inspect", "s3://a:testsecret@zarr/s.zarr"), "without password")
     assert not target.exists()
-    assert not bucket.below("s.zarr.building").exists()
+    assert not bucket.child("s.zarr.building").exists()

@@ -77,7 +77,7 @@ def renamed(tiny: Store, tmp_path: Path) -> Renamed:
     """The function that copies that store with another name and other splits in its recipe."""
 
     def rename(name: str, *splits: str) -> Store:
-        copy = Path(shutil.copytree(tiny.tree.path, tmp_path / f"{name}.zarr"))
+        copy = Path(shutil.copytree(tiny.directory.path, tmp_path / f"{name}.zarr"))
         described = json.loads((copy / "zarr.json").read_text(encoding="utf-8"))
         recipe = described["attributes"]["recipe"]
         recipe.update(name=name, splits={split: recipe["splits"][split] for split in splits})

@@ -99,7 +99,7 @@ def test_a_store_is_made_where_tensorflow_is_not_installed(music: Path, tmp_path
 def test_train_says_how_it_goes_what_was_made_and_what_comes_next(
     tiny: Store, quick_file: Path, tmp_path: Path
 ) -> None:
-    words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", tmp_path / "my run", "--epochs", 2]
+    words = ["train", tiny.directory.path, "--recipe", quick_file, "--run", tmp_path / "my run", "--epochs", 2]
     result = melzarr(*words)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -127,7 +127,9 @@ def test_by_default_a_run_is_named_by_its_store_recipe_and_protocol(
     tiny: Store, quick_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = melzarr("train", tiny.tree.path, "--recipe", quick_file, "--protocol", "other", "--epochs", 1, "--seed", 9)
+    result = melzarr(
+        "train", tiny.directory.path, "--recipe", quick_file, "--protocol", "other", "--epochs", 1, "--seed", 9
+    )
     assert result.exit_code == 0, result.output
     config = Run(tmp_path / "runs/tiny-quick-other").config
     assert (config["protocol"]["name"], config["seed"], config["recipe"]["epochs"]) == ("other", 9, 1)
@@ -136,7 +138,7 @@ def test_by_default_a_run_is_named_by_its_store_recipe_and_protocol(
 @pytest.mark.slow
 @pytest.mark.usefixtures("light")
 def test_force_begins_anew(tiny: Store, quick_file: Path, tmp_path: Path) -> None:
-    words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", tmp_path / "run", "--epochs", 1]
+    words = ["train", tiny.directory.path, "--recipe", quick_file, "--run", tmp_path / "run", "--epochs", 1]
     assert melzarr(*words).exit_code == 0
     refused = melzarr(*words, "--seed", 1)
     assert refused.exit_code == 1
@@ -155,7 +157,7 @@ def test_a_damaged_run_is_a_sentence_and_trained_again_by_force(
     tiny: Store, quick_file: Path, own_run: Run, damaged: str
 ) -> None:
     (own_run.path / damaged).write_bytes(b"\xff")
-    words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", own_run.path, "--epochs", 1]
+    words = ["train", tiny.directory.path, "--recipe", quick_file, "--run", own_run.path, "--epochs", 1]
     refused = melzarr(*words)
     assert refused.exit_code == 1
     assert "Traceback" not in refused.output
@@ -166,8 +168,8 @@ def test_a_damaged_run_is_a_sentence_and_trained_again_by_force(
 
 
 def test_evaluate_says_the_same_to_a_person_and_to_a_script(tiny: Store, trained: Run) -> None:
-    said = melzarr("evaluate", trained.path, tiny.tree.path, "--split", "valid").stdout
-    facts = json.loads(melzarr("evaluate", trained.path, tiny.tree.path, "--split", "valid", "--json").stdout)
+    said = melzarr("evaluate", trained.path, tiny.directory.path, "--split", "valid").stdout
+    facts = json.loads(melzarr("evaluate", trained.path, tiny.directory.path, "--split", "valid", "--json").stdout)
     assert facts["split"] == "valid"
     assert {name: facts[name] for name in trained.metrics["valid"]} == trained.metrics["valid"]
     for name in ("window_accuracy", "track_accuracy", "track_accuracy_by_vote"):
@@ -183,7 +185,7 @@ def test_a_run_that_is_not_finished_is_used_but_not_in_silence(tiny: Store, own_
     own_run.metrics_file.unlink()
     own_run.history_file.write_text("".join(own_run.history_file.read_text().splitlines(keepends=True)[:2]))
     said = f"{own_run.path} is not finished: 1 of 3 epochs; go on with melzarr train"
-    evaluated = melzarr("evaluate", own_run.path, tiny.tree, "--json")
+    evaluated = melzarr("evaluate", own_run.path, tiny.directory, "--json")
     assert evaluated.stderr.splitlines()[0] == said
     assert json.loads(evaluated.stdout)["finished"] is False
     assert melzarr("predict", own_run.path, songs[0]).stderr.splitlines()[0] == said
@@ -191,7 +193,7 @@ def test_a_run_that_is_not_finished_is_used_but_not_in_silence(tiny: Store, own_
 
 @pytest.mark.slow
 def test_tensorflow_says_nothing_to_who_evaluates(tiny: Store, trained: Run, tmp_path: Path) -> None:
-    done = process(MAIN, "evaluate", trained.path, tiny.tree.path, "--json", cwd=tmp_path)
+    done = process(MAIN, "evaluate", trained.path, tiny.directory.path, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_tracks"] == trained.metrics["test"]["n_tracks"]
     assert [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("evaluate:")] == []
@@ -271,7 +273,7 @@ def test_errors_are_sentences_with_exit_codes(
     code: int, said: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    known = {"STORE": tiny.tree.path, "RUN": trained.path, "SONG": songs[0]}
+    known = {"STORE": tiny.directory.path, "RUN": trained.path, "SONG": songs[0]}
     result = melzarr(*(known.get(word, word) for word in words))
     assert result.exit_code == code, result.output
     assert said in result.output
@@ -286,7 +288,7 @@ def test_a_training_that_is_interrupted_says_that_it_can_go_on(
 ) -> None:
     from melzarr.model import train as room
 
-    words = ["train", tiny.tree.path, "--recipe", quick_file, "--run", tmp_path / "run"]
+    words = ["train", tiny.directory.path, "--recipe", quick_file, "--run", tmp_path / "run"]
     with monkeypatch.context() as patch:
         calls, original = iter(range(10)), room._epoch
         patch.setattr(room, "_epoch", lambda *a: original(*a) if next(calls) < 1 else interrupt())

@@ -164,7 +164,7 @@ def test_scores_are_the_mean_of_logarithms_and_the_count_of_windows(n: int, n_cl
 
 def by_hand(model: keras.Model, store: Store, part: str) -> list[tuple[Any, ...]]:
     """Answers for whole tracks from plain zarr and keras' own predict."""
-    group, rows = zarr.open_group(store.tree.path, mode="r"), []
+    group, rows = zarr.open_group(store.directory.path, mode="r"), []
     for number in range(store.n_tracks):
         if group["split"][number] == part and group["status"][number] == "ok":
             found = model.predict(group["mel"][number], verbose=0).astype(np.float64)
@@ -206,7 +206,7 @@ def test_an_evaluation_gives_the_figures_that_the_training_wrote(tiny: Store, tr
         written = json.loads(trained.metrics_file.read_text())
         assert {name: found[name] for name in written[part]} == written[part]
         assert found["protocol"] == written["protocol"]
-        assert (found["split"], found["run"], found["store"]) == (part, str(trained.path), str(tiny.tree.path))
+        assert (found["split"], found["run"], found["store"]) == (part, str(trained.path), str(tiny.directory.path))
 
 
 # Which protocol -------------------------------------------------------------------------------------------------------

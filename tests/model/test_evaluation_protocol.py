@@ -20,7 +20,7 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import CatalogError, StoreError
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 
 
 def ids(store: Store, selection: Selection) -> list[str]:
@@ -28,7 +28,7 @@ def ids(store: Store, selection: Selection) -> list[str]:
 
 
 def ok_tracks(store: Store) -> list[int]:
-    return np.flatnonzero(zarr.open_group(store.tree.path, mode="r")["status"][...] == "ok").tolist()
+    return np.flatnonzero(zarr.open_group(store.directory.path, mode="r")["status"][...] == "ok").tolist()
 
 
 # By track -------------------------------------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ def ok_tracks(store: Store) -> list[int]:
 
 def test_by_track_the_parts_are_those_of_the_stores_own_split(tiny: Store) -> None:
     protocol = make_protocol(tiny, "track")
-    split = zarr.open_group(tiny.tree.path, mode="r")["split"][...]
-    for part in PARTS:
+    split = zarr.open_group(tiny.directory.path, mode="r")["split"][...]
+    for part in SPLITS:
         expected = [number for number in ok_tracks(tiny) if split[number] == part]
         assert protocol.part(part).tracks.tolist() == expected
         assert protocol.part(part).windows.all()
@@ -60,17 +60,17 @@ def test_by_track_the_words_name_groups_where_tracks_have_some(own_music: Path, 
 
 def test_by_window_each_window_of_every_ok_track_is_in_exactly_one_part(tiny: Store) -> None:
     protocol = make_protocol(tiny, "window", seed=5)
-    for part in PARTS:
+    for part in SPLITS:
         assert protocol.part(part).tracks.tolist() == ok_tracks(tiny)
-    counted = np.sum([protocol.part(part).windows for part in PARTS], axis=0)
+    counted = np.sum([protocol.part(part).windows for part in SPLITS], axis=0)
     np.testing.assert_array_equal(counted, np.ones((len(ok_tracks(tiny)), 24)))
 
 
 def test_by_window_the_parts_have_their_shares(finished: Store) -> None:
     protocol = make_protocol(finished, "window")
-    n = sum(protocol.part(part).n_windows for part in PARTS)
+    n = sum(protocol.part(part).n_windows for part in SPLITS)
     assert n == 60 * len(ok_tracks(finished))
-    for part, share in zip(PARTS, (0.7, 0.15, 0.15), strict=True):
+    for part, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
         deviation = np.sqrt(share * (1 - share) / n)  # of a share that is drawn window by window
         assert protocol.part(part).n_windows / n == pytest.approx(share, abs=4 * deviation)
 
@@ -105,12 +105,12 @@ def test_a_named_split_has_the_ok_tracks_that_the_recipe_lists(tiny: Store) -> N
     ]  # fmt: skip
     assert ids(tiny, protocol.part("valid")) == ["bells/bells.00000", "drums/drums.00000"]
     assert ids(tiny, protocol.part("test")) == ["bells/bells.00002", "drums/drums.00001"]
-    assert all(protocol.part(part).windows.all() for part in PARTS)
+    assert all(protocol.part(part).windows.all() for part in SPLITS)
     assert "split other of the dataset's recipe" in protocol.words
 
 
 def test_the_split_that_a_store_was_made_with_gives_the_same_parts_by_its_name(tiny: Store) -> None:
-    for part in PARTS:
+    for part in SPLITS:
         own, named = (make_protocol(tiny, name).part(part).tracks.tolist() for name in ("track", "even"))
         assert own == named
 
@@ -150,7 +150,7 @@ def test_a_quick_look_at_a_part_that_has_windows_is_never_empty(tiny: Store) -> 
 
 def brute_force(store: Store, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of librosa's levels of the selected windows, each in double precision at once."""
-    mel = zarr.open_array(store.tree.path / "mel", mode="r")[...].astype(np.float64)
+    mel = zarr.open_array(store.directory.path / "mel", mode="r")[...].astype(np.float64)
     levels = librosa.power_to_db(mel[selection.tracks][selection.windows], ref=1.0, top_db=None).reshape(-1, 128)
     return levels.mean(axis=0), levels.std(axis=0)
 
@@ -182,7 +182,11 @@ def test_level_statistics_of_a_store_of_decibels_are_those_of_what_it_holds(
     build(plan, catalog, tmp_path / "db.zarr", InProcess())
     store = open_store(tmp_path / "db.zarr")
     selection = select(store, "all", np.full(store.n_tracks, "all"))
-    held = zarr.open_array(store.tree.path / "mel", mode="r")[...][selection.tracks].astype(np.float64).reshape(-1, 128)
+    held = (
+        zarr.open_array(store.directory.path / "mel", mode="r")[...][selection.tracks]
+        .astype(np.float64)
+        .reshape(-1, 128)
+    )
     mean_db, std_db = level_statistics(store, selection)
     np.testing.assert_allclose(mean_db, held.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(std_db, held.std(axis=0), rtol=1e-8)
@@ -190,13 +194,13 @@ def test_level_statistics_of_a_store_of_decibels_are_those_of_what_it_holds(
 
 @pytest.mark.parametrize("ranges", ["9-1", "x", [1, 2], {"a": 1}, 7, None])
 def test_a_split_of_a_strangers_recipe_that_is_none_is_a_sentence(renamed, ranges: object) -> None:
-    tree = renamed("odd").tree
+    directory = renamed("odd").directory
 
     def with_recipe(recipe: object) -> Store:
-        described = json.loads(tree.read("zarr.json"))
+        described = json.loads(directory.read("zarr.json"))
         described["attributes"]["recipe"] = recipe
-        tree.write("zarr.json", json.dumps(described).encode())
-        return open_store(tree)
+        directory.write("zarr.json", json.dumps(described).encode())
+        return open_store(directory)
 
     for split in ({"train": {"bells": ranges}}, {"train": ranges}):
         with pytest.raises(CatalogError, match=r"the split 'odd' of its recipe cannot be read"):

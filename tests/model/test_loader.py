@@ -29,7 +29,7 @@ Epoch = tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def plain(finished: Store) -> dict[str, np.ndarray]:
     """The store as plain zarr gives it."""
-    group = zarr.open_group(finished.tree.path, mode="r")
+    group = zarr.open_group(finished.directory.path, mode="r")
     return {name: np.asarray(group[name][...]) for name in ("mel", "label", "split", "status", "n_windows")}
 
 

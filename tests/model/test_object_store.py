@@ -16,16 +16,16 @@ from melzarr.model.loader import tracks, windows
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import select
 from melzarr.pipeline.errors import StorageError
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 
 @pytest.fixture
-def remote(tiny: Store, bucket: BucketTree) -> Store:
+def remote(tiny: Store, bucket: ObjectStoreDirectory) -> Store:
     """The same store in a bucket."""
-    for name, _ in tiny.tree.files():
-        bucket.write(f"tiny.zarr/{name}", tiny.tree.read(name))
-    return open_store(bucket.below("tiny.zarr"))
+    for name, _ in tiny.directory.files():
+        bucket.write(f"tiny.zarr/{name}", tiny.directory.read(name))
+    return open_store(bucket.child("tiny.zarr"))
 
 
 @pytest.mark.parametrize("memory", [None, 1])
@@ -50,14 +50,14 @@ def test_it_is_trained_from_and_evaluated(tiny: Store, remote: Store, quick_file
     runs = []
     for store, name in ((remote, "there"), (tiny, "here")):
         run = Run(tmp_path / name)
-        words = ["train", str(store.tree), "--recipe", str(quick_file), "--run", str(run.path), "--epochs", "1"]
+        words = ["train", str(store.directory), "--recipe", str(quick_file), "--run", str(run.path), "--epochs", "1"]
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
         runs.append(run)
     for one, other in zip(*(run.model().get_weights() for run in runs), strict=True):
         np.testing.assert_array_equal(one, other)
-    said = CliRunner().invoke(main, ["evaluate", str(tmp_path / "there"), str(remote.tree), "--json"])
-    assert json.loads(said.stdout)["store"] == str(remote.tree)
+    said = CliRunner().invoke(main, ["evaluate", str(tmp_path / "there"), str(remote.directory), "--json"])
+    assert json.loads(said.stdout)["store"] == str(remote.directory)
 
 
 def test_a_server_that_is_gone_is_a_sentence(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:

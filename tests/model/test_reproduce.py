@@ -43,7 +43,7 @@ def reported(
 ) -> tuple[Store, Result, str]:
     """A store, what its reproduction with one epoch printed, and the report."""
     store = renamed("tiny", "other")
-    result = melzarr("reproduce", store.tree.path, "--folder", folder, "--epochs", 1)
+    result = melzarr("reproduce", store.directory.path, "--folder", folder, "--epochs", 1)
     assert result.exit_code == 0, result.output
     return store, result, (folder / "report.md").read_text(encoding="utf-8")
 
@@ -117,7 +117,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same_report(
 ) -> None:
     store, _, report = reported
     monkeypatch.setattr(train_room, "_fit", lambda *_: pytest.fail("it was trained"))
-    result = melzarr("reproduce", store.tree.path, "--folder", folder, "--epochs", 1)
+    result = melzarr("reproduce", store.directory.path, "--folder", folder, "--epochs", 1)
     assert result.exit_code == 0, result.output
     assert result.output.count("finished before") == 4
     assert (folder / "report.md").read_text(encoding="utf-8") == report

@@ -252,7 +252,7 @@ def test_what_is_no_run_is_left_as_it_was(tiny: Store, quick: TrainRecipe, tmp_p
 @pytest.mark.usefixtures("light")
 def test_a_track_that_is_damaged_ends_a_training_with_a_sentence(renamed, quick: TrainRecipe, tmp_path: Path) -> None:
     store = renamed("tiny", "other")
-    shard = store.tree.path / "mel/c/0/0/0/0"
+    shard = store.directory.path / "mel/c/0/0/0/0"
     data = bytearray(shard.read_bytes())
     data[10] ^= 1
     shard.write_bytes(data)

@@ -26,7 +26,7 @@ from melzarr.pipeline.cli.options import (
 from melzarr.pipeline.cli.output import as_text, count, next_step, show
 from melzarr.pipeline.cli.progress import beside_bar, build_progress, progress_bar
 from melzarr.pipeline.errors import BuildError
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.run_build import Summary
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @DATASETS
 @AS_JSON
 def append(
-    store: Tree,
+    store: Directory,
     source: str,
     cluster: str,
     workers: int | None,
@@ -129,7 +129,7 @@ def _build_new(
         with build_progress(len(added.catalog.tracks)) as progress:
             summary = build_new(added, runner, max_failed=max_failed, progress=progress)
     if not as_json:
-        show(summary_lines(summary, open_store(added.beside).n_bytes))
+        show(summary_lines(summary, open_store(added.sibling).n_bytes))
 
 
 @click.command(cls=Guarded)
@@ -137,7 +137,7 @@ def _build_new(
 @click.argument("out", type=Address())
 @FORCE
 @AS_JSON
-def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> None:
+def merge(stores: tuple[Directory, ...], out: Directory, force: bool, as_json: bool) -> None:
     """Join STOREs of one spec into OUT: their tracks in this order, nothing computed again.
 
     Shards are copied as they are where the tracks before them fill whole shards; the others are packed anew. Each
@@ -171,7 +171,7 @@ def merge(stores: tuple[Tree, ...], out: Tree, force: bool, as_json: bool) -> No
     _say(summary, as_json, versions=versions)
 
 
-def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
+def _is_there(out: Directory, opened: list[Store], force: bool) -> bool:
     """Whether the merger is there already; refuse to replace what is something else, unless forced."""
     from melzarr.pipeline.derive.merge import is_merged
     from melzarr.pipeline.publishing.open_workspace import open_workspace
@@ -188,7 +188,7 @@ def _is_there(out: Tree, opened: list[Store], force: bool) -> bool:
             f"{out} is finished, but is not what these stores give; name another place, or replace it with --force: "
             f"it stays until the new one is complete"
         )
-    workspace.tidy(finished.receipts())
+    workspace.cleanup_after_crash(finished.receipts())
     return True
 
 

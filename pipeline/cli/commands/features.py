@@ -24,7 +24,7 @@ from melzarr.pipeline.cli.options import (
 from melzarr.pipeline.cli.output import count, next_step, show
 from melzarr.pipeline.cli.progress import beside_bar, build_progress, progress_bar
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.plan import Plan
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @source_options
 def features(
     source: str,
-    store: Tree,
+    store: Directory,
     cluster: str,
     workers: int | None,
     dashboard: bool,
@@ -72,17 +72,17 @@ def features(
     from melzarr.pipeline.clusters.task_runner import connect
     from melzarr.pipeline.publishing.open_workspace import open_workspace
     from melzarr.pipeline.publishing.target_guard import refuse_place
-    from melzarr.pipeline.sources.catalog import missing_parts
+    from melzarr.pipeline.sources.catalog import missing_splits
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
-        workspace.tidy(_receipts(store))
+        workspace.cleanup_after_crash(_receipts(store))
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)
         return
     refuse_place(workspace, replace=force, catalog=catalog)  # before workers are started
-    show(missing_parts(catalog))
+    show(missing_splits(catalog))
     earlier = workspace.n_receipts()
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
@@ -102,7 +102,7 @@ def features(
     next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
 
 
-def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
+def note_how_fast(store: Directory, summary: Summary, n_workers: int | None) -> None:
     """Write beside a finished store how it was built; where that cannot be, say so, for the store is finished."""
     from melzarr.pipeline.builder.build_timings import write_built
     from melzarr.pipeline.zarr_store.reader import open_store
@@ -111,14 +111,14 @@ def note_how_fast(store: Tree, summary: Summary, n_workers: int | None) -> None:
         click.echo(problem, err=True)
 
 
-def _receipts(store: Tree) -> Iterable[Receipt]:
+def _receipts(store: Directory) -> Iterable[Receipt]:
     """Receipts of a finished store."""
     from melzarr.pipeline.zarr_store.reader import open_store
 
     return open_store(store).receipts()
 
 
-def is_up_to_date(store: Tree, catalog: Catalog, plan: Plan, force: bool) -> bool:
+def is_up_to_date(store: Directory, catalog: Catalog, plan: Plan, force: bool) -> bool:
     """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
     from melzarr.pipeline.builder.up_to_date import changes
     from melzarr.pipeline.zarr_store.reader import is_store, open_store

@@ -12,14 +12,15 @@ from melzarr.pipeline.cli.options import (
     Guarded,
 )
 from melzarr.pipeline.cli.output import as_text, show
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 
 
 @click.command(cls=Guarded)
 @STORE
 @AS_JSON
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw one track of each label, as .png or .svg.")
-def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
+def inspect(store: Directory, as_json: bool, picture: Path | None) -> None:
     """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
     from melzarr.pipeline.cli.messages import store_lines
     from melzarr.pipeline.inspection.describe import describe
@@ -27,7 +28,7 @@ def inspect(store: Tree, as_json: bool, picture: Path | None) -> None:
     from melzarr.pipeline.zarr_store.reader import open_store
 
     if picture:
-        refuse_inside(DiskTree(picture))
+        refuse_inside(LocalDirectory(picture))
     opened = open_store(store)
     facts = describe(opened)
     click.echo(as_text(facts)) if as_json else show(store_lines(facts))

@@ -12,7 +12,7 @@ from melzarr.pipeline.cli.inputs import prepare
 from melzarr.pipeline.cli.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
 from melzarr.pipeline.cli.output import as_text, count, next_step, show
 from melzarr.pipeline.cli.progress import build_progress
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.run_build import Summary
@@ -29,7 +29,7 @@ def job_array() -> None:
     """
 
 
-class Part(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class PartType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """One part of many, such as 3/16."""
 
     name = "I/N"
@@ -48,7 +48,7 @@ class Part(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @STORE
 @FORCE
 @source_options
-def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
+def init_stage(source: str, store: Directory, force: bool, **options: Any) -> None:
     """Write down what is to be computed of SOURCE into STORE.
 
     Whoever makes a part finds it in STORE.building, and need not list SOURCE again.
@@ -58,27 +58,27 @@ def init_stage(source: str, store: Tree, force: bool, **options: Any) -> None:
     """
     from melzarr.pipeline.builder.job_array import write_plan
     from melzarr.pipeline.publishing.open_workspace import open_workspace
-    from melzarr.pipeline.sources.catalog import missing_parts
+    from melzarr.pipeline.sources.catalog import missing_splits
 
     catalog, plan = prepare(source, options)
     workspace = open_workspace(store)
     if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         return
-    show(missing_parts(catalog))
+    show(missing_splits(catalog))
     write_plan(plan, catalog, store, replace=force)
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}: the most parts")
     next_step("job-array", "part", f"1/{min(16, plan.n_shards)}", store)
 
 
 @job_array.command("part")
-@click.argument("part", type=Part())
+@click.argument("part", type=PartType())
 @STORE
 @WORKERS
 @MAX_FAILED
 @AS_JSON
 def part_stage(
-    part: tuple[int, int], store: Tree, workers: int | None, max_failed: float | None, as_json: bool
+    part: tuple[int, int], store: Directory, workers: int | None, max_failed: float | None, as_json: bool
 ) -> None:
     """Make PART of STORE, such as 3/16: the third of sixteen.
 
@@ -113,7 +113,7 @@ def part_stage(
 @STORE
 @MAX_FAILED
 @AS_JSON
-def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
+def finish_stage(store: Directory, max_failed: float | None, as_json: bool) -> None:
     """Let STORE appear, where all parts are there; else name what is missing.
 
     \b
@@ -125,7 +125,7 @@ def finish_stage(store: Tree, max_failed: float | None, as_json: bool) -> None:
     from melzarr.pipeline.zarr_store.reader import open_store
 
     workspace = open_workspace(store)
-    workspace.tidy()
+    workspace.cleanup_after_crash()
     if workspace.occupied() and not workspace.root.exists():
         click.echo(f"{store} is finished", err=as_json)
         return

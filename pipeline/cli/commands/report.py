@@ -10,7 +10,8 @@ import click
 from melzarr.pipeline.cli.options import STORE, Guarded
 from melzarr.pipeline.cli.output import count, next_step, show
 from melzarr.pipeline.cli.progress import progress_bar
-from melzarr.pipeline.storage.directory import DiskTree, Tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.local import LocalDirectory
 
 
 @click.command(cls=Guarded)
@@ -19,7 +20,7 @@ from melzarr.pipeline.storage.directory import DiskTree, Tree
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path), help="Folder for page and pictures.  [default: STORE-report]"
 )
-def report(store: Tree, run: Path | None, folder: Path | None) -> None:
+def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     """Write a page about STORE: what is in it, how it sounds, what may be wrong with it.
 
     One file that stands by itself, and its pictures once more beside it.
@@ -39,7 +40,7 @@ def report(store: Tree, run: Path | None, folder: Path | None) -> None:
 
     opened = open_store(store)
     folder = folder or Path(f"{_stem(store.name)}-report")
-    refuse_inside(DiskTree(folder / PAGE))
+    refuse_inside(LocalDirectory(folder / PAGE))
     require_matplotlib()
     if run:
         read_run(run)  # what is no run is said before the store is read, which takes long

@@ -13,7 +13,7 @@ from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import build_progress, progress_bar
 from melzarr.pipeline.sources.dataset_recipe import is_date
 from melzarr.pipeline.spec import DTYPES, SCALES
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 
 def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
@@ -45,8 +45,8 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @AS_JSON
 @DATASETS
 def share(
-    store: Tree,
-    dest: Tree,
+    store: Directory,
+    dest: Directory,
     scale: str | None,
     dtype: str | None,
     unsharded: bool,
@@ -79,13 +79,13 @@ def share(
     """
     from melzarr.pipeline.cli.inputs import audio_root
     from melzarr.pipeline.cli.messages import share_lines
-    from melzarr.pipeline.share.share_options import Wish, unsaid
+    from melzarr.pipeline.share.share_options import ShareOptions, unsaid
     from melzarr.pipeline.share.write_share import archive_sha256
     from melzarr.pipeline.share.write_share import share as share_store
     from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
-    wish = Wish(
+    wish = ShareOptions(
         **chosen,
         scale=scale,
         dtype=dtype,

@@ -16,7 +16,7 @@ from melzarr.pipeline.cli.options import (
 )
 from melzarr.pipeline.cli.output import as_text, show
 from melzarr.pipeline.cli.progress import progress_bar
-from melzarr.pipeline.storage.directory import Tree
+from melzarr.pipeline.storage.directory import Directory
 
 
 @click.command(cls=Guarded)
@@ -28,7 +28,7 @@ from melzarr.pipeline.storage.directory import Tree
 @DATASETS
 @click.pass_context
 def verify(
-    ctx: click.Context, store: Tree, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
+    ctx: click.Context, store: Directory, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
 ) -> None:
     """Check STORE: every checksum, every status against its data, and some tracks again with librosa.
 

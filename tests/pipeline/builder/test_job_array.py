@@ -22,7 +22,7 @@ from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.storage.atomic import write_whole
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SMALL = ("--n-windows", "60", "--tracks-per-shard", "5")
@@ -46,7 +46,7 @@ def test_parts_in_any_order_give_the_bytes_of_one_build(
         part(target, number, n_parts)
     summary = finish(read_plan(target), target)
     assert summary.statuses == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     assert not open_workspace(target).root.exists()
 
 
@@ -113,7 +113,7 @@ def test_what_the_parts_have_left_out_one_build_makes(music: Path, tmp_path: Pat
     write_plan(plan, catalog, target)
     part(target, 2, 3)
     assert build(plan, catalog, target, InProcess()).n_reused == 5
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_failures_are_counted_over_all_parts(tmp_path: Path, plan_of) -> None:
@@ -181,12 +181,12 @@ def test_an_end_that_was_killed_after_the_store_had_appeared_is_an_end(
 
     written = read_plan(target)
     with monkeypatch.context() as patch:
-        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.local.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(written, target)
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     finish(read_plan(target), target)
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     assert not open_workspace(target).root.exists()
 
 
@@ -203,18 +203,18 @@ def test_a_plan_that_is_none_is_a_sentence(damage: str, music: Path, tmp_path: P
         read_plan(target)
 
 
-def test_stages_from_bucket_to_bucket(music: Path, bucket: BucketTree, plan_of, finished: Store) -> None:
+def test_stages_from_bucket_to_bucket(music: Path, bucket: ObjectStoreDirectory, plan_of, finished: Store) -> None:
     for path in music.glob("*/*"):
         bucket.write(f"music/{path.relative_to(music).as_posix()}", path.read_bytes())
-    target = bucket.below("s.zarr")
-    catalog, plan = plan_of(bucket.below("music"))
+    target = bucket.child("s.zarr")
+    catalog, plan = plan_of(bucket.child("music"))
     write_plan(plan, catalog, target)
     part(target, 1, 2)
     with pytest.raises(BuildError, match="1 of 3 shards are missing"):
         finish(read_plan(target), target)
     part(target, 2, 2)
     finish(read_plan(target), target)
-    assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.tree.path)
+    assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.directory.path)
 
 
 def command(*arguments: object) -> Result:
@@ -237,7 +237,7 @@ def test_the_command_line_leads_from_stage_to_stage(music: Path, tmp_path: Path,
     assert command("part", "9/9", target, "--workers", "0").stdout.strip() == "part 9 of 9: 0 tracks, 0 shards"
     done = command("finish", target)
     assert done.stdout.splitlines()[-1] == f"next: melzarr verify {target}"
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     assert "is finished" in command("finish", target).stdout
     assert "is finished and up to date" in command("init", music, target, *SMALL).stdout
 
@@ -262,4 +262,4 @@ def test_parts_at_the_same_time_and_twice_disturb_nobody(music: Path, tmp_path: 
     ]
     assert [process.communicate(timeout=200) and process.returncode for process in processes] == [0] * 6
     assert command("finish", target).exit_code == 0
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)

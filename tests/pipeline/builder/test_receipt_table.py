@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melzarr.pipeline.builder.receipt_table import Ledger, Spilled
+from melzarr.pipeline.builder.receipt_table import DiskColumn, ReceiptTable
 from melzarr.pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
 from melzarr.pipeline.zarr_store.layout import statistics
 
@@ -63,7 +63,7 @@ def test_it_says_what_the_receipts_say_in_their_order(
 ) -> None:
     n_tracks, step, receipts = build
     entries = [entry for receipt in receipts for entry in receipt.tracks]
-    with Ledger(n_tracks, step, N_MELS, tmp_path_factory.getbasetemp()) as ledger:
+    with ReceiptTable(n_tracks, step, N_MELS, tmp_path_factory.getbasetemp()) as ledger:
         for receipt in chance.sample(receipts, len(receipts)):
             ledger.add(receipt)
         for name in ("status", "source_sha256"):
@@ -89,7 +89,7 @@ def test_statistics_are_those_of_the_sums_one_after_the_other(
     tmp_path_factory: pytest.TempPathFactory, levels: list[tuple[float, ...]], count: int
 ) -> None:
     level, square = np.array(levels), np.abs(np.array(levels)) * 1e3
-    spilled = [Spilled(tmp_path_factory.getbasetemp(), level.shape, np.float64) for _ in range(2)]
+    spilled = [DiskColumn(tmp_path_factory.getbasetemp(), level.shape, np.float64) for _ in range(2)]
     spilled[0][:], spilled[1][:] = level, square
     found = statistics(count, *spilled)
     mean = sum(level, np.zeros(N_MELS)) / count
@@ -104,7 +104,7 @@ def test_without_frames_there_are_no_statistics() -> None:
 
 
 def test_what_has_not_come_is_known_by_its_size(tmp_path: Path) -> None:
-    with Ledger(5, 2, N_MELS, tmp_path) as ledger:
+    with ReceiptTable(5, 2, N_MELS, tmp_path) as ledger:
         ledger.add(next(receipts(1, 2, start=1)))
         assert ledger.shards["n_bytes"].tolist() == [-1, 25, -1]
         assert ledger.troubled().tolist() == [3]
@@ -113,12 +113,15 @@ def test_what_has_not_come_is_known_by_its_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_tracks", [1, 3])
 def test_a_receipt_of_another_number_of_tracks_is_refused(tmp_path: Path, n_tracks: int) -> None:
-    with Ledger(10, 2, N_MELS, tmp_path) as ledger, pytest.raises(ValueError, match=rf"of {n_tracks} tracks, not of 2"):
+    with (
+        ReceiptTable(10, 2, N_MELS, tmp_path) as ledger,
+        pytest.raises(ValueError, match=rf"of {n_tracks} tracks, not of 2"),
+    ):
         ledger.add(next(receipts(1, n_tracks)))
 
 
 def test_sums_of_another_number_of_bands_are_refused(tmp_path: Path) -> None:
-    with Ledger(10, 2, N_MELS + 1, tmp_path) as ledger, pytest.raises(ValueError, match="reshape"):
+    with ReceiptTable(10, 2, N_MELS + 1, tmp_path) as ledger, pytest.raises(ValueError, match="reshape"):
         ledger.add(next(receipts(1, 2)))
 
 
@@ -141,7 +144,7 @@ def test_it_takes_a_bounded_number_of_bytes_a_track(tmp_path: Path) -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        with Ledger(n_shards * step, step, 128, tmp_path) as ledger:
+        with ReceiptTable(n_shards * step, step, 128, tmp_path) as ledger:
             for receipt in receipts(n_shards, step, n_mels=128):
                 ledger.add(receipt)
             del receipt

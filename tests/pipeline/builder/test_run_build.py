@@ -19,7 +19,7 @@ from melzarr.pipeline.builder.worker import ShardJob, make_shard
 from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.inspection.verify import verify
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.storage.atomic import write_whole
@@ -55,16 +55,16 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     one_worker: OnDask, music: Path, tmp_path: Path, plan_of, finished: Store
 ) -> None:
     run(music, tmp_path / "one.zarr", plan_of, one_worker)
-    assert same_bytes(tmp_path / "one.zarr", finished.tree.path)
+    assert same_bytes(tmp_path / "one.zarr", finished.directory.path)
     with connect("local", 2, 1 << 28) as runner:
         assert (one_worker.n_workers, runner.n_workers) == (1, 2)
         run(music, tmp_path / "s.zarr", plan_of, runner)
-    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.directory.path)
 
 
 def test_the_bytes_do_not_depend_on_where_the_audio_lies(own_music: Path, tmp_path: Path, plan_of, finished) -> None:
     run(own_music, tmp_path / "s.zarr", plan_of)
-    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.directory.path)
 
 
 def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
@@ -82,7 +82,7 @@ def test_an_existing_scheduler_with_threaded_workers_gives_the_same_bytes(
         connect(cluster.scheduler_address, None, 1 << 28) as runner,
     ):
         run(music, tmp_path / "s.zarr", plan_of, runner)
-    assert same_bytes(tmp_path / "s.zarr", finished.tree.path)
+    assert same_bytes(tmp_path / "s.zarr", finished.directory.path)
 
 
 class Haunted(InProcess):
@@ -155,7 +155,7 @@ def test_a_resumed_build_makes_only_what_is_missing(music: Path, tmp_path: Path,
     summary = run(music, target, plan_of)
     assert summary.n_reused == 10
     assert not summary.outdated
-    assert same_bytes(target, finished.tree.path)
+    assert same_bytes(target, finished.directory.path)
 
 
 def test_a_shard_whose_bytes_were_damaged_is_made_again(music: Path, tmp_path: Path, plan_of, finished: Store) -> None:
@@ -168,7 +168,7 @@ def test_a_shard_whose_bytes_were_damaged_is_made_again(music: Path, tmp_path: P
     summary = run(music, target, plan_of)
     assert summary.n_reused == 5
     assert summary.outdated == ("its bytes are not those that were written",)
-    assert same_bytes(target, finished.tree.path)
+    assert same_bytes(target, finished.directory.path)
 
 
 def test_a_shard_whose_audio_has_changed_is_made_again(own_music: Path, tmp_path: Path, plan_of) -> None:
@@ -259,7 +259,7 @@ def test_a_store_that_is_there_stays_until_the_new_one_is_complete(
     run(own_music, target, plan_of)
     soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
     interrupted(own_music, target, plan_of, n_shards=1, replace=True)
-    assert same_bytes(target, finished.tree.path)
+    assert same_bytes(target, finished.directory.path)
     summary = run(own_music, target, plan_of, replace=True)
     assert summary.statuses["failed"] == 0
     assert summary.n_reused == 10  # the shards that still fit
@@ -277,7 +277,7 @@ def test_a_store_that_another_build_has_just_finished_is_not_replaced(music: Pat
 
 def killed_before_the_rest_was_removed(root: Path, target: Path, plan_of, **spec: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiskWorkspace, "discard", lambda _: None)
+        patch.setattr(LocalWorkspace, "discard", lambda _: None)
         run(root, target, plan_of, replace=target.exists(), **spec)
 
 
@@ -289,7 +289,7 @@ def test_what_a_kill_after_the_last_step_leaves_does_no_harm(music: Path, tmp_pa
     assert run(music, target, plan_of, replace=True).n_reused == 12
     assert not open_workspace(target).root.path.exists()
     killed_before_the_rest_was_removed(music, target, plan_of)
-    open_workspace(target).tidy()
+    open_workspace(target).cleanup_after_crash()
     assert not open_workspace(target).root.path.exists()
 
 
@@ -297,7 +297,7 @@ def test_the_work_of_a_build_that_can_go_on_is_not_tidied_away(music: Path, tmp_
     target = tmp_path / "s.zarr"
     killed_before_the_rest_was_removed(music, target, plan_of)
     interrupted(music, target, plan_of, replace=True)
-    open_workspace(target).tidy()
+    open_workspace(target).cleanup_after_crash()
     assert open_workspace(target).n_receipts() == 3  # of the finished store, offered to the build
     assert run(music, target, plan_of, replace=True).n_reused == 12
 
@@ -311,11 +311,11 @@ def test_what_a_kill_before_it_could_say_so_leaves_goes_with_the_next_run(music:
         write_whole(path, *parts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.local.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             run(music, target, plan_of)
     assert open_workspace(target).n_receipts() == 3
-    open_workspace(target).tidy(open_store(target).receipts())
+    open_workspace(target).cleanup_after_crash(open_store(target).receipts())
     assert not open_workspace(target).root.exists()
 
 
@@ -335,7 +335,7 @@ def test_without_an_exchange_of_folders_a_store_is_replaced_all_the_same(
     run(music, target, plan_of, n_mels=64)
     for _ in range(2):  # the second time what the first has put aside is still there
         killed_before_the_rest_was_removed(music, target, plan_of)
-    assert same_bytes(target, finished.tree.path)
+    assert same_bytes(target, finished.directory.path)
 
 
 def test_a_store_behind_a_link_is_replaced_where_it_is(music: Path, tmp_path: Path, plan_of) -> None:
@@ -378,7 +378,7 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
     data[100] ^= 1
     second.unlink()  # it is a link to the finished store's, which stays as it is
     second.write_bytes(data)
-    monkeypatch.setattr("melzarr.pipeline.storage.directory.sha256_of", pytest.fail)
+    monkeypatch.setattr("melzarr.pipeline.storage.local.sha256_of", pytest.fail)
     runner = Drawn()
     with pytest.raises(KeyboardInterrupt):
         run(own_music, target, plan_of, runner, replace=True)

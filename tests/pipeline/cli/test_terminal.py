@@ -86,12 +86,12 @@ def test_a_link_that_leads_to_itself_is_a_sentence(
         ("features", "loop", "s.zarr", *SMALL),
         ("features", "music", "loop", *SMALL),
         ("inspect", "loop"),
-        ("share", finished.tree, "loop"),
+        ("share", finished.directory, "loop"),
         ("append", "loop", "music"),
-        ("merge", finished.tree, finished.tree, "loop"),
+        ("merge", finished.directory, finished.directory, "loop"),
         ("report", "loop"),
-        ("report", finished.tree, "--to", "loop"),
-        ("train", finished.tree, "--protocol", "window", "--run", "loop"),
+        ("report", finished.directory, "--to", "loop"),
+        ("train", finished.directory, "--protocol", "window", "--run", "loop"),
     ):
         done = melzarr(*words)
         assert done.exit_code in {1, 2}, (words, done.output)

@@ -29,7 +29,7 @@ from processes import Processes, digests
 
 import melzarr
 from melzarr.pipeline.builder.run_build import build
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Wish
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Resources
 from melzarr.pipeline.clusters.kubernetes import WAIT, cluster_spec, quantity, watch
 from melzarr.pipeline.clusters.task_runner import InProcess, connect
 from melzarr.pipeline.errors import BuildError, CallError
@@ -106,7 +106,7 @@ def test_manifests_are_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
 
 
 def test_the_check_finds_a_field_that_does_not_exist() -> None:
-    wrong = cluster_spec("a", Wish(NEED), IMAGE)
+    wrong = cluster_spec("a", Resources(NEED), IMAGE)
     containers(wrong)[1]["envForm"] = []
     with pytest.raises(jsonschema.ValidationError, match="envForm"):
         check(wrong)
@@ -122,11 +122,11 @@ def test_the_check_finds_a_field_that_does_not_exist() -> None:
     ],
 )
 def test_the_cluster_is_what_the_operator_takes(configured: dict[str, Any]) -> None:
-    check(cluster_spec("melzarr-1", Wish(NEED), {**IMAGE, **configured}))
+    check(cluster_spec("melzarr-1", Resources(NEED), {**IMAGE, **configured}))
 
 
 def test_a_worker_has_one_thread_the_memory_of_a_shard_and_ends_without_its_scheduler() -> None:
-    spec = cluster_spec("melzarr-1", Wish(NEED), IMAGE)
+    spec = cluster_spec("melzarr-1", Resources(NEED), IMAGE)
     scheduler, worker = containers(spec)
     words = " ".join(worker["args"])
     assert "--nthreads 1 " in words
@@ -144,20 +144,20 @@ def test_a_worker_has_one_thread_the_memory_of_a_shard_and_ends_without_its_sche
 def test_the_configuration_goes_before_presets_and_options_before_both() -> None:
     limits = {"resources": {"limits": {"memory": "2Gi"}, "requests": {"cpu": "500m"}}}
     configured = {**IMAGE, **limits, "env": {"OMP_NUM_THREADS": "2"}, "idle-timeout": 5, "worker-command": "mine --so"}
-    _, worker = containers(spec := cluster_spec("a", Wish(NEED), configured))
+    _, worker = containers(spec := cluster_spec("a", Resources(NEED), configured))
     assert memory_limit(worker) == (2 << 30) - NANNY_BYTES
     assert worker["resources"]["requests"] == {"cpu": "500m", "memory": str(2 << 30)}
     assert [v["value"] for v in worker["env"] if v["name"] == "OMP_NUM_THREADS"] == ["2"]
     assert worker["args"][:2] == ["mine", "--so"]
     assert spec["spec"]["idleTimeout"] == 5
     assert limits == {"resources": {"limits": {"memory": "2Gi"}, "requests": {"cpu": "500m"}}}, "it is the user's"
-    _, worker = containers(cluster_spec("a", Wish(NEED, memory=10**9), configured))
+    _, worker = containers(cluster_spec("a", Resources(NEED, memory=10**9), configured))
     assert worker["resources"]["limits"]["memory"] == str(10**9)
 
 
 def test_a_secret_is_named_and_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-tell")
-    spec = cluster_spec("a", Wish(NEED), {**IMAGE, "env-from": [{"secretRef": {"name": "store"}}]})
+    spec = cluster_spec("a", Resources(NEED), {**IMAGE, "env-from": [{"secretRef": {"name": "store"}}]})
     assert containers(spec)[1]["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert "do-not-tell" not in json.dumps(spec)
 
@@ -165,12 +165,12 @@ def test_a_secret_is_named_and_never_read(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_an_image_of_ones_own_there_is_a_sentence() -> None:
     for configured in ({}, {"image": "ghcr.io/dask/dask:latest"}):
         with pytest.raises(CallError, match=r"no image is named .* kubernetes\.image"):
-            cluster_spec("a", Wish(NEED), configured)
+            cluster_spec("a", Resources(NEED), configured)
 
 
 def test_a_pod_that_is_too_small_is_a_sentence() -> None:
     with pytest.raises(CallError, match=r"a pod of 0\.10 GB is too small.*--memory 630MB"):
-        cluster_spec("a", Wish(NEED, memory=10**8), IMAGE)
+        cluster_spec("a", Resources(NEED, memory=10**8), IMAGE)
 
 
 @pytest.mark.parametrize(("text", "n_bytes"), [("2Gi", 2 << 30), ("500M", 500_000_000), ("1024", 1024), (5, 5)])
@@ -280,7 +280,7 @@ def test_who_waits_for_pods_is_told_so_but_not_for_ever(monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_the_commands_of_the_containers_run_a_build(music: Path, tmp_path: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
-    scheduler, worker = containers(cluster_spec("a", Wish(plan.worker_bytes), IMAGE))
+    scheduler, worker = containers(cluster_spec("a", Resources(plan.worker_bytes), IMAGE))
     with Processes(tmp_path) as processes:
         program = {"dask": str(Path(sys.executable).with_name("dask"))}
         operator = {"DASK_WORKER_NAME": "a-worker-1", "DASK_SCHEDULER_ADDRESS": processes.address}

@@ -21,20 +21,20 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.derive.append import addition, build_new, growing
 from melzarr.pipeline.derive.append import append as append_tracks
 from melzarr.pipeline.derive.derive_store import derive
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing import local_workspace
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
-from melzarr.pipeline.publishing.object_workspace import BucketWorkspace
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
+from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.workspace import PUBLISHED, REMOVING, Workspace
 from melzarr.pipeline.sources import demo_music
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.sources.split import HashSplit
 from melzarr.pipeline.storage.atomic import write_whole
-from melzarr.pipeline.storage.object_store import BucketTree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.storage.zip import pack_folder
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
@@ -77,7 +77,7 @@ def test_what_a_folder_has_grown_by_makes_the_store_that_a_build_of_all_makes(
     assert lines[:2] == ["5 new tracks, 7 there already", "1 worker"]
     assert "  5 tracks lie in shards that were kept as they are, 7 were packed anew from their chunks" in lines
     assert lines[-1] == f"next: melzarr verify {young}"
-    assert digests(young) == digests(finished.tree.path)
+    assert digests(young) == digests(finished.directory.path)
     assert (young / "mel/c/0/0/0/0").stat().st_ino == before.st_ino
     assert left(young.parent) == ["s.zarr"]
     assert melzarr("features", own_music, young, *SMALL).stdout.startswith(f"{young} is finished and up to date")
@@ -89,7 +89,7 @@ def test_new_tracks_come_last_whatever_their_names_and_the_old_ones_stay_as_they
     target = of_some(own_music, tmp_path / "s.zarr", plan_of, range(3, 12))
     before = xr.open_zarr(target).drop_vars(["mean_db", "std_db"]).load()
     append(target, own_music)
-    after, everything = xr.open_zarr(target), xr.open_zarr(finished.tree.path)
+    after, everything = xr.open_zarr(target), xr.open_zarr(finished.directory.path)
     xr.testing.assert_identical(
         after.isel(track=slice(9)).drop_vars(["mean_db", "std_db"]).drop_attrs(), before.drop_attrs()
     )
@@ -106,13 +106,13 @@ def test_new_tracks_come_last_whatever_their_names_and_the_old_ones_stay_as_they
 
 
 def test_where_nothing_is_new_it_says_so_and_leaves_the_store(own_store: Store, music: Path) -> None:
-    before = own_store.tree.path.stat().st_mtime_ns
-    done = append(own_store.tree, music)
-    assert done.stdout == f"nothing is new: {own_store.tree} has all of {music} already\n"
-    assert json.loads(append(own_store.tree, music, "--json").stdout) == {
-        "store": str(own_store.tree), "new": 0, "there": 12,
+    before = own_store.directory.path.stat().st_mtime_ns
+    done = append(own_store.directory, music)
+    assert done.stdout == f"nothing is new: {own_store.directory} has all of {music} already\n"
+    assert json.loads(append(own_store.directory, music, "--json").stdout) == {
+        "store": str(own_store.directory), "new": 0, "there": 12,
     }  # fmt: skip
-    assert own_store.tree.path.stat().st_mtime_ns == before
+    assert own_store.directory.path.stat().st_mtime_ns == before
 
 
 def test_it_tells_a_script_what_it_did(young: Path, own_music: Path) -> None:
@@ -203,7 +203,7 @@ def test_other_versions_are_said_and_kept_in_mind(young: Path, own_music: Path) 
     store = open_store(young)
     versions = store.attributes["versions"]
     about = {**store.attributes, "licence": "free", "versions": {**versions, "numpy": "1.0"}}
-    derive([Part.whole(store)], young, about, replace=True, in_place=True)
+    derive([TrackSelection.whole(store)], young, about, replace=True, in_place=True)
     done = append(young, own_music)
     assert f"computed by different versions: numpy 1.0, {versions['numpy']}" in done.stdout
     after = open_store(young)
@@ -224,7 +224,14 @@ def test_new_tracks_become_what_the_stores_are(
 
 
 def test_a_store_without_shards_grows_without_them(young: Path, own_music: Path, finished: Store) -> None:
-    derive([Part.whole(open_store(young))], young, finished.attributes, sharded=False, replace=True, in_place=True)
+    derive(
+        [TrackSelection.whole(open_store(young))],
+        young,
+        finished.attributes,
+        sharded=False,
+        replace=True,
+        in_place=True,
+    )
     append(young, own_music)
     store = open_store(young)
     assert (store.is_sharded, store.n_tracks) == (False, 12)
@@ -248,7 +255,7 @@ def test_too_many_failures_leave_the_store_as_it_was(young: Path, own_music: Pat
     assert "have failed, more than the 0 that may" in refused.stderr
     assert digests(young) == before
     append(young, own_music)
-    assert digests(young) == digests(finished.tree.path)
+    assert digests(young) == digests(finished.directory.path)
 
 
 def test_what_is_in_the_place_of_the_new_tracks_is_left_alone(young: Path, own_music: Path) -> None:
@@ -307,17 +314,17 @@ def writes(name: str) -> Callable[..., bool]:
 
 MOMENTS = {
     "new tracks are computed": (
-        "melzarr.pipeline.storage.directory.write_whole",
+        "melzarr.pipeline.storage.local.write_whole",
         writes("s.zarr.appended.building/receipts/0000000.json"),
     ),
     "shards are packed": (
-        "melzarr.pipeline.storage.directory.write_whole",
+        "melzarr.pipeline.storage.local.write_whole",
         writes("s.zarr.building/receipts/0000001.json"),
     ),
     "all is written": ("melzarr.pipeline.publishing.local_workspace._exchange", lambda *_: True),
-    "it has appeared": ("melzarr.pipeline.storage.directory.write_whole", writes(f"s.zarr.building/{PUBLISHED}")),
+    "it has appeared": ("melzarr.pipeline.storage.local.write_whole", writes(f"s.zarr.building/{PUBLISHED}")),
     "the new tracks go": (
-        "melzarr.pipeline.storage.directory.write_whole",
+        "melzarr.pipeline.storage.local.write_whole",
         writes(f"s.zarr.appended.building/{REMOVING}"),
     ),
 }
@@ -327,10 +334,10 @@ MOMENTS = {
 def test_killed_at_any_moment_it_is_the_old_store_or_the_new_one_and_goes_on(
     moment: str, young: Path, own_music: Path, finished: Store
 ) -> None:
-    old, new = digests(young), digests(finished.tree.path)
+    old, new = digests(young), digests(finished.directory.path)
     name, when = MOMENTS[moment]
     originals = {
-        "melzarr.pipeline.storage.directory.write_whole": write_whole,
+        "melzarr.pipeline.storage.local.write_whole": write_whole,
         "melzarr.pipeline.publishing.local_workspace._exchange": local_workspace._exchange,
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -351,15 +358,15 @@ def test_killed_while_the_new_tracks_are_removed_they_are_removed_by_the_next_ru
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            DiskWorkspace, "_remove_target",
-            killing(lambda *_: True, DiskWorkspace._remove_target, after=where == "after"),
+            LocalWorkspace, "_remove_target",
+            killing(lambda *_: True, LocalWorkspace._remove_target, after=where == "after"),
         )  # fmt: skip
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(young), str(own_music), "--workers", "0"], standalone_mode=False)
     assert left(young.parent)[1:] != []
     append(young, own_music)
     assert left(young.parent) == ["s.zarr"]
-    assert digests(young) == digests(finished.tree.path)
+    assert digests(young) == digests(finished.directory.path)
 
 
 def test_killed_between_two_renames_where_no_exchange_is_the_old_store_comes_back(
@@ -379,7 +386,7 @@ def test_killed_between_two_renames_where_no_exchange_is_the_old_store_comes_bac
             CliRunner().invoke(main, ["append", str(young), str(own_music), "--workers", "0"], standalone_mode=False)
     assert not young.exists()
     append(young, own_music)
-    assert digests(young) == digests(finished.tree.path)
+    assert digests(young) == digests(finished.directory.path)
     assert left(young.parent) == ["s.zarr"]
 
 
@@ -401,92 +408,96 @@ def test_a_source_that_has_grown_since_a_kill_is_appended_as_it_is_now(
 
 
 @pytest.fixture
-def remote(young: Path, bucket: BucketTree) -> BucketTree:
+def remote(young: Path, bucket: ObjectStoreDirectory) -> ObjectStoreDirectory:
     for path in young.rglob("*"):
         if path.is_file():
             bucket.write(f"s.zarr/{path.relative_to(young).as_posix()}", path.read_bytes())
-    return bucket.below("s.zarr")
+    return bucket.child("s.zarr")
 
 
-def remote_digests(tree: BucketTree) -> dict[str, str]:
-    return {name: tree.sha256(name) for name, _ in tree.files()}
+def remote_digests(directory: ObjectStoreDirectory) -> dict[str, str]:
+    return {name: directory.sha256(name) for name, _ in directory.files()}
 
 
-def remote_left(bucket: BucketTree) -> set[str]:
+def remote_left(bucket: ObjectStoreDirectory) -> set[str]:
     return {name.partition("/")[0] for name, _ in bucket.files()} - {".keep"}
 
 
 def test_in_a_bucket_full_shards_stay_where_they_are(
-    remote: BucketTree, bucket: BucketTree, own_music: Path, finished: Store, monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStoreDirectory,
+    bucket: ObjectStoreDirectory,
+    own_music: Path,
+    finished: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    moved, original = [], BucketTree.move
+    moved, original = [], ObjectStoreDirectory.move
 
-    def move(self: BucketTree, name: str, new_name: str, to: BucketTree | None = None) -> None:
+    def move(self: ObjectStoreDirectory, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
         if to == remote:
             moved.append(new_name)
         original(self, name, new_name, to)
 
-    monkeypatch.setattr(BucketTree, "move", move)
+    monkeypatch.setattr(ObjectStoreDirectory, "move", move)
     first = bucket.version_of("s.zarr/mel/c/0/0/0/0")
     append(remote, own_music)
-    assert remote_digests(remote) == digests(finished.tree.path)
+    assert remote_digests(remote) == digests(finished.directory.path)
     assert bucket.version_of("s.zarr/mel/c/0/0/0/0") == first
     assert remote_left(bucket) == {"s.zarr"}
 
 
 @pytest.mark.parametrize("n_writes", [0, 1, 20])
 def test_in_a_bucket_one_that_was_cut_off_in_the_last_step_is_brought_to_its_end(
-    n_writes: int, remote: BucketTree, bucket: BucketTree, own_music: Path, finished: Store
+    n_writes: int, remote: ObjectStoreDirectory, bucket: ObjectStoreDirectory, own_music: Path, finished: Store
 ) -> None:
     """Between the old store and the new one there is none, since shards have the same names in both."""
-    remaining, write, move = [n_writes], BucketTree.write, BucketTree.move
+    remaining, write, move = [n_writes], ObjectStoreDirectory.write, ObjectStoreDirectory.move
 
-    def counted(self: BucketTree, name: str, *parts: bytes) -> None:
+    def counted(self: ObjectStoreDirectory, name: str, *parts: bytes) -> None:
         if self == remote:
             remaining[0] -= 1
             if remaining[0] < 0:
                 raise KilledError
         write(self, name, *parts)
 
-    def moved(self: BucketTree, name: str, new_name: str, to: BucketTree | None = None) -> None:
+    def moved(self: ObjectStoreDirectory, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
         if to == remote and n_writes == 0:
             raise KilledError
         move(self, name, new_name, to)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketTree, "write", counted)
-        patch.setattr(BucketTree, "move", moved)
+        patch.setattr(ObjectStoreDirectory, "write", counted)
+        patch.setattr(ObjectStoreDirectory, "move", moved)
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(remote), str(own_music), "--workers", "0"], standalone_mode=False)
     assert remote.size("zarr.json") is None
     assert "nothing is new" in append(remote, own_music).stdout
-    assert remote_digests(remote) == digests(finished.tree.path)
+    assert remote_digests(remote) == digests(finished.directory.path)
     assert remote_left(bucket) == {"s.zarr"}
 
 
 def test_in_a_bucket_one_that_was_cut_off_while_the_new_tracks_were_removed_removes_them(
-    remote: BucketTree, bucket: BucketTree, own_music: Path, finished: Store
+    remote: ObjectStoreDirectory, bucket: ObjectStoreDirectory, own_music: Path, finished: Store
 ) -> None:
-    def half(self: BucketWorkspace) -> None:
+    def half(self: ObjectWorkspace) -> None:
         self.target.remove(["zarr.json", "mel/zarr.json"])
         raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketWorkspace, "_remove_target", half)
+        patch.setattr(ObjectWorkspace, "_remove_target", half)
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(remote), str(own_music), "--workers", "0"], standalone_mode=False)
     append(remote, own_music)
     assert remote_left(bucket) == {"s.zarr"}
-    assert remote_digests(remote) == digests(finished.tree.path)
+    assert remote_digests(remote) == digests(finished.directory.path)
 
 
-def test_what_was_not_all_there_is_not_brought_to_an_end(remote: BucketTree, own_music: Path) -> None:
+def test_what_was_not_all_there_is_not_brought_to_an_end(remote: ObjectStoreDirectory, own_music: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketTree, "move", killing(lambda *names: remote in names, BucketTree.move))
+        patch.setattr(ObjectStoreDirectory, "move", killing(lambda *names: remote in names, ObjectStoreDirectory.move))
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(remote), str(own_music), "--workers", "0"], standalone_mode=False)
     root = open_workspace(remote).root
-    root.remove([f"shards/{name}" for name, _ in root.below("shards").files()])
+    root.remove([f"shards/{name}" for name, _ in root.child("shards").files()])
     refused = melzarr("append", remote, own_music, "--workers", "0")
     assert (refused.exit_code, "there is no store at" in refused.stderr) == (1, True)
 
@@ -520,7 +531,7 @@ def test_what_is_added_is_what_the_catalog_has(young: Path, own_music: Path) -> 
 
 def test_while_a_store_grows_nobody_else_changes_it(young: Path, own_music: Path) -> None:
     before = digests(young)
-    with growing(open_tree(young)):
+    with growing(open_directory(young)):
         for words in (("append", young, own_music), ("features", own_music, young, "--force", *SMALL)):
             refused = melzarr(*words, "--workers", 0)
             assert refused.exit_code == 1, refused.output
@@ -537,7 +548,7 @@ def test_of_two_appends_at_once_one_does_all_and_the_other_says_why_it_did_nothi
     if set(told) == {0, 1}:  # else they came one after the other, and the second found nothing new
         assert "is being built by process" in told[1]
     assert 0 in told
-    assert digests(young) == digests(finished.tree.path)
+    assert digests(young) == digests(finished.directory.path)
     assert left(young.parent) == ["s.zarr"]
 
 
@@ -545,7 +556,7 @@ def test_a_store_that_was_replaced_before_it_was_held_is_not_mixed_with_another(
     young: Path, own_music: Path, plan_of
 ) -> None:
     store = open_store(young)
-    with growing(open_tree(young)) as workspace:
+    with growing(open_directory(young)) as workspace:
         added = addition(workspace, store, read_catalog(own_music))
         build_new(added, InProcess())
         shutil.rmtree(young)

@@ -27,7 +27,7 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.derive import derive_store as engine
 from melzarr.pipeline.derive import repack
 from melzarr.pipeline.derive.derive_store import derive
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
 from melzarr.pipeline.features.decibels import level_db
 from melzarr.pipeline.inspection.describe import describe
@@ -35,9 +35,9 @@ from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.atomic import tree_bytes
-from melzarr.pipeline.storage.directory import Tree
-from melzarr.pipeline.storage.object_store import BucketTree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.layout import MEL_DIMS, is_packed
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -63,13 +63,16 @@ def built(music: Path, tmp_path_factory: pytest.TempPathFactory, plan_of) -> Bui
 
 def made(parts: object, target: object, about: Store, **options: object) -> Summary:
     """Derive a store of some tracks of some stores, each a store, or one and some numbers."""
-    chosen = [Part.whole(p) if isinstance(p, Store) else Part(p[0], np.array(p[1], np.intp)) for p in parts]
+    chosen = [
+        TrackSelection.whole(p) if isinstance(p, Store) else TrackSelection(p[0], np.array(p[1], np.intp))
+        for p in parts
+    ]
     return derive(chosen, target, about.attributes, **options)
 
 
 def kept(target: Path, store: Store) -> list[tuple[int, int]]:
     """Numbers of the shards that are the same in another store, here and there."""
-    paths = [sorted((root / "mel/c").iterdir(), key=lambda p: int(p.name)) for root in (target, store.tree.path)]
+    paths = [sorted((root / "mel/c").iterdir(), key=lambda p: int(p.name)) for root in (target, store.directory.path)]
     return [
         (int(here.name), int(there.name))
         for here in paths[0]
@@ -81,10 +84,10 @@ def kept(target: Path, store: Store) -> list[tuple[int, int]]:
 def test_of_all_tracks_of_a_store_it_is_that_store(finished: Store, tmp_path: Path) -> None:
     receipts: list[Receipt] = []
     summary = made([finished], tmp_path / "s.zarr", finished, progress=receipts.append)
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
     assert kept(tmp_path / "s.zarr", finished) == [(0, 0), (1, 1), (2, 2)]
     assert not any(
-        (tmp_path / "s.zarr" / name).samefile(finished.tree.path / name) for name in map(shard_name, range(3))
+        (tmp_path / "s.zarr" / name).samefile(finished.directory.path / name) for name in map(shard_name, range(3))
     )
     assert [receipt.index for receipt in receipts] == [0, 1, 2]
     assert (summary.shape, summary.n_reused) == ((12, 60, 5, 128), 12)
@@ -102,9 +105,9 @@ def test_in_other_shards_and_back_it_is_that_store(
     other = open_store(tmp_path / "s.zarr")
     assert (other.tracks_per_shard, other.is_sharded) == (tracks_per_shard if sharded else 1, sharded)
     if sharded:
-        assert digests(tmp_path / "s.zarr") == digests(built(tracks_per_shard=tracks_per_shard).tree.path)
+        assert digests(tmp_path / "s.zarr") == digests(built(tracks_per_shard=tracks_per_shard).directory.path)
     made([other], tmp_path / "again.zarr", finished, tracks_per_shard=5)
-    assert digests(tmp_path / "again.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "again.zarr") == digests(finished.directory.path)
 
 
 # Of twelve tracks with five a shard: whole shards at their place, at another one, in part, the last and partial one.
@@ -118,7 +121,7 @@ def test_of_some_tracks_it_has_the_bytes_of_a_build_of_them(
     numbers: list[int], finished: Store, tmp_path: Path, built: Built
 ) -> None:
     made([(finished, numbers)], tmp_path / "s.zarr", finished)
-    assert digests(tmp_path / "s.zarr") == digests(built(numbers).tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(built(numbers).directory.path)
 
 
 def test_only_whole_shards_at_their_place_in_a_shard_are_kept(finished: Store, tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_any_tracks_of_any_stores_are_those_tracks(
     tracks_per_shard, sharded = data.draw(st.integers(1, 6)), data.draw(st.booleans())
     target = tmp_path_factory.mktemp("any") / "s.zarr"
     made([(finished, some) for some in numbers], target, finished, tracks_per_shard=tracks_per_shard, sharded=sharded)
-    chosen, dataset = numbers[0] + numbers[1], xr.open_zarr(finished.tree.path)
+    chosen, dataset = numbers[0] + numbers[1], xr.open_zarr(finished.directory.path)
     expected, found = dataset.isel(track=chosen), xr.open_zarr(target)
     for name in ("mel", *(name for name in found.coords if name not in {"mean_db", "std_db"})):
         np.testing.assert_array_equal(found[name].values, expected[name].values)
@@ -171,7 +174,7 @@ def test_what_is_turned_into_levels_or_halves_has_the_bytes_of_a_build_of_those(
     source, expected = built(**before), built(**after)
     summary = made([source], tmp_path / "s.zarr", source, spec=expected.spec)
     assert summary.n_reused == 0
-    assert digests(tmp_path / "s.zarr") == digests(expected.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(expected.directory.path)
     levels = source.mel[0] if before else level_db(source.mel[0], source.spec)
     np.testing.assert_array_equal(open_store(tmp_path / "s.zarr").mel[0], levels.astype(expected.spec.dtype))
 
@@ -202,7 +205,7 @@ def test_stores_that_do_not_go_together_are_refused_before_any_work(
     with pytest.raises(CatalogError) as refused:
         made([(finished, [0, 3]), (own_store, [1, 2, 3])], target, finished)
     assert str(refused.value).startswith(
-        f"'bells/bells.00003' is the id of a track of {finished.tree} and of one of {own_store.tree}; leave one"
+        f"'bells/bells.00003' is the id of a track of {finished.directory} and of one of {own_store.directory}; leave"
     )
     with pytest.raises(CallError, match="there are no tracks"):
         made([(finished, [])], target, finished)
@@ -258,7 +261,7 @@ def test_one_that_was_stopped_goes_on(
     summary = made([finished], target, finished, **options)
     assert counting.calls == (0 if tracks_per_shard == 5 else 6 - n_receipts)
     assert summary.n_reused == 12 - 2 * counting.calls
-    assert digests(target) == digests(built(**options).tree.path)
+    assert digests(target) == digests(built(**options).directory.path)
 
 
 class Counting:
@@ -279,7 +282,7 @@ def test_what_an_earlier_run_left_is_checked(finished: Store, tmp_path: Path, bu
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
     (open_workspace(target).root.path / "receipts/0000000.json").write_text("{}")
     made([finished], target, finished, tracks_per_shard=2)
-    assert digests(target) == digests(built(tracks_per_shard=2).tree.path)
+    assert digests(target) == digests(built(tracks_per_shard=2).directory.path)
 
 
 def test_the_work_of_another_derivation_is_forgotten(
@@ -294,7 +297,7 @@ def test_the_work_of_another_derivation_is_forgotten(
     assert made([other], target, finished, tracks_per_shard=2).n_reused == 0
     made([other], tmp_path / "fresh.zarr", finished, tracks_per_shard=2)
     assert digests(target) == digests(tmp_path / "fresh.zarr")
-    assert digests(target) != digests(built(tracks_per_shard=2).tree.path)
+    assert digests(target) != digests(built(tracks_per_shard=2).directory.path)
 
 
 def test_a_receipt_that_fits_the_key_but_not_the_tracks_is_not_believed(
@@ -315,12 +318,12 @@ def test_a_receipt_that_fits_the_key_but_not_the_tracks_is_not_believed(
 
 
 def test_what_is_there_is_replaced_only_where_that_is_asked_for(finished: Store, own_store: Store) -> None:
-    target = own_store.tree.path
+    target = own_store.directory.path
     with pytest.raises(BuildError, match="is there already"):
         made([(finished, [0, 1])], target, finished)
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     interrupted([finished], target, finished, replace=True, tracks_per_shard=2)
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     made([(finished, [0, 1])], target, finished, replace=True)
     assert open_store(target).n_tracks == 2
 
@@ -329,13 +332,13 @@ def test_a_store_is_replaced_by_one_of_its_own_tracks_and_others(
     finished: Store, own_store: Store, tmp_path: Path
 ) -> None:
     made([(finished, range(5, 12))], tmp_path / "late.zarr", finished)
-    made([(finished, range(5))], own_store.tree.path, finished, replace=True)
-    early = open_store(own_store.tree.path)
-    made([early, open_store(tmp_path / "late.zarr")], early.tree.path, finished, replace=True, in_place=True)
-    assert digests(early.tree.path) == digests(finished.tree.path)
-    assert kept(early.tree.path, finished) == [(0, 0), (1, 1), (2, 2)]
-    with pytest.raises(BuildError, match="is being built by process"), open_workspace(early.tree.path).locked():
-        made([finished], early.tree.path, finished, replace=True)
+    made([(finished, range(5))], own_store.directory.path, finished, replace=True)
+    early = open_store(own_store.directory.path)
+    made([early, open_store(tmp_path / "late.zarr")], early.directory.path, finished, replace=True, in_place=True)
+    assert digests(early.directory.path) == digests(finished.directory.path)
+    assert kept(early.directory.path, finished) == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(BuildError, match="is being built by process"), open_workspace(early.directory.path).locked():
+        made([finished], early.directory.path, finished, replace=True)
 
 
 def cannot_link(path: Path, name: Path) -> None:
@@ -353,19 +356,19 @@ def test_what_cannot_be_linked_is_copied(
     why: str, own_store: Store, finished: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "a link":
-        path = own_store.tree.path / shard_name(1)
+        path = own_store.directory.path / shard_name(1)
         path.rename(tmp_path / "elsewhere")
         path.symlink_to(tmp_path / "elsewhere")
     else:
         monkeypatch.setattr("os.link", cannot_link)
     made([own_store], tmp_path / "s.zarr", finished)
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
     assert not (tmp_path / "s.zarr" / shard_name(1)).is_symlink()
     assert kept(tmp_path / "s.zarr", own_store) == [(0, 0), (1, 1), (2, 2)]
 
 
 def damage(store: Store, index: int, place: int) -> None:
-    path = store.tree.path / shard_name(index)
+    path = store.directory.path / shard_name(index)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -381,7 +384,7 @@ def test_a_damaged_shard_that_would_be_kept_is_named_and_nothing_appears(
     if what == "damaged":
         damage(own_store, 2, 100)
     else:
-        (own_store.tree.path / shard_name(2)).unlink()
+        (own_store.directory.path / shard_name(2)).unlink()
     reason = "its bytes are not those that were written" if what == "damaged" else "it is missing"
     names = "drums/drums.00004, drums/drums.00005"
     with pytest.raises(StoreError, match=rf"the shard mel/c/2/0/0/0, with the tracks {names}, cannot .* \({reason}\)"):
@@ -394,7 +397,7 @@ def test_a_damaged_track_is_named_and_nothing_appears(
     place: int | None, name: str, own_store: Store, finished: Store, tmp_path: Path
 ) -> None:
     if place is None:
-        (own_store.tree.path / shard_name(1)).write_bytes(b"")
+        (own_store.directory.path / shard_name(1)).write_bytes(b"")
     else:
         damage(own_store, 1, place)
     with pytest.raises(StoreError, match=rf"track {name}.* cannot be taken \(.*\); see: melzarr verify"):
@@ -403,7 +406,7 @@ def test_a_damaged_track_is_named_and_nothing_appears(
 
 
 def test_a_shard_in_another_ones_place_is_found(own_store: Store, finished: Store, tmp_path: Path) -> None:
-    first, second, aside = (own_store.tree.path / name for name in (shard_name(0), shard_name(1), "aside"))
+    first, second, aside = (own_store.directory.path / name for name in (shard_name(0), shard_name(1), "aside"))
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
@@ -415,39 +418,39 @@ def test_windows_that_are_said_to_be_valid_and_are_not_are_refused(
     own_store: Store, finished: Store, tmp_path: Path
 ) -> None:
     number = finished.values("track").tolist().index("drums/drums.00004")  # failed, so all of it is NaN
-    group = zarr.open_group(own_store.tree.path, mode="r+")
+    group = zarr.open_group(own_store.directory.path, mode="r+")
     group["n_windows"][number] = 60
     group["split"][number], group["status"][number] = "train", "ok"
     with pytest.raises(
         StoreError, match=r"drums/drums\.00004 cannot be taken \(one of its 60 valid windows is not fini"
     ):
-        made([open_store(own_store.tree.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+        made([open_store(own_store.directory.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
     group["n_windows"][number] = 61
     with pytest.raises(StoreError, match="it cannot have 61 valid windows of 60"):
-        made([open_store(own_store.tree.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
+        made([open_store(own_store.directory.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
 
 
 def test_somebody_elses_layout_is_read_and_packed_as_here(own_store: Store, finished: Store, tmp_path: Path) -> None:
     values = own_store.mel[...]
-    shutil.rmtree(own_store.tree.path / "mel")
+    shutil.rmtree(own_store.directory.path / "mel")
     zarr.create_array(
-        own_store.tree.path, name="mel", data=values, chunks=(2, 30, 5, 128), dimension_names=MEL_DIMS,
+        own_store.directory.path, name="mel", data=values, chunks=(2, 30, 5, 128), dimension_names=MEL_DIMS,
         attributes=dict(finished.mel.attrs), fill_value=float("nan"), config={"write_empty_chunks": True},
     )  # fmt: skip
-    group = zarr.open_group(own_store.tree.path, mode="r+")
-    shutil.rmtree(own_store.tree.path / "receipts")
+    group = zarr.open_group(own_store.directory.path, mode="r+")
+    shutil.rmtree(own_store.directory.path / "receipts")
     for name in ("key", "sha256", "n_bytes", "count", "level", "square"):  # one shard a chunk of two tracks
         rows = finished.values(f"receipts/{name}")[[0] * 6]
         group.create_array(
             f"receipts/{name}", data=rows.astype(np.dtypes.StringDType()) if rows.dtype == object else rows
         )
-    (own_store.tree.path / "zarr.json").write_text(json.dumps({
-        **json.loads((own_store.tree.path / "zarr.json").read_text()), "consolidated_metadata": None,
+    (own_store.directory.path / "zarr.json").write_text(json.dumps({
+        **json.loads((own_store.directory.path / "zarr.json").read_text()), "consolidated_metadata": None,
     }))  # fmt: skip
-    store = open_store(own_store.tree.path)
+    store = open_store(own_store.directory.path)
     assert store.chunks() is None
     assert made([store], tmp_path / "s.zarr", finished, tracks_per_shard=5).n_reused == 0
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
 
 
 # Each track a file of its own.
@@ -461,15 +464,15 @@ def loose(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_without_shards_each_track_is_a_file_to_whoever_reads_zarr(loose: Store, finished: Store) -> None:
-    mel = zarr.open_array(loose.tree.path / "mel", mode="r")
+    mel = zarr.open_array(loose.directory.path / "mel", mode="r")
     assert (mel.shards, mel.chunks) == (None, (1, 60, 5, 128))
-    assert [codec["name"] for codec in json.loads((loose.tree.path / "mel/zarr.json").read_text())["codecs"]] == [
+    assert [codec["name"] for codec in json.loads((loose.directory.path / "mel/zarr.json").read_text())["codecs"]] == [
         "bytes", "blosc", "crc32c",
     ]  # fmt: skip
-    assert len(list(loose.tree.path.glob("mel/c/*/0/0/0"))) == 12
+    assert len(list(loose.directory.path.glob("mel/c/*/0/0/0"))) == 12
     xr.testing.assert_identical(
-        xr.open_zarr(loose.tree.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
-        xr.open_zarr(finished.tree.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
+        xr.open_zarr(loose.directory.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
+        xr.open_zarr(finished.directory.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
     )
 
 
@@ -484,12 +487,12 @@ def test_without_shards_it_is_read_verified_and_described_like_any_other(
         read(number, found[number])
     np.testing.assert_array_equal(found, finished.mel[...])
     np.testing.assert_allclose(loose.values("mean_db"), finished.values("mean_db"), rtol=1e-12)
-    assert loose.n_bytes == tree_bytes(loose.tree.path)
+    assert loose.n_bytes == tree_bytes(loose.directory.path)
     facts = describe(loose)
     assert (facts["sharded"], facts["shards"]) == (False, [1, 60, 5, 128])
-    lines = CliRunner().invoke(main, ["inspect", str(loose.tree)]).stdout
+    lines = CliRunner().invoke(main, ["inspect", str(loose.directory)]).stdout
     assert "one track (1, 60, 5, 128); each in a file of its own" in lines
-    assert "5 tracks a shard" in CliRunner().invoke(main, ["inspect", str(finished.tree)]).stdout
+    assert "5 tracks a shard" in CliRunner().invoke(main, ["inspect", str(finished.directory)]).stdout
 
 
 def test_without_shards_a_file_is_kept_as_it_is(loose: Store, tmp_path: Path) -> None:
@@ -503,10 +506,10 @@ def test_without_shards_a_file_is_kept_as_it_is(loose: Store, tmp_path: Path) ->
 
 
 def test_without_shards_damage_is_found_and_named(loose: Store, tmp_path: Path) -> None:
-    copy = open_store(Path(shutil.copytree(loose.tree.path, tmp_path / "copy.zarr")))
+    copy = open_store(Path(shutil.copytree(loose.directory.path, tmp_path / "copy.zarr")))
     damage(copy, 3, 100)
-    (copy.tree.path / shard_name(5)).write_bytes((copy.tree.path / shard_name(4)).read_bytes())
-    (copy.tree.path / shard_name(7)).unlink()
+    (copy.directory.path / shard_name(5)).write_bytes((copy.directory.path / shard_name(4)).read_bytes())
+    (copy.directory.path / shard_name(7)).unlink()
     problems = "\n".join(verify(copy).problems)
     assert "bells/bells.00003: its chunk cannot be decoded" in problems
     assert "the shard mel/c/5/0/0/0 is not the one written, with the tracks bells/bells.00005" in problems
@@ -526,7 +529,7 @@ def test_without_shards_a_store_is_never_taken_for_the_work_of_one_with_a_track_
     catalog, plan = plan_of(music)
     single = make_plan(plan.spec, catalog.tracks, plan.versions, 1)
     assert single.key(single.shard(0)) != loose.values("receipts/key")[0]
-    copy = Path(shutil.copytree(loose.tree.path, tmp_path / "copy.zarr"))
+    copy = Path(shutil.copytree(loose.directory.path, tmp_path / "copy.zarr"))
     arguments = ["features", str(music), str(copy), "--n-windows", "60", "--tracks-per-shard", "1", "--workers", "0"]
     refused = CliRunner().invoke(main, arguments)
     assert "each track was a file of its own" in refused.stderr
@@ -564,49 +567,49 @@ def test_where_explaining_fails_nothing_appears(finished: Store, tmp_path: Path)
         made([finished], tmp_path / "s.zarr", finished, explain=explain)
     assert not (tmp_path / "s.zarr").exists()
     assert made([finished], tmp_path / "s.zarr", finished).n_reused == 12
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
 
 
 # In an object store.
 
 
-def remote_digests(tree: Tree) -> dict[str, str]:
-    return {name: tree.sha256(name) for name, _ in tree.files()}
+def remote_digests(directory: Directory) -> dict[str, str]:
+    return {name: directory.sha256(name) for name, _ in directory.files()}
 
 
-def uploaded(store: Store, tree: BucketTree) -> Store:
-    for name, _ in store.tree.files():
-        tree.write(name, store.tree.read(name))
-    return open_store(tree)
+def uploaded(store: Store, directory: ObjectStoreDirectory) -> Store:
+    for name, _ in store.directory.files():
+        directory.write(name, store.directory.read(name))
+    return open_store(directory)
 
 
 def test_from_disk_to_bucket_to_bucket_to_disk_it_is_that_store(
-    finished: Store, bucket: BucketTree, tmp_path: Path
+    finished: Store, bucket: ObjectStoreDirectory, tmp_path: Path
 ) -> None:
-    first, second = bucket.below("a.zarr"), bucket.below("b.zarr")
+    first, second = bucket.child("a.zarr"), bucket.child("b.zarr")
     made([finished], first, finished)
-    assert remote_digests(first) == digests(finished.tree.path)
+    assert remote_digests(first) == digests(finished.directory.path)
     made([open_store(first)], second, finished, tracks_per_shard=3)
     made([open_store(second)], tmp_path / "s.zarr", finished, tracks_per_shard=5)
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
-    assert not bucket.below("a.zarr.building").exists()
-    assert not bucket.below("b.zarr.building").exists()
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
+    assert not bucket.child("a.zarr.building").exists()
+    assert not bucket.child("b.zarr.building").exists()
 
 
-def test_of_a_store_on_the_web(finished: Store, bucket: BucketTree, s3: Seaweed, tmp_path: Path) -> None:
-    uploaded(finished, bucket.below("s.zarr"))
-    web = open_store(open_tree(f"{bucket}/s.zarr".replace("s3:/", s3.web)))
+def test_of_a_store_on_the_web(finished: Store, bucket: ObjectStoreDirectory, s3: Seaweed, tmp_path: Path) -> None:
+    uploaded(finished, bucket.child("s.zarr"))
+    web = open_store(open_directory(f"{bucket}/s.zarr".replace("s3:/", s3.web)))
     made([(web, range(5, 12))], tmp_path / "s.zarr", finished)
     made([(finished, range(5, 12))], tmp_path / "fresh.zarr", finished)
     assert digests(tmp_path / "s.zarr") == digests(tmp_path / "fresh.zarr")
 
 
 def test_in_a_bucket_one_that_was_stopped_goes_on(
-    finished: Store, bucket: BucketTree, built: Built, monkeypatch: pytest.MonkeyPatch
+    finished: Store, bucket: ObjectStoreDirectory, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_threads", lambda *_: 1)
-    target, expected = bucket.below("s.zarr"), digests(built(tracks_per_shard=2).tree.path)
-    source = uploaded(finished, bucket.below("source.zarr"))
+    target, expected = bucket.child("s.zarr"), digests(built(tracks_per_shard=2).directory.path)
+    source = uploaded(finished, bucket.child("source.zarr"))
     interrupted([source], target, finished, tracks_per_shard=2)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(target)
@@ -615,51 +618,51 @@ def test_in_a_bucket_one_that_was_stopped_goes_on(
 
 
 def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
-    finished: Store, bucket: BucketTree, music: Path, loose: Store
+    finished: Store, bucket: ObjectStoreDirectory, music: Path, loose: Store
 ) -> None:
-    target, seen = bucket.below("s.zarr"), []
+    target, seen = bucket.child("s.zarr"), []
 
     def explain(store: Store, folder: Path) -> None:
         assert target.size("zarr.json") is None
-        assert (str(store.tree), store.tree.name, store.n_bytes) == (f"{target}", "s.zarr", loose.n_bytes)
+        assert (str(store.directory), store.directory.name, store.n_bytes) == (f"{target}", "s.zarr", loose.n_bytes)
         seen.append(verify(store, music, n_samples=3))
         read, track = store.reader(), np.empty(store.spec.shape, np.float32)
         read(7, track)
         np.testing.assert_array_equal(track, finished.mel[7])
         np.testing.assert_array_equal(store.mel[7], finished.mel[7])
-        with store.tree.local("label/zarr.json") as path:
+        with store.directory.local("label/zarr.json") as path:
             assert path.parent.parent == folder
         with pytest.raises(CallError, match="has not appeared yet and can only be read"):
-            store.tree.write("README.md", b"")
+            store.directory.write("README.md", b"")
         (folder / "README.md").write_text("12 tracks")
 
     made([finished], target, finished, sharded=False, explain=explain)
     assert (seen[0].problems, seen[0].n_tracks, seen[0].n_sampled) == ([], 12, 3)
     assert target.read("README.md") == b"12 tracks"
-    assert target.read("zarr.json") == loose.tree.read("zarr.json")
+    assert target.read("zarr.json") == loose.directory.read("zarr.json")
 
 
 def test_in_a_bucket_shards_of_a_store_that_is_replaced_stay_where_they_are(
-    finished: Store, bucket: BucketTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Store, bucket: ObjectStoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made([(finished, range(7))], tmp_path / "early.zarr", finished)
     made([(finished, range(7, 12))], tmp_path / "late.zarr", finished)
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     early, late = uploaded(open_store(tmp_path / "early.zarr"), target), open_store(tmp_path / "late.zarr")
-    written, original = [], BucketTree.write
+    written, original = [], ObjectStoreDirectory.write
 
-    def write(self: BucketTree, name: str, *parts: bytes) -> None:
+    def write(self: ObjectStoreDirectory, name: str, *parts: bytes) -> None:
         written.append(name)
         original(self, name, *parts)
 
-    monkeypatch.setattr(BucketTree, "write", write)
+    monkeypatch.setattr(ObjectStoreDirectory, "write", write)
 
     def explain(store: Store, _: Path) -> None:
         assert verify(store).problems == []
 
     assert made([early, late], target, finished, replace=True, in_place=True, explain=explain).n_reused == 5
     assert sorted(name[:14] for name in written if "shards/" in name) == ["shards/0000001", "shards/0000002"]
-    assert remote_digests(target) == digests(finished.tree.path)
+    assert remote_digests(target) == digests(finished.directory.path)
 
 
 def test_parts_of_receipts_are_those_of_all(finished: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,12 @@ from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.derive.derive_store import derive
 from melzarr.pipeline.derive.merge import join, merge, merged_attributes, merged_versions
-from melzarr.pipeline.derive.track_selection import Part
+from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.errors import SpecError
 from melzarr.pipeline.inspection.verify import verify
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.publishing.open_workspace import open_workspace
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.storage.zip import pack_folder
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -49,7 +49,7 @@ def half(music: Path, tmp_path_factory: pytest.TempPathFactory, plan_of) -> Half
             return open_store(target)
         store = open_store(target)
         facts = {**store.attributes, **about, "versions": {**store.attributes["versions"], **(versions or {})}}
-        derive([Part.whole(store)], target.with_name("other.zarr"), facts)
+        derive([TrackSelection.whole(store)], target.with_name("other.zarr"), facts)
         return open_store(target.with_name("other.zarr"))
 
     return make
@@ -61,11 +61,11 @@ def melzarr(*arguments: object) -> Result:
 
 def test_two_halves_of_a_store_are_that_store(half: Half, finished: Store, tmp_path: Path) -> None:
     first, second = half(range(5)), half(range(5, 12))
-    result = melzarr("merge", first.tree, second.tree, tmp_path / "s.zarr")
+    result = melzarr("merge", first.directory, second.directory, tmp_path / "s.zarr")
     assert result.exit_code == 0, result.output
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
     for here, (store, there) in enumerate([(first, 0), (second, 0), (second, 1)]):
-        assert (tmp_path / "s.zarr" / shard_name(here)).read_bytes() == store.tree.read(shard_name(there))
+        assert (tmp_path / "s.zarr" / shard_name(here)).read_bytes() == store.directory.read(shard_name(there))
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"made {tmp_path / 's.zarr'}: mel (12, 60, 5, 128), ")
     assert lines[1:] == [
@@ -78,9 +78,9 @@ def test_two_halves_of_a_store_are_that_store(half: Half, finished: Store, tmp_p
 def test_where_the_first_ends_within_a_shard_the_others_are_packed_anew(
     half: Half, finished: Store, tmp_path: Path
 ) -> None:
-    result = melzarr("merge", half(range(7)).tree, half(range(7, 12)).tree, tmp_path / "s.zarr")
+    result = melzarr("merge", half(range(7)).directory, half(range(7, 12)).directory, tmp_path / "s.zarr")
     assert "5 tracks lie in shards that were kept as they are, 7 were packed anew from their chunks" in result.stdout
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
 
 
 def test_it_is_one_store_to_xarray_to_verify_and_to_a_training(
@@ -89,7 +89,7 @@ def test_it_is_one_store_to_xarray_to_verify_and_to_a_training(
     first, second = half(range(6, 12)), half(range(6))
     merge([first, second], tmp_path / "s.zarr")
     dataset = xr.open_zarr(tmp_path / "s.zarr")
-    both = [xr.open_zarr(store.tree.path) for store in (first, second)]
+    both = [xr.open_zarr(store.directory.path) for store in (first, second)]
     for name in ("mel", "track", "split", "label", "group", "status", "source", "peak"):
         np.testing.assert_array_equal(dataset[name].values, np.concatenate([half[name].values for half in both]))
     train = dataset.mel.values[((dataset.split == "train") & (dataset.status == "ok")).values].astype(np.float64)
@@ -117,7 +117,7 @@ def test_it_does_not_matter_in_how_many_steps_it_is_done(half: Half, tmp_path: P
 def test_what_is_said_of_them_is_joined(half: Half, tmp_path: Path) -> None:
     first = half(range(5), title="one", licence="free", recipe={"name": "x", "origin": "here", "licence": "free"})
     second = half(range(5, 12), {"numpy": "1.0"}, title="two", licence="free", split={"method": "manifest"})
-    result = melzarr("merge", first.tree, second.tree, tmp_path / "s.zarr")
+    result = melzarr("merge", first.directory, second.directory, tmp_path / "s.zarr")
     numpy = first.attributes["versions"]["numpy"]
     assert result.stdout.splitlines()[0] == f"computed by different versions: numpy {numpy}, 1.0"
     about = open_store(tmp_path / "s.zarr").attributes
@@ -164,9 +164,12 @@ def test_texts_and_versions_are_joined_each_once() -> None:
 
 def test_an_id_in_two_of_them_is_refused(half: Half, tmp_path: Path) -> None:
     first, second = half(range(5)), half(range(3, 12))
-    refused = melzarr("merge", first.tree, second.tree, tmp_path / "s.zarr")
+    refused = melzarr("merge", first.directory, second.directory, tmp_path / "s.zarr")
     assert refused.exit_code == 2
-    assert f"'bells/bells.00003' is the id of a track of {first.tree} and of one of {second.tree}" in refused.stderr
+    assert (
+        f"'bells/bells.00003' is the id of a track of {first.directory} and of one of {second.directory}"
+        in refused.stderr
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,22 +185,24 @@ def test_what_is_there_is_kept_where_it_is_the_same_and_else_replaced_by_force_a
 ) -> None:
     first, second, third = half(range(5)), half(range(5, 12)), half(range(5, 9))
     target = tmp_path / "s.zarr"
-    assert melzarr("merge", first.tree, third.tree, target).exit_code == 0
-    assert "is finished and up to date" in melzarr("merge", first.tree, third.tree, target).stdout
-    refused = melzarr("merge", first.tree, second.tree, target)
+    assert melzarr("merge", first.directory, third.directory, target).exit_code == 0
+    assert "is finished and up to date" in melzarr("merge", first.directory, third.directory, target).stdout
+    refused = melzarr("merge", first.directory, second.directory, target)
     assert refused.exit_code == 1
     assert "is not what these stores give; name another place, or replace it with --force" in refused.stderr
-    done = melzarr("merge", first.tree, second.tree, target, "--force", "--json")
+    done = melzarr("merge", first.directory, second.directory, target, "--force", "--json")
     facts = json.loads(done.stdout)
     assert (facts["store"], facts["kept"], facts["packed"]) == (str(target), 12, 0)
     assert facts["tracks"] == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
     (tmp_path / "precious").mkdir()
-    assert "is no store of melzarr's" in melzarr("merge", first.tree, second.tree, tmp_path / "precious").stderr
+    assert (
+        "is no store of melzarr's" in melzarr("merge", first.directory, second.directory, tmp_path / "precious").stderr
+    )
 
 
 def test_calls_that_make_no_sense_are_refused(half: Half, tmp_path: Path) -> None:
-    store = half(range(3)).tree
+    store = half(range(3)).directory
     assert "give two stores or more" in melzarr("merge", store, tmp_path / "s.zarr").stderr
     (tmp_path / "link.zarr").symlink_to(store.path)
     for out in (store, f"{store}/../{store.name}", tmp_path / "link.zarr"):
@@ -210,17 +215,17 @@ def test_calls_that_make_no_sense_are_refused(half: Half, tmp_path: Path) -> Non
 def test_what_a_kill_after_the_last_step_left_goes_with_the_next_run(half: Half, tmp_path: Path) -> None:
     first, second, target = half(range(5)), half(range(5, 12)), tmp_path / "s.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiskWorkspace, "discard", lambda _: None)
+        patch.setattr(LocalWorkspace, "discard", lambda _: None)
         merge([first, second], target)
     assert open_workspace(target).root.exists()
-    assert "is finished and up to date" in melzarr("merge", first.tree, second.tree, target).stdout
+    assert "is finished and up to date" in melzarr("merge", first.directory, second.directory, target).stdout
     assert not open_workspace(target).root.exists()
 
 
 def test_of_archives_an_archive(half: Half, finished: Store, tmp_path: Path) -> None:
     first, second = half(range(5)), half(range(5, 12))
-    pack_folder(second.tree.path, tmp_path / "second.zarr.zip")
-    done = melzarr("merge", first.tree, tmp_path / "second.zarr.zip", tmp_path / "s.zarr.zip")
+    pack_folder(second.directory.path, tmp_path / "second.zarr.zip")
+    done = melzarr("merge", first.directory, tmp_path / "second.zarr.zip", tmp_path / "s.zarr.zip")
     assert done.exit_code == 0, done.output
     assert verify(open_store(f"{tmp_path}/s.zarr.zip")).problems == []
     assert open_store(f"{tmp_path}/s.zarr.zip").attributes == finished.attributes
@@ -228,22 +233,22 @@ def test_of_archives_an_archive(half: Half, finished: Store, tmp_path: Path) -> 
 
 def test_a_damaged_track_is_named_and_nothing_appears(half: Half, tmp_path: Path) -> None:
     first, second = half(range(7)), half(range(7, 12))
-    copy = Path(shutil.copytree(second.tree.path, tmp_path / "copy.zarr"))
+    copy = Path(shutil.copytree(second.directory.path, tmp_path / "copy.zarr"))
     data = bytearray((copy / shard_name(0)).read_bytes())
     data[100] ^= 1
     (copy / shard_name(0)).write_bytes(data)
-    refused = melzarr("merge", first.tree, copy, tmp_path / "s.zarr")
+    refused = melzarr("merge", first.directory, copy, tmp_path / "s.zarr")
     assert refused.exit_code == 1
     assert f"{copy}: track drums/drums.00001 cannot be taken (its checksum is not that of its bytes)" in refused.stderr
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_between_buckets(half: Half, finished: Store, bucket: BucketTree) -> None:
+def test_between_buckets(half: Half, finished: Store, bucket: ObjectStoreDirectory) -> None:
     for name, store in (("a.zarr", half(range(7))), ("b.zarr", half(range(7, 12)))):
-        for file, _ in store.tree.files():
-            bucket.write(f"{name}/{file}", store.tree.read(file))
-    target = bucket.below("s.zarr")
-    done = melzarr("merge", bucket.below("a.zarr"), bucket.below("b.zarr"), target)
+        for file, _ in store.directory.files():
+            bucket.write(f"{name}/{file}", store.directory.read(file))
+    target = bucket.child("s.zarr")
+    done = melzarr("merge", bucket.child("a.zarr"), bucket.child("b.zarr"), target)
     assert done.exit_code == 0, done.output
-    assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.tree.path)
-    assert not bucket.below("s.zarr.building").exists()
+    assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.directory.path)
+    assert not bucket.child("s.zarr.building").exists()

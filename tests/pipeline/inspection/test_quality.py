@@ -25,9 +25,17 @@ from melzarr.pipeline.inspection.duplicate_candidates import (
     fingerprint,
     loudness_db,
 )
-from melzarr.pipeline.inspection.quality import CLIPPED_SHARE, LISTED, MAX_LABELS, QUIET_DB, Findings, find, lengths
+from melzarr.pipeline.inspection.quality import (
+    CLIPPED_SHARE,
+    LISTED,
+    MAX_LABELS,
+    QUIET_DB,
+    QualityReport,
+    find,
+    lengths,
+)
 from melzarr.pipeline.inspection.time_alignment import SAME, Outline, alike, envelope, outline
-from melzarr.pipeline.sources.split import PARTS
+from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -145,7 +153,7 @@ def test_a_histogram_counts_every_known_duration_once(values: list[float]) -> No
 # Duplicates -----------------------------------------------------------------------------------------------------------
 
 
-def pairs_of(found: Findings) -> list[tuple[str, str]]:
+def pairs_of(found: QualityReport) -> list[tuple[str, str]]:
     return [(pair.first.track, pair.second.track) for pair in found.pairs.rows]
 
 
@@ -192,7 +200,7 @@ def test_what_has_one_rhythm_or_one_fade_in_common_is_not_the_same(tmp_path: Pat
     time = np.arange(4 * RATE) / RATE
     rng = np.random.default_rng(0)
     shapes = (np.exp(-8 * (time % 0.5)), np.minimum(time, 4 - time) / 2, 1.0 * (time % 1 < 0.5), 1.0 * (time > 1))
-    songs = [Song("noise", split, 0.1 * shape * rng.normal(size=time.size)) for shape in shapes for split in PARTS]
+    songs = [Song("noise", split, 0.1 * shape * rng.normal(size=time.size)) for shape in shapes for split in SPLITS]
     assert find(make_store(tmp_path, songs, n_windows=95)).pairs.n == 0
 
 
@@ -380,7 +388,7 @@ def test_many_labels_are_bounded_and_all_are_counted(tmp_path: Path) -> None:
 
 
 def damaged(store: Store, folder: Path) -> Path:
-    return Path(shutil.copytree(store.tree.path, folder / "damaged.zarr"))
+    return Path(shutil.copytree(store.directory.path, folder / "damaged.zarr"))
 
 
 def test_a_damaged_track_is_named_and_the_rest_is_found(faulty: Store, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from melzarr.pipeline.sources import tracks as tracks_room
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Track, Tracks, matches
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -31,7 +31,7 @@ def many() -> tuple[Catalog, Plan]:
     """Ten thousand tracks, of none of which there is a file."""
     names = (f"label-{n % 7}/a-name-of-some-length-{n:07d}" for n in range(N))
     tracks = Tracks.of((Track(name, name[:7], f"{name}.flac", name, "train") for name in names), by="id")
-    return Catalog(DiskTree(Path("/nowhere")), tracks), make_plan(FeatureSpec(), tracks, versions())
+    return Catalog(LocalDirectory(Path("/nowhere")), tracks), make_plan(FeatureSpec(), tracks, versions())
 
 
 def peak_of(function: Callable[[], object]) -> int:

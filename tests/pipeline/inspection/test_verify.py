@@ -17,7 +17,7 @@ from melzarr.pipeline.features.decibels import as_stored
 from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from melzarr.pipeline.inspection.verify import status_problem, verify
 from melzarr.pipeline.shard_receipt import STATUSES
-from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.spec import FeatureSpec
@@ -29,7 +29,7 @@ FIRST_SHARD = [f"bells/bells.0000{number}" for number in range(5)]
 
 
 def problems(store: Store) -> list[str]:
-    return verify(open_store(store.tree.path)).problems
+    return verify(open_store(store.directory.path)).problems
 
 
 def test_a_sound_store_passes(finished: Store, music: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_sound_store_passes(finished: Store, music: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_chunk_is_found_and_its_track_named(own_store: Store) -> None:
-    path = own_store.tree.path / shard_name(0)
+    path = own_store.directory.path / shard_name(0)
     data = bytearray(path.read_bytes())
     data[10] ^= 1  # in the first chunk of the shard
     path.write_bytes(data)
@@ -52,7 +52,9 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_its_track_named(own_store: Store)
 
 
 def files_of(store: Store) -> list[str]:
-    return sorted(path.relative_to(store.tree.path).as_posix() for path in store.tree.path.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(store.directory.path).as_posix() for path in store.directory.path.rglob("*") if path.is_file()
+    )
 
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
@@ -61,7 +63,7 @@ def test_a_flipped_bit_in_any_file_is_found(every: int, own_store: Store, finish
     names = files_of(finished)
     assert len(names) > 40
     for number, name in enumerate(names):
-        path = own_store.tree.path / name
+        path = own_store.directory.path / name
         whole = path.read_bytes()
         for position in (0, len(whole) // 2, len(whole) - 1)[number % every :: every]:
             data = bytearray(whole)
@@ -77,7 +79,7 @@ def test_a_flipped_bit_in_any_file_is_found(every: int, own_store: Store, finish
 
 
 def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: Store) -> None:
-    path = own_store.tree.path / shard_name(0)
+    path = own_store.directory.path / shard_name(0)
     path.write_bytes(path.read_bytes()[:-200])
     assert all(any(line.startswith(name) for line in problems(own_store)) for name in FIRST_SHARD)
     path.unlink()
@@ -85,7 +87,7 @@ def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: S
 
 
 def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
-    first, second, aside = (own_store.tree.path / name for name in (shard_name(0), shard_name(1), "aside"))
+    first, second, aside = (own_store.directory.path / name for name in (shard_name(0), shard_name(1), "aside"))
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
@@ -95,7 +97,7 @@ def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
 
 
 def test_a_file_too_many_is_found(own_store: Store) -> None:
-    (own_store.tree.path / "notes.txt").write_text("x")
+    (own_store.directory.path / "notes.txt").write_text("x")
     assert any("added" in line for line in problems(own_store))
 
 
@@ -110,23 +112,23 @@ def test_a_file_too_many_is_found(own_store: Store) -> None:
     ],
 )
 def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, number, value, said) -> None:
-    zarr.open_array(own_store.tree.path / name, mode="r+")[number] = value
+    zarr.open_array(own_store.directory.path / name, mode="r+")[number] = value
     assert any(line.endswith(said) for line in problems(own_store))
 
 
 def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
-    array = zarr.open_array(own_store.tree.path / "mean_db", mode="r+")
+    array = zarr.open_array(own_store.directory.path / "mean_db", mode="r+")
     array[3] = array[3] + 0.01
     assert problems_but_uuid(own_store) == ["mean_db is not that of the sums in the receipts"]
 
 
 def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(own_store: Store) -> None:
-    level = zarr.open_array(own_store.tree.path / "receipts/level", mode="r+")
+    level = zarr.open_array(own_store.directory.path / "receipts/level", mode="r+")
     level[0, 3] = level[0, 3] + 1000
     count, *sums = (own_store.values(f"receipts/{name}") for name in ("count", "level", "square"))
     mean, std = statistics(int(count.sum()), *sums)
     for name, values in (("mean_db", mean), ("std_db", std)):
-        zarr.open_array(own_store.tree.path / name, mode="r+")[:] = values
+        zarr.open_array(own_store.directory.path / name, mode="r+")[:] = values
     assert "mean_db is not that of the windows of the train split's ok tracks" in problems_but_uuid(own_store)
 
 
@@ -142,12 +144,12 @@ def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(ow
     ],
 )
 def test_what_does_not_follow_from_the_rest_is_found(own_store: Store, name, number, value, said) -> None:
-    zarr.open_array(own_store.tree.path / name, mode="r+")[number] = value
+    zarr.open_array(own_store.directory.path / name, mode="r+")[number] = value
     assert any(said in line for line in problems_but_uuid(own_store))
 
 
 def test_a_label_that_was_changed_in_a_share_is_found_by_its_table(finished: Store, tmp_path: Path) -> None:
-    share(finished, tmp_path / "shared", Wish(), draw=plain_charts)
+    share(finished, tmp_path / "shared", ShareOptions(), draw=plain_charts)
     assert problems(open_store(tmp_path / "shared")) == []
     zarr.open_array(tmp_path / "shared/label", mode="r+")[0] = "drums"
     assert "tracks.csv says other things of the tracks than the store" in problems_but_uuid(
@@ -157,7 +159,7 @@ def test_a_label_that_was_changed_in_a_share_is_found_by_its_table(finished: Sto
 
 def problems_but_uuid(store: Store) -> list[str]:
     """Problems of a store whose UUID was made to fit, as by one who changed it on purpose."""
-    path = store.tree.path / "zarr.json"
+    path = store.directory.path / "zarr.json"
     text = path.read_text()
     path.write_text(text.replace(json.loads(text)["attributes"]["uuid"], store.content_uuid()))
     return problems(store)
@@ -197,9 +199,9 @@ def test_a_track_that_librosa_cannot_compute_is_named_and_the_others_are_done(
 
 
 def test_windows_that_are_not_librosas_are_named(own_store: Store, music: Path) -> None:
-    mel = zarr.open_array(own_store.tree.path / "mel", mode="r+")
+    mel = zarr.open_array(own_store.directory.path / "mel", mode="r+")
     mel[0] = np.asarray(mel[0]) * 1.001
-    verdict = verify(open_store(own_store.tree.path), music, n_samples=12)
+    verdict = verify(open_store(own_store.directory.path), music, n_samples=12)
     assert any(line.startswith("bells/bells.00000: ") and "from librosa" in line for line in verdict.problems)
     assert verdict.max_db == pytest.approx(10 * np.log10(1.001), rel=1e-2)
 
@@ -273,19 +275,19 @@ def test_librosas_windows_of_the_article_are_its_authors(shared: Path) -> None:
 
 
 def test_a_store_that_is_replaced_meanwhile_is_not_called_damaged(own_store: Store, plan_of, own_music: Path) -> None:
-    other = own_store.tree.path.with_name("other.zarr")
+    other = own_store.directory.path.with_name("other.zarr")
     (own_music / "bells/bells.00000.wav").unlink()
     catalog, plan = plan_of(own_music)
     build(plan, catalog, other, InProcess())
 
     def replaced(_: int) -> None:
         if other.exists():
-            shutil.rmtree(own_store.tree.path)
-            other.rename(own_store.tree.path)
+            shutil.rmtree(own_store.directory.path)
+            other.rename(own_store.directory.path)
 
     with pytest.raises(BuildError, match="was replaced or removed while it was read; run the same command again"):
         verify(own_store, progress=replaced)
-    assert verify(open_store(own_store.tree)).problems == []
+    assert verify(open_store(own_store.directory)).problems == []
 
 
 @pytest.mark.slow

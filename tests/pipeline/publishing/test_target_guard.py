@@ -22,11 +22,11 @@ from melzarr.pipeline.errors import BuildError, CallError
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_inside, refuse_place
-from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share
 from melzarr.pipeline.sources.catalog import read_catalog
-from melzarr.pipeline.storage.directory import DiskTree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
@@ -53,7 +53,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture
 def with_audio(finished: Store, music: Path, tmp_path: Path) -> Path:
     """A share that holds its audio."""
-    share(finished, tmp_path / "shared", Wish(audio=open_tree(music)), draw=plain_charts)
+    share(finished, tmp_path / "shared", ShareOptions(audio=open_directory(music)), draw=plain_charts)
     return tmp_path / "shared"
 
 
@@ -71,7 +71,7 @@ def test_a_source_in_the_store_that_is_replaced_stays(with_audio: Path, stage: t
 
 def test_the_audio_of_a_share_that_is_replaced_stays(finished: Store, with_audio: Path) -> None:
     before = digests(with_audio)
-    said = refused("share", finished.tree, with_audio, "--audio", with_audio / "audio", "--force")
+    said = refused("share", finished.directory, with_audio, "--audio", with_audio / "audio", "--force")
     assert f"the source {with_audio}/audio lies in {with_audio}" in said
     assert digests(with_audio) == before
 
@@ -121,7 +121,7 @@ def test_the_library_refuses_what_the_commands_refuse(with_audio: Path, plan_of)
 def test_what_somebody_keeps_in_a_store_stays(
     own_store: Store, finished: Store, own_music: Path, command: str, name: str
 ) -> None:
-    target = own_store.tree.path
+    target = own_store.directory.path
     (target / name).parent.mkdir(exist_ok=True, parents=True)
     (target / name).write_text("years of work")
     before = digests(target)
@@ -129,9 +129,9 @@ def test_what_somebody_keeps_in_a_store_stays(
     words = {
         "features": ("features", own_music, target, "--force", *SMALL),
         "init": ("job-array", "init", own_music, target, "--force", *SMALL[:4]),
-        "share": ("share", finished.tree, target, "--force"),
+        "share": ("share", finished.directory, target, "--force"),
         "append": ("append", target, own_music, "--workers", 0),
-        "merge": ("merge", finished.tree, finished.tree, target, "--force"),
+        "merge": ("merge", finished.directory, finished.directory, target, "--force"),
     }[command]
     said = refused(*words)
     assert f"{target} holds {name}, which is not part of the store and would go with it; move it, or make the" in said
@@ -140,10 +140,10 @@ def test_what_somebody_keeps_in_a_store_stays(
 
 
 def test_what_a_store_and_a_share_hold_is_their_own(own_store: Store, with_audio: Path) -> None:
-    (own_store.tree.path / ".DS_Store").write_bytes(b"")
-    for place in (own_store.tree, open_tree(with_audio)):
+    (own_store.directory.path / ".DS_Store").write_bytes(b"")
+    for place in (own_store.directory, open_directory(with_audio)):
         refuse_place(open_workspace(place), replace=True)
-    names = [name for name, _ in own_store.tree.files()]
+    names = [name for name, _ in own_store.directory.files()]
     assert [name for name in names if not is_file_of_a_store(name)] == [".DS_Store"]
 
 
@@ -151,20 +151,20 @@ def test_what_a_store_and_a_share_hold_is_their_own(own_store: Store, with_audio
 
 
 def test_nothing_is_written_into_a_store(own_store: Store, finished: Store, own_music: Path, tmp_path: Path) -> None:
-    store = own_store.tree.path
+    store = own_store.directory.path
     link = tmp_path / "link"
     link.symlink_to(store)
     for place in (store, link):
         for words in (
             ("features", own_music, place / "inner.zarr", *SMALL),
             ("job-array", "init", own_music, place / "deep/inner.zarr", *SMALL[:4]),
-            ("share", finished.tree, place / "share"),
-            ("share", finished.tree, place / "share.zarr.zip"),
-            ("merge", finished.tree, finished.tree, place / "both.zarr"),
+            ("share", finished.directory, place / "share"),
+            ("share", finished.directory, place / "share.zarr.zip"),
+            ("merge", finished.directory, finished.directory, place / "both.zarr"),
             ("report", store, "--to", place),
-            ("report", finished.tree, "--to", place / "report"),
-            ("inspect", finished.tree, "--picture", place / "x.png"),
-            ("train", finished.tree, "--protocol", "window", "--run", place / "run"),
+            ("report", finished.directory, "--to", place / "report"),
+            ("inspect", finished.directory, "--picture", place / "x.png"),
+            ("train", finished.directory, "--protocol", "window", "--run", place / "run"),
         ):
             assert "name a place outside of it" in refused(*words), words
     assert verify(own_store).problems == []
@@ -174,7 +174,7 @@ def test_nothing_is_written_into_a_store(own_store: Store, finished: Store, own_
 def test_a_folder_named_as_an_array_is_no_store(tmp_path: Path) -> None:
     for name in ("mel", "receipts"):
         (tmp_path / name).mkdir()
-    refuse_inside(DiskTree(tmp_path / "x.zarr"))
+    refuse_inside(LocalDirectory(tmp_path / "x.zarr"))
 
 
 # Places that cannot be written to -------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_name_too_long_is_noticed_at_once(tmp_path: Path, name: str, is_too_lo
 
 def test_an_archive_of_a_name_too_long_is_noticed_at_once(finished: Store, tmp_path: Path) -> None:
     with pytest.raises(CallError, match="is too long a name"):
-        share(finished, tmp_path / f"{'s' * 230}.zarr.zip", Wish(), draw=plain_charts)
+        share(finished, tmp_path / f"{'s' * 230}.zarr.zip", ShareOptions(), draw=plain_charts)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,7 +218,7 @@ def mount(*command: object) -> None:
 
 
 def test_a_store_that_is_a_disk_of_its_own_is_not_replaced(disk: Path, finished: Store, music: Path) -> None:
-    shutil.copytree(finished.tree.path, disk, dirs_exist_ok=True)
+    shutil.copytree(finished.directory.path, disk, dirs_exist_ok=True)
     link = disk.with_name("link.zarr")
     link.symlink_to(disk)
     for place in (disk, link):

@@ -19,7 +19,7 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing import local_workspace
-from melzarr.pipeline.publishing.local_workspace import DiskWorkspace, sweep
+from melzarr.pipeline.publishing.local_workspace import LocalWorkspace, sweep
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.workspace import PLAN, REMOVING
 from melzarr.pipeline.storage.atomic import write_whole
@@ -67,7 +67,7 @@ def test_a_link_in_the_workspace_is_refused_and_what_it_leads_to_stays(
     link = tmp_path / "s.zarr.building" / name
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(precious)
-    there = {"MUSIC": music, "STORE": finished.tree}
+    there = {"MUSIC": music, "STORE": finished.directory}
     refused = melzarr(*(there.get(str(word), word) for word in words))
     assert refused.exit_code == 1
     assert f"is a link to {precious}, where nothing may be removed; remove the link" in refused.stderr
@@ -82,7 +82,7 @@ def test_links_deeper_in_it_are_removed_as_links(music: Path, finished: Store, t
     (store / "zarr.json").symlink_to(precious / "thesis.txt")
     catalog, plan = plan_of(music)
     build(plan, catalog, tmp_path / "s.zarr", InProcess())
-    assert digests(tmp_path / "s.zarr") == digests(finished.tree.path)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
     assert not [path for path in (tmp_path / "s.zarr").rglob("*") if path.is_symlink()]
     assert unchanged(precious)
 
@@ -118,12 +118,12 @@ def test_the_work_of_another_user_is_not_gone_on_with(name: str, music: Path, tm
 
 @needs_root
 def test_nobody_else_has_a_finished_store_removed(own_store: Store) -> None:
-    before, workspace = digests(own_store.tree.path), open_workspace(own_store.tree)
+    before, workspace = digests(own_store.directory.path), open_workspace(own_store.directory)
     workspace.root.write(REMOVING)
     os.chown(workspace.root.folder, STRANGER, -1)
     with pytest.raises(BuildError, match="belongs to another user"):
-        workspace.tidy()
-    assert digests(own_store.tree.path) == before
+        workspace.cleanup_after_crash()
+    assert digests(own_store.directory.path) == before
 
 
 def test_nobody_else_can_put_anything_into_it(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_its_receipts_take_the_place_of_none(
     late = late_part(music, target, plan_of)
     make_part(read_plan(target), target, 1, 1, InProcess())
     with monkeypatch.context() as patch:
-        patch.setattr(DiskWorkspace, "require_plan", lambda _: None)
+        patch.setattr(LocalWorkspace, "require_plan", lambda _: None)
         late()
     assert open_workspace(target).n_receipts() == 6
     assert finish(read_plan(target), target).statuses["ok"] == 9
@@ -180,11 +180,11 @@ def test_what_it_writes_after_the_end_goes_with_the_next_question(
     finish(read_plan(target), target)
     workspace = open_workspace(target)
     with monkeypatch.context() as patch:
-        patch.setattr(DiskWorkspace, "require_plan", lambda _: None)
+        patch.setattr(LocalWorkspace, "require_plan", lambda _: None)
         workspace.root.folder.mkdir()  # as where it looked right before the end
         late()
     assert workspace.n_receipts() == 3
-    workspace.tidy(open_store(target).receipts())
+    workspace.cleanup_after_crash(open_store(target).receipts())
     assert not workspace.root.exists()
 
 
@@ -193,11 +193,11 @@ def test_a_stopped_build_is_not_taken_for_what_a_late_part_has_left(music: Path,
     write_plan(plan, catalog, target)
     make_part(read_plan(target), target, 1, 2, InProcess())
     workspace = open_workspace(target)
-    workspace.tidy()
+    workspace.cleanup_after_crash()
     assert workspace.n_receipts() == 2
     workspace.adopt_receipts()  # as a build in one piece begins
     workspace.root.remove([PLAN])
-    workspace.tidy()
+    workspace.cleanup_after_crash()
     assert workspace.n_receipts() == 2
 
 
@@ -208,22 +208,22 @@ def test_the_next_plan_and_a_build_in_one_keep_what_fits(music: Path, tmp_path: 
     write_plan(plan, replace(catalog, rule={**catalog.rule, "said": "of another plan"}), target)
     assert make_part(read_plan(target), target, 1, 2, InProcess()).n_reused == 7
     assert build(plan, catalog, target, InProcess()).n_reused == 7
-    assert digests(target) == digests(finished.tree.path)
+    assert digests(target) == digests(finished.directory.path)
 
 
 def test_one_that_goes_on_while_the_store_is_published_harms_nothing(
     music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, original = tmp_path / "s.zarr", DiskWorkspace._put
+    target, original = tmp_path / "s.zarr", LocalWorkspace._put
     late = late_part(music, target, plan_of)
     make_part(read_plan(target), target, 1, 1, InProcess())
 
-    def put(self: DiskWorkspace, store: Path) -> None:
+    def put(self: LocalWorkspace, store: Path) -> None:
         with pytest.raises(BuildError):
             late()
         original(self, store)
 
-    monkeypatch.setattr(DiskWorkspace, "_put", put)
+    monkeypatch.setattr(LocalWorkspace, "_put", put)
     finish(read_plan(target), target)
     assert verify(open_store(target), music).problems == []
 
@@ -242,14 +242,14 @@ def test_a_shard_that_is_lost_at_the_last_moment_keeps_the_store_from_appearing(
     music: Path, tmp_path: Path, plan_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, (catalog, plan) = tmp_path / "s.zarr", plan_of(music)
-    original = DiskWorkspace.refuse_occupied
+    original = LocalWorkspace.refuse_occupied
 
-    def lose(self: DiskWorkspace, replace: bool) -> None:
+    def lose(self: LocalWorkspace, replace: bool) -> None:
         (self.root.folder / "store/mel/c/1/0/0/0").unlink(missing_ok=True)
         original(self, replace)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiskWorkspace, "refuse_occupied", lose)
+        patch.setattr(LocalWorkspace, "refuse_occupied", lose)
         with pytest.raises(BuildError, match="did not come to"):
             build(plan, catalog, target, InProcess())
     assert not target.exists()
@@ -280,7 +280,7 @@ def test_killed_between_its_two_files_there_is_no_plan(music: Path, tmp_path: Pa
     shutil.copytree(music / "bells", music_of_some / "bells")
     catalog, plan = plan_of(music_of_some)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("melzarr.pipeline.storage.directory.write_whole", killed)
+        patch.setattr("melzarr.pipeline.storage.local.write_whole", killed)
         with pytest.raises(KilledError):
             write_plan(plan, catalog, target)
     with pytest.raises(BuildError, match=r"tracks\.csv is not the one that it was written with.*job-array init"):
@@ -291,7 +291,7 @@ def test_killed_between_its_two_files_there_is_no_plan(music: Path, tmp_path: Pa
 
 
 def test_a_question_discards_no_staged_build(own_store: Store, music: Path) -> None:
-    target = own_store.tree
+    target = own_store.directory
     assert melzarr("job-array", "init", music, target, *SMALL, "--force").exit_code == 0
     assert melzarr("job-array", "part", "1/1", target, "--workers", 0).exit_code == 0
     assert "up to date" in melzarr("features", music, target, *SMALL, "--workers", 0).stdout
@@ -336,17 +336,17 @@ def test_what_a_kill_leaves_of_a_workspace_that_was_removed_goes_with_the_next(
     assert verify(open_store(target)).problems == []
     assert not open_workspace(target).root.exists()
     assert (tmp_path / "s.zarr.building.trash").is_dir()
-    open_workspace(target).tidy()
+    open_workspace(target).cleanup_after_crash()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
 
 
 def test_what_a_kill_leaves_of_the_note_beside_a_store_goes_with_the_next(own_store: Store, music: Path) -> None:
-    folder = own_store.tree.path.parent
-    left, others = folder / f".{own_store.tree.name}.built.json.{'0a' * 8}.part", folder / ".s.part"
+    folder = own_store.directory.path.parent
+    left, others = folder / f".{own_store.directory.name}.built.json.{'0a' * 8}.part", folder / ".s.part"
     for again in ((), ("--force",)):
         left.write_text("{")
         others.write_text("mine")
-        assert melzarr("features", music, own_store.tree, "--workers", 0, *SMALL, *again).exit_code == 0
+        assert melzarr("features", music, own_store.directory, "--workers", 0, *SMALL, *again).exit_code == 0
         assert not left.exists()
         assert others.exists()
 
@@ -366,5 +366,5 @@ def test_what_another_user_has_put_in_the_place_of_trash_stays(
 def test_a_build_that_is_refused_leaves_nothing(own_store: Store, music: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
     with pytest.raises(BuildError, match="is there already"):
-        build(plan, catalog, own_store.tree, InProcess())
-    assert not open_workspace(own_store.tree).root.exists()
+        build(plan, catalog, own_store.directory, InProcess())
+    assert not open_workspace(own_store.directory).root.exists()

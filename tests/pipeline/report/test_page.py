@@ -22,12 +22,12 @@ from melzarr.cli import main
 from melzarr.pipeline.builder.build_timings import Built, read_built, write_built
 from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.errors import MelzarrError, RunError
-from melzarr.pipeline.inspection.quality import Findings, find
+from melzarr.pipeline.inspection.quality import QualityReport, find
 from melzarr.pipeline.inspection.track_statistics import COLUMNS
 from melzarr.pipeline.report.page import MAX_CELLS, PAGE, TEXT, charts, clean, file_name
 from melzarr.pipeline.report.page import write_report as draw_report
 from melzarr.pipeline.report.run_reader import WORST, read_run
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def melzarr(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def found(faulty: Store) -> Findings:
+def found(faulty: Store) -> QualityReport:
     return find(faulty)
 
 
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(faulty: Store, found: Findings, tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(faulty: Store, found: QualityReport, tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("page")
     draw_report(faulty, found, folder)
     return Page(folder / PAGE)
@@ -81,7 +81,7 @@ def page(faulty: Store, found: Findings, tmp_path_factory: pytest.TempPathFactor
 # What it says ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_was_found(page: Page, found: Findings, faulty: Store) -> None:
+def test_the_page_says_what_was_found(page: Page, found: QualityReport, faulty: Store) -> None:
     for fault in found.faults():
         assert fault in page.said
     for words in (
@@ -112,7 +112,7 @@ def test_the_page_stands_by_itself(page: Page) -> None:
     assert "http" not in re.sub(r"http-equiv", "", re.sub(r"base64,[^\"]+", "", page.html))
 
 
-def test_pictures_are_whole_and_lie_beside_the_page(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_pictures_are_whole_and_lie_beside_the_page(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty)
     first, *pictures = draw_report(faulty, found, tmp_path / "a", run, pictures="images")
     assert first == tmp_path / "a" / PAGE
@@ -133,7 +133,7 @@ def test_pictures_are_whole_and_lie_beside_the_page(faulty: Store, found: Findin
             assert ET.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  (our own)
 
 
-def test_every_colour_of_a_chart_has_one_in_the_dark(found: Findings) -> None:
+def test_every_colour_of_a_chart_has_one_in_the_dark(found: QualityReport) -> None:
     drawn = charts.draw_spectrum(found.bands, found.mean_db[0], found.all_db, (-80, 0)).decode()
     rules, used = drawn[: drawn.index("</style>")], set(re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", drawn))
     assert used == set(re.findall(r'\[style\*="(.*?)"\]', rules)) & used
@@ -188,11 +188,13 @@ def test_a_label_becomes_a_harmless_file_name(label: str) -> None:
 
 
 def test_the_page_knows_nothing_of_this_machine(page: Page, faulty: Store) -> None:
-    assert str(faulty.tree.folder.parent) not in page.html
+    assert str(faulty.directory.folder.parent) not in page.html
     assert "<h1>faulty.zarr</h1>" in page.html
 
 
-def test_facts_of_others_that_are_hostile_are_shown_as_text(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_facts_of_others_that_are_hostile_are_shown_as_text(
+    faulty: Store, found: QualityReport, tmp_path: Path
+) -> None:
     facts = {
         **found.facts,
         **dict.fromkeys(("title", "licence", "origin", "recipe", "uuid"), HOSTILE),
@@ -224,7 +226,7 @@ def test_a_page_is_written_of_whatever_there_is(songs: list[Song], tmp_path: Pat
     assert (tmp_path / "page" / PAGE).stat().st_size < 2_000_000
 
 
-def test_five_hundred_labels_are_bounded(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_five_hundred_labels_are_bounded(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     shown = tuple(f"label {n:03d}" for n in range(100))
     counts = np.ones((100, *found.counts.shape[1:]), np.int64)
     mean = np.tile(found.all_db, (100, 1))
@@ -243,7 +245,7 @@ def test_levels_of_many_windows_are_drawn_in_few_columns(tmp_path: Path) -> None
 
 
 def test_without_matplotlib_it_is_a_sentence(
-    faulty: Store, found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: Store, found: QualityReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MelzarrError, match=r"needs matplotlib, which is not installed; pip install 'melzarr\[plot\]'"):
@@ -256,7 +258,7 @@ def test_without_matplotlib_it_is_a_sentence(
 
 def summary_of(store: Store) -> Summary:
     seconds = {"wall": 12.0, "decode": 3.8, "mel": 1.9, "write": 0.95, "fetch": 0.0}
-    return Summary(target=store.tree, shape=(19, 60, 5, 128), statuses=None, troubled=(), n_reused=0, outdated=(),
+    return Summary(target=store.directory, shape=(19, 60, 5, 128), statuses=None, troubled=(), n_reused=0, outdated=(),
                    seconds=seconds)  # fmt: skip
 
 
@@ -325,12 +327,14 @@ def test_a_build_and_the_end_of_one_in_parts_are_noted(music: Path, tmp_path: Pa
 # With a run -----------------------------------------------------------------------------------------------------------
 
 
-def told(store: Store, found: Findings, run: Path, folder: Path) -> Page:
+def told(store: Store, found: QualityReport, run: Path, folder: Path) -> Page:
     write_report(store, found, folder, run)
     return Page(folder / PAGE)
 
 
-def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(
+    faulty: Store, found: QualityReport, tmp_path: Path
+) -> None:
     page = told(faulty, found, write_run(tmp_path / "my run", faulty), tmp_path / "page")
     for words in (
         "Run my run. Protocol track: by track.",
@@ -351,13 +355,13 @@ def spaced(page: Page) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
-def test_a_run_of_another_store_is_said_so(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_a_run_of_another_store_is_said_so(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty, store={"uuid": "another"})
     assert "This run was trained on a store with another UUID" in told(faulty, found, run, tmp_path / "page").said
 
 
 def test_an_older_run_and_one_that_is_not_finished_still_give_the_rest(
-    faulty: Store, found: Findings, tmp_path: Path
+    faulty: Store, found: QualityReport, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "run", faulty)
     (run / "answers.csv").unlink()
@@ -392,7 +396,7 @@ def test_what_is_no_run_is_a_sentence(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_a_run_of_hostile_text_is_shown_as_text(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_a_run_of_hostile_text_is_shown_as_text(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty, labels=(HOSTILE, "b"), protocol={"name": HOSTILE, "words": HOSTILE})
     answers = (run / "answers.csv").read_text().replace("worst", '"<img src=x onerror=alert(1)>\u202e"')
     (run / "answers.csv").write_text(answers, encoding="utf-8")
@@ -402,7 +406,7 @@ def test_a_run_of_hostile_text_is_shown_as_text(faulty: Store, found: Findings, 
     assert "\u202e" not in page.html
 
 
-def test_many_classes_and_many_wrong_answers_are_bounded(faulty: Store, found: Findings, tmp_path: Path) -> None:
+def test_many_classes_and_many_wrong_answers_are_bounded(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty, labels=tuple(f"l{n}" for n in range(MAX_CELLS + 1)))
     rows = "".join(f"test,t{n},a,b,0.5,{n / 1000}\n" for n in range(300))
     with (run / "answers.csv").open("a") as file:
@@ -422,23 +426,23 @@ def test_the_command_writes_a_folder_named_after_the_store_and_says_what_comes_n
     faulty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = melzarr("report", faulty.tree)
+    result = melzarr("report", faulty.directory)
     assert result.exit_code == 0, result.output
     assert result.output.startswith("made faulty-report/report.html, ")
     assert "  1 track failed\n" in result.output
-    assert f"next: melzarr train {faulty.tree}\n" in result.output
+    assert f"next: melzarr train {faulty.directory}\n" in result.output
     assert (tmp_path / "faulty-report" / PAGE).is_file()
 
 
 def test_the_command_takes_a_run_and_a_folder(faulty: Store, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty)
-    result = melzarr("report", faulty.tree, "--run", run, "--to", tmp_path / "pages/one")
+    result = melzarr("report", faulty.directory, "--run", run, "--to", tmp_path / "pages/one")
     assert result.exit_code == 0, result.output
     assert "A network trained on it" in Page(tmp_path / "pages/one" / PAGE).said
 
 
 def test_a_store_in_an_object_store_has_its_note_beside_it_and_its_page_here(
-    music: Path, bucket: BucketTree, tmp_path: Path
+    music: Path, bucket: ObjectStoreDirectory, tmp_path: Path
 ) -> None:
     where = f"{bucket}/s.zarr"
     assert melzarr("features", music, where, *SMALL).exit_code == 0
@@ -458,10 +462,10 @@ def test_the_command_stands_after_verify_and_explains_itself() -> None:
 
 
 def test_errors_are_sentences_and_nothing_is_written(own_store: Store, tmp_path: Path) -> None:
-    inside = melzarr("report", own_store.tree, "--to", own_store.tree.path / "page")
+    inside = melzarr("report", own_store.directory, "--to", own_store.directory.path / "page")
     assert inside.exit_code == 2
-    assert f"lies in the store {own_store.tree}, which it would damage" in inside.output
-    no_run = melzarr("report", own_store.tree, "--run", tmp_path, "--to", tmp_path / "page")
+    assert f"lies in the store {own_store.directory}, which it would damage" in inside.output
+    no_run = melzarr("report", own_store.directory, "--run", tmp_path, "--to", tmp_path / "page")
     assert no_run.exit_code == 1
     assert "is no run" in no_run.output
     assert melzarr("report", tmp_path / "none.zarr", "--to", tmp_path / "page").exit_code == 1

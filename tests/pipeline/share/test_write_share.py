@@ -38,18 +38,18 @@ from melzarr.pipeline.errors import BuildError, CallError, SpecError
 from melzarr.pipeline.features.decibels import level_db
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.share.dataset_card import escape
-from melzarr.pipeline.share.share_options import Wish
+from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share as share_and_draw
 from melzarr.pipeline.sources.catalog import read_catalog
-from melzarr.pipeline.storage.directory import DiskTree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, NAMES
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from tests.conftest import SPEC
 
 if TYPE_CHECKING:
-    from melzarr.pipeline.storage.object_store import BucketTree
+    from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 
 DATE = "2026-11-23"
 share = functools.partial(share_and_draw, draw=plain_charts)
@@ -59,7 +59,7 @@ share = functools.partial(share_and_draw, draw=plain_charts)
 def shared_folder(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the music, shared as a folder; not to be changed."""
     target = tmp_path_factory.mktemp("share") / "music"
-    share(finished, target, Wish(published=DATE))
+    share(finished, target, ShareOptions(published=DATE))
     return target
 
 
@@ -76,11 +76,11 @@ def web(tmp_path: Path) -> Iterator[Nginx]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name, _ in DiskTree(folder).files()}
+    return {name: (folder / name).read_bytes() for name, _ in LocalDirectory(folder).files()}
 
 
 def test_it_is_the_store_as_it_was_and_what_explains_it(finished: Store, shared_folder: Path) -> None:
-    found, store = files(shared_folder), files(finished.tree.path)
+    found, store = files(shared_folder), files(finished.directory.path)
     assert {name: data for name, data in found.items() if name in store} == store
     assert {name.partition("/")[0] for name in found.keys() - store.keys()} == NAMES - {"audio"}
     assert open_store(shared_folder).attributes["uuid"] == finished.attributes["uuid"]
@@ -116,12 +116,12 @@ def test_verify_proves_it_whole_with_all_that_explains_it(shared_folder: Path, t
 def test_it_is_the_same_each_time_and_an_archive_holds_the_same(
     finished: Store, shared_folder: Path, tmp_path: Path
 ) -> None:
-    share(finished, tmp_path / "again/music", Wish(published=DATE))
+    share(finished, tmp_path / "again/music", ShareOptions(published=DATE))
     assert files(tmp_path / "again/music") == files(shared_folder)
     archives = [tmp_path / name / "music.zarr.zip" for name in ("one", "two")]
     for path in archives:
         path.parent.mkdir()
-        share(finished, path, Wish(published=DATE))
+        share(finished, path, ShareOptions(published=DATE))
     assert archives[0].read_bytes() == archives[1].read_bytes()
     with zipfile.ZipFile(archives[0]) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -136,7 +136,7 @@ def test_it_is_the_same_each_time_and_an_archive_holds_the_same(
 
 def test_its_pictures_are_drawn_and_the_same_each_time(finished: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        share_and_draw(finished, tmp_path / name / "music", Wish())
+        share_and_draw(finished, tmp_path / name / "music", ShareOptions())
     drawn = files(tmp_path / "one/music")
     assert drawn == files(tmp_path / "two/music")
     assert {"report/examples.png", "report/scale.png", "report/mel-01-bells.png", "report/spectrum-01-bells.svg"} < set(
@@ -147,12 +147,14 @@ def test_its_pictures_are_drawn_and_the_same_each_time(finished: Store, tmp_path
 
 
 def test_a_share_of_a_share_is_the_same(shared_folder: Path, tmp_path: Path) -> None:
-    share(open_store(shared_folder), tmp_path / "music", Wish(published=DATE))
+    share(open_store(shared_folder), tmp_path / "music", ShareOptions(published=DATE))
     assert files(tmp_path / "music") == files(shared_folder)
 
 
 def test_nothing_of_this_machine_is_in_it(finished: Store, shared_folder: Path, music: Path) -> None:
-    names = {str(finished.tree.path.parent), str(music.parent), str(shared_folder.parent), str(Path.home())} - {"/"}
+    names = {str(finished.directory.path.parent), str(music.parent), str(shared_folder.parent), str(Path.home())} - {
+        "/"
+    }
     names |= {name for name in (socket.gethostname(), os.environ.get("USER", "")) if len(name) > 5}
     for file, data in files(shared_folder).items():
         assert not [name for name in names if name.encode() in data], file
@@ -162,8 +164,8 @@ def test_nothing_of_this_machine_is_in_it(finished: Store, shared_folder: Path, 
 def test_the_lines_of_its_card_open_it(
     finished: Store, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share(finished, tmp_path / name, Wish())
-    text = (open_tree(tmp_path / name)).read("README.md").decode()
+    share(finished, tmp_path / name, ShareOptions())
+    text = (open_directory(tmp_path / name)).read("README.md").decode()
     code = re.search("```python\n(.*?)```", text, re.DOTALL)
     assert code
     assert len(code[1].splitlines()) in {4, 5}
@@ -211,7 +213,7 @@ def test_its_description_for_crawlers_is_valid(
     folder = shared_folder
     if not published:
         folder = tmp_path / "music"
-        share(finished, folder, Wish())
+        share(finished, folder, ShareOptions())
     said = mlcroissant("validate", "--jsonld", "croissant.json", cwd=folder)
     found = [line for line in said.splitlines() if "warning" in line.lower() or line.strip().startswith("-")]
     if published:
@@ -235,19 +237,19 @@ def test_its_record_set_can_be_read(finished: Store, shared_folder: Path) -> Non
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        (Wish(labels=["drums"]), lambda d: d.label == "drums"),
-        (Wish(splits=["valid"]), lambda d: d.split == "valid"),
-        (Wish(tracks=["bells/bells.00003", "drums/drums.00002"]),
+        (ShareOptions(labels=["drums"]), lambda d: d.label == "drums"),
+        (ShareOptions(splits=["valid"]), lambda d: d.split == "valid"),
+        (ShareOptions(tracks=["bells/bells.00003", "drums/drums.00002"]),
          lambda d: d.track.isin(["bells/bells.00003", "drums/drums.00002"])),
-        (Wish(title="Bells & drums", licence="CC-BY-4.0", origin="Somebody"), lambda d: d.label != ""),
-        (Wish(labels=["bells"], splits=["train"]), lambda d: (d.label == "bells") & (d.split == "train")),
+        (ShareOptions(title="Bells & drums", licence="CC-BY-4.0", origin="Somebody"), lambda d: d.label != ""),
+        (ShareOptions(labels=["bells"], splits=["train"]), lambda d: (d.label == "bells") & (d.split == "train")),
     ],
 )  # fmt: skip
 def test_a_part_of_it_is_its_tracks_and_their_statistics(
-    finished: Store, tmp_path: Path, wish: Wish, expected: Any
+    finished: Store, tmp_path: Path, wish: ShareOptions, expected: Any
 ) -> None:
     share(finished, tmp_path / "part", wish)
-    original, part = xr.open_zarr(finished.tree.path), xr.open_zarr(tmp_path / "part")
+    original, part = xr.open_zarr(finished.directory.path), xr.open_zarr(tmp_path / "part")
     chosen = original.sel(track=expected(original))
     np.testing.assert_array_equal(part.mel.values, chosen.mel.values)
     for name in ("track", "label", "split", "status", "error", "duration", "peak"):
@@ -265,19 +267,19 @@ def test_a_part_of_it_is_its_tracks_and_their_statistics(
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        (Wish(labels=["drums", "bell"]), "has no label 'bell'; it has bells, drums"),
-        (Wish(splits=["unused"]), "has no split 'unused'"),
-        (Wish(tracks=["bells/bells.00000"], labels=["drums"]), "no track of .* is of these labels"),
+        (ShareOptions(labels=["drums", "bell"]), "has no label 'bell'; it has bells, drums"),
+        (ShareOptions(splits=["unused"]), "has no split 'unused'"),
+        (ShareOptions(tracks=["bells/bells.00000"], labels=["drums"]), "no track of .* is of these labels"),
     ],
 )
-def test_a_part_that_is_none_is_refused(finished: Store, tmp_path: Path, wish: Wish, said: str) -> None:
+def test_a_part_that_is_none_is_refused(finished: Store, tmp_path: Path, wish: ShareOptions, said: str) -> None:
     with pytest.raises(CallError, match=said):
         share(finished, tmp_path / "part", wish)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_smaller_copy_states_its_error(finished: Store, tmp_path: Path) -> None:
-    share(finished, tmp_path / "small", Wish(scale="db", dtype="float16"))
+    share(finished, tmp_path / "small", ShareOptions(scale="db", dtype="float16"))
     small = open_store(tmp_path / "small")
     assert (small.spec.scale, small.spec.dtype, small.mel.attrs["units"]) == ("db", "float16", "dB")
     expected, found = level_db(finished.mel[:], SPEC), small.mel[:].astype(np.float32)
@@ -288,13 +290,13 @@ def test_a_smaller_copy_states_its_error(finished: Store, tmp_path: Path) -> Non
     assert small.values("receipts/n_bytes").sum() < 0.5 * finished.values("receipts/n_bytes").sum()
     assert not verify(small).problems
     with pytest.raises((CallError, SpecError)):
-        share(finished, tmp_path / "bad", Wish(dtype="float16"))
+        share(finished, tmp_path / "bad", ShareOptions(dtype="float16"))
 
 
 def test_behind_a_server_that_gives_parts_of_files_it_opens_by_its_address(
     finished: Store, tmp_path: Path, web: Nginx
 ) -> None:
-    share(finished, tmp_path / "web/music", Wish())
+    share(finished, tmp_path / "web/music", ShareOptions())
     dataset = xr.open_zarr(f"{web.url}/music", chunks=None)
     np.testing.assert_array_equal(dataset.mel[7].values, finished.mel[7])
     np.testing.assert_array_equal(dataset.mel.values, finished.mel[:])
@@ -306,7 +308,7 @@ def test_behind_a_server_that_gives_parts_of_files_it_opens_by_its_address(
 
 
 def test_without_shards_it_opens_behind_any_server(finished: Store, tmp_path: Path) -> None:
-    for name, wish in (("shards", Wish()), ("plain", Wish(sharded=False))):
+    for name, wish in (("shards", ShareOptions()), ("plain", ShareOptions(sharded=False))):
         share(finished, tmp_path / name, wish)
     handler = functools.partial(_Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -321,7 +323,7 @@ def test_without_shards_it_opens_behind_any_server(finished: Store, tmp_path: Pa
             server.shutdown()
             thread.join()
     plain = open_store(tmp_path / "plain")
-    assert len(list(plain.tree.below("mel/c").files())) == 12
+    assert len(list(plain.directory.child("mel/c").files())) == 12
     assert not verify(plain).problems
     read, found = plain.reader(), np.empty(plain.spec.shape, np.float32)
     read(7, found)
@@ -334,39 +336,41 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_audio_is_in_it_only_where_it_is_asked_for(finished: Store, own_music: Path, tmp_path: Path) -> None:
-    share(finished, tmp_path / "with", Wish(audio=open_tree(own_music)))
+    share(finished, tmp_path / "with", ShareOptions(audio=open_directory(own_music)))
     sources = [name for name, digest in zip(finished.values("source"), finished.values("source_sha256"), strict=True)
                if digest]  # fmt: skip
-    assert sorted(name for name, _ in DiskTree(tmp_path / "with/audio").files()) == sorted(sources)
+    assert sorted(name for name, _ in LocalDirectory(tmp_path / "with/audio").files()) == sorted(sources)
     assert not verify(open_store(tmp_path / "with"), tmp_path / "with/audio", n_samples=2).problems
     (own_music / "bells/bells.00000.wav").write_bytes(b"other")
     with pytest.raises(CallError, match="is not the file that the store was made from"):
-        share(finished, tmp_path / "changed", Wish(audio=open_tree(own_music)))
+        share(finished, tmp_path / "changed", ShareOptions(audio=open_directory(own_music)))
     assert not (tmp_path / "changed").exists()
 
 
 def test_what_is_there_is_replaced_only_by_force(finished: Store, shared_folder: Path, tmp_path: Path) -> None:
-    share(finished, tmp_path / "music", Wish(labels=["bells"]))
+    share(finished, tmp_path / "music", ShareOptions(labels=["bells"]))
     with pytest.raises(BuildError, match=r"is there already.*--force"):
-        share(finished, tmp_path / "music", Wish(published=DATE))
-    share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
+        share(finished, tmp_path / "music", ShareOptions(published=DATE))
+    share(finished, tmp_path / "music", ShareOptions(published=DATE), replace=True)
     assert files(tmp_path / "music") == files(shared_folder)
     (tmp_path / "music/.git").mkdir()
     (tmp_path / "music/.git/HEAD").write_text("ref: refs/heads/main")
     with pytest.raises(BuildError, match=r"holds \.git/HEAD, which is not part of the store and would go with it"):
-        share(finished, tmp_path / "music", Wish(published=DATE), replace=True)
+        share(finished, tmp_path / "music", ShareOptions(published=DATE), replace=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["music"]
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_what_is_no_store_is_never_replaced(finished: Store, tmp_path: Path, bucket: BucketTree, replace: bool) -> None:
+def test_what_is_no_store_is_never_replaced(
+    finished: Store, tmp_path: Path, bucket: ObjectStoreDirectory, replace: bool
+) -> None:
     (tmp_path / "music").mkdir()
     (tmp_path / "music/diary.txt").write_text("dear diary")
     (tmp_path / "music.zarr.zip").write_text("dear diary")
     bucket.write("music/diary.txt", b"dear diary")
-    for place in (tmp_path / "music", tmp_path / "music.zarr.zip", bucket.below("music")):
+    for place in (tmp_path / "music", tmp_path / "music.zarr.zip", bucket.child("music")):
         with pytest.raises(BuildError, match="is no store of melzarr's"):
-            share(finished, place, Wish(), replace=replace)
+            share(finished, place, ShareOptions(), replace=replace)
     assert (tmp_path / "music/diary.txt").read_text() == (tmp_path / "music.zarr.zip").read_text() == "dear diary"
     assert bucket.read("music/diary.txt") == b"dear diary"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["music", "music.zarr.zip"]
@@ -381,18 +385,18 @@ def test_what_is_no_store_is_never_replaced(finished: Store, tmp_path: Path, buc
 def test_a_place_in_which_the_store_would_be_lost_is_refused(
     own_store: Store, tmp_path: Path, place: str, said: str, replace: bool
 ) -> None:
-    before = files(own_store.tree.path)
-    (tmp_path / "link").symlink_to(own_store.tree.path)
+    before = files(own_store.directory.path)
+    (tmp_path / "link").symlink_to(own_store.directory.path)
     with pytest.raises(CallError, match=said):
-        share(own_store, tmp_path / place, Wish(labels=["bells"]), replace=replace)
-    assert files(own_store.tree.path) == before
+        share(own_store, tmp_path / place, ShareOptions(labels=["bells"]), replace=replace)
+    assert files(own_store.directory.path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "own.zarr"]
 
 
 def test_of_what_it_was_made_is_said_through_all_copies(finished: Store, tmp_path: Path) -> None:
-    share(finished, tmp_path / "small", Wish(scale="db", dtype="float16"))
-    share(open_store(tmp_path / "small"), tmp_path / "smaller", Wish(labels=["bells"], title="Bells"))
-    share(open_store(tmp_path / "smaller"), tmp_path / "copy", Wish())
+    share(finished, tmp_path / "small", ShareOptions(scale="db", dtype="float16"))
+    share(open_store(tmp_path / "small"), tmp_path / "smaller", ShareOptions(labels=["bells"], title="Bells"))
+    share(open_store(tmp_path / "smaller"), tmp_path / "copy", ShareOptions())
     for name, lines in (("smaller", 2), ("copy", 2)):
         text = (tmp_path / name / "README.md").read_text()
         assert text.count("tracks of the store") == lines
@@ -404,7 +408,7 @@ def test_audio_that_is_not_there_is_said_before_anything_is_copied(
     finished: Store, music: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CallError, match="is not below"):
-        share(finished, tmp_path / "out", Wish(audio=open_tree(music / "bells")))
+        share(finished, tmp_path / "out", ShareOptions(audio=open_directory(music / "bells")))
     assert not list(tmp_path.iterdir())
 
 
@@ -413,7 +417,7 @@ def test_names_with_line_breaks_mathematics_and_other_letters_are_names(music: P
     shutil.copy(music / "bells/bells.00000.wav", tmp_path / "music/a\rb$^$曲/c\nd.wav")
     catalog = read_catalog(tmp_path / "music")
     build(make_plan(SPEC, catalog.tracks, versions(), 5), catalog, tmp_path / "s.zarr", InProcess())
-    share(open_store(tmp_path / "s.zarr"), tmp_path / "out", Wish())
+    share(open_store(tmp_path / "s.zarr"), tmp_path / "out", ShareOptions())
     with (tmp_path / "out/tracks.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["source"] == "a\rb$^$曲/c\nd.wav"
 
@@ -452,23 +456,25 @@ def test_a_copy_that_failed_at_its_end_goes_on_with_what_it_has(
     with monkeypatch.context() as patch:
         patch.setattr("melzarr.pipeline.share.documents.write_report", fail)
         with pytest.raises(OSError, match="No space"):
-            share(finished, tmp_path / "music", Wish(published=DATE))
+            share(finished, tmp_path / "music", ShareOptions(published=DATE))
     assert not (tmp_path / "music").exists()
-    assert share(finished, tmp_path / "music", Wish(published=DATE)).n_reused == 12
+    assert share(finished, tmp_path / "music", ShareOptions(published=DATE)).n_reused == 12
     assert files(tmp_path / "music") == files(shared_folder)
 
 
-def test_in_an_object_store_it_has_the_same_bytes(finished: Store, shared_folder: Path, bucket: BucketTree) -> None:
-    target = bucket.below("music")
-    share(finished, target, Wish(published=DATE))
+def test_in_an_object_store_it_has_the_same_bytes(
+    finished: Store, shared_folder: Path, bucket: ObjectStoreDirectory
+) -> None:
+    target = bucket.child("music")
+    share(finished, target, ShareOptions(published=DATE))
     assert {name: target.read(name) for name, _ in target.files()} == files(shared_folder)
     assert not verify(open_store(target)).problems
     with pytest.raises(BuildError, match="--force"):
-        share(finished, target, Wish(published=DATE))
+        share(finished, target, ShareOptions(published=DATE))
 
 
 def test_for_hugging_face_its_card_begins_with_what_is_read_there(finished: Store, tmp_path: Path) -> None:
-    share(finished, tmp_path / "hub", Wish(for_hub=True))
+    share(finished, tmp_path / "hub", ShareOptions(for_hub=True))
     _, head, text = (tmp_path / "hub/README.md").read_text().split("---\n", 2)
     facts = yaml.safe_load(head)
     assert facts["license"] == "other"
@@ -490,7 +496,7 @@ def test_what_strangers_have_written_is_text_in_the_card(music: Path, tmp_path: 
         rows.writerows([f"music/bells/bells.0000{n}.wav", label if n else "x\u202ey"] for n in range(4))
     catalog = read_catalog(tmp_path / "tracks.csv")
     build(make_plan(SPEC, catalog.tracks, versions(), 5), catalog, tmp_path / "s.zarr", InProcess())
-    share(open_store(tmp_path / "s.zarr"), tmp_path / "out", Wish())
+    share(open_store(tmp_path / "s.zarr"), tmp_path / "out", ShareOptions())
     text = (tmp_path / "out/README.md").read_text()
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\[a\\](javascript:b) \\`c\\`" in text
@@ -499,7 +505,7 @@ def test_what_strangers_have_written_is_text_in_the_card(music: Path, tmp_path: 
 
 
 def test_the_command_ends_with_what_was_made_and_what_is_next(finished: Store, tmp_path: Path) -> None:
-    command = ["share", str(finished.tree), str(tmp_path / "music.zarr.zip"), "--label", "bells"]
+    command = ["share", str(finished.directory), str(tmp_path / "music.zarr.zip"), "--label", "bells"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert re.search(r"shared .* as .*music\.zarr\.zip: 6 tracks", done.stdout)

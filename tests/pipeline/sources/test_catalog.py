@@ -17,13 +17,13 @@ from pyarrow import parquet
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, read_catalog
 from melzarr.pipeline.sources.dataset_recipe import find_recipe
-from melzarr.pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.sources.split import SPLITS, HashSplit
 from melzarr.pipeline.sources.tracks import Track
 
 DATASETS = Path(__file__).parents[3] / "datasets"
 
 
-def tree(root: Path, *names: str) -> Path:
+def directory(root: Path, *names: str) -> Path:
     """Make empty files: a catalog goes by names alone."""
     for name in names:
         path = root / name
@@ -40,7 +40,7 @@ def ids(catalog: Catalog) -> list[str]:
 
 
 def test_a_tree_gives_label_and_id_by_folder_and_name(tmp_path: Path) -> None:
-    catalog = read_catalog(tree(tmp_path, "jazz/b.flac", "blues/a.wav"), HashSplit(valid=0, test=0))
+    catalog = read_catalog(directory(tmp_path, "jazz/b.flac", "blues/a.wav"), HashSplit(valid=0, test=0))
     assert catalog.root.path == tmp_path
     assert catalog.tracks == (
         Track(id="blues/a", label="blues", source="blues/a.wav", group="blues/a", split="train"),
@@ -50,7 +50,7 @@ def test_a_tree_gives_label_and_id_by_folder_and_name(tmp_path: Path) -> None:
 
 
 def test_folders_below_a_label_are_part_of_the_id(tmp_path: Path) -> None:
-    catalog = read_catalog(tree(tmp_path, "jazz/duke/1930/mood.mp3", "jazz/mood.mp3"))
+    catalog = read_catalog(directory(tmp_path, "jazz/duke/1930/mood.mp3", "jazz/mood.mp3"))
     assert [(track.id, track.label) for track in catalog.tracks] == [
         ("jazz/duke/1930/mood", "jazz"),
         ("jazz/mood", "jazz"),
@@ -60,14 +60,14 @@ def test_folders_below_a_label_are_part_of_the_id(tmp_path: Path) -> None:
 def test_hidden_files_and_folders_are_skipped_and_other_files_listed(tmp_path: Path) -> None:
     hidden = ["jazz/._a.wav", "jazz/.DS_Store", ".git/b.wav", "jazz/.cache/c.wav", ".made.json"]
     other = ["readme.txt", "jazz/cover.jpg", "jazz/noextension"]
-    catalog = read_catalog(tree(tmp_path, "jazz/a.wav", *hidden, *other))
+    catalog = read_catalog(directory(tmp_path, "jazz/a.wav", *hidden, *other))
     assert ids(catalog) == ["jazz/a"]
     assert catalog.left_out == tuple(sorted(other))
 
 
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS))
 def test_every_known_extension_is_a_track_in_either_case(tmp_path: Path, extension: str) -> None:
-    catalog = read_catalog(tree(tmp_path, f"jazz/a{extension}", f"jazz/b{extension.upper()}"))
+    catalog = read_catalog(directory(tmp_path, f"jazz/a{extension}", f"jazz/b{extension.upper()}"))
     assert ids(catalog) == ["jazz/a", "jazz/b"]
 
 
@@ -76,12 +76,15 @@ def test_no_extension_is_both_readable_and_not() -> None:
 
 
 def test_only_the_last_extension_goes(tmp_path: Path) -> None:
-    assert ids(read_catalog(tree(tmp_path, "jazz/jazz.00001.au", "jazz/v1.2.wav"))) == ["jazz/jazz.00001", "jazz/v1.2"]
+    assert ids(read_catalog(directory(tmp_path, "jazz/jazz.00001.au", "jazz/v1.2.wav"))) == [
+        "jazz/jazz.00001",
+        "jazz/v1.2",
+    ]
 
 
 def test_the_order_is_by_id_whatever_the_file_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{label}/{number}.wav" for label in ("b", "a", "c.d", "c") for number in (10, 9, 1)]
-    tree(tmp_path, *names, "z.txt", "a.txt", "b/m.txt")
+    directory(tmp_path, *names, "z.txt", "a.txt", "b/m.txt")
     first = read_catalog(tmp_path)
     assert ids(first) == sorted(name.removesuffix(".wav") for name in names)
     walk = os.walk
@@ -99,26 +102,26 @@ def test_the_order_is_by_id_whatever_the_file_system_says(tmp_path: Path, monkey
 
 
 def test_two_files_of_one_id_are_refused(tmp_path: Path) -> None:
-    tree(tmp_path, "jazz/a.wav", "jazz/a.mp3", "jazz/b.wav")
+    directory(tmp_path, "jazz/a.wav", "jazz/a.mp3", "jazz/b.wav")
     with pytest.raises(CatalogError, match=r"'jazz/a' is the id of two files, .*'jazz/a\.(wav|mp3)'.*column id"):
         read_catalog(tmp_path)
 
 
 def test_a_file_without_a_folder_has_no_label(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=r"'loose.wav' lies in .* no label; put each file into a folder"):
-        read_catalog(tree(tmp_path, "jazz/a.wav", "loose.wav"))
+        read_catalog(directory(tmp_path, "jazz/a.wav", "loose.wav"))
 
 
 @pytest.mark.parametrize("names", [(), ("jazz/readme.txt", "jazz/._a.wav")])
 def test_a_folder_without_audio_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     others = sum(name.endswith(".txt") for name in names)
     with pytest.raises(CatalogError, match=rf"holds no audio file \({others} others\); known: .*\.wav"):
-        read_catalog(tree(tmp_path, *names))
+        read_catalog(directory(tmp_path, *names))
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv", "song.wav"])
 def test_what_is_no_folder_and_no_manifest_is_refused(tmp_path: Path, name: str) -> None:
-    tree(tmp_path, "song.wav")
+    directory(tmp_path, "song.wav")
     with pytest.raises(CatalogError, match=rf"{name} is no folder and no manifest; name a folder of label/file"):
         read_catalog(tmp_path / name)
 
@@ -126,17 +129,17 @@ def test_what_is_no_folder_and_no_manifest_is_refused(tmp_path: Path, name: str)
 @pytest.mark.skipif(sys.platform != "linux", reason="this file system decides which names there may be")
 @pytest.mark.parametrize("name", [b"jazz/caf\xe9.wav", b"caf\xe9/a.wav"])
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, name: bytes) -> None:
-    tree(tmp_path, os.fsdecode(name))
+    directory(tmp_path, os.fsdecode(name))
     with pytest.raises(CatalogError, match=r"caf\\udce9.* is not UTF-8, so no store can hold it; rename the file"):
         read_catalog(tmp_path)
 
 
 def test_names_in_any_script_will_do(tmp_path: Path) -> None:
-    assert ids(read_catalog(tree(tmp_path, "日本/曲 1.wav", "café/é.wav"))) == ["café/é", "日本/曲 1"]
+    assert ids(read_catalog(directory(tmp_path, "日本/曲 1.wav", "café/é.wav"))) == ["café/é", "日本/曲 1"]
 
 
 def test_a_folder_that_cannot_be_listed_does_not_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree(tmp_path, "blues/a.wav", "jazz/a.wav")
+    directory(tmp_path, "blues/a.wav", "jazz/a.wav")
     scandir = os.scandir
 
     def locked(path: Any) -> Any:
@@ -204,7 +207,7 @@ def test_groups_stay_together_where_the_hash_splits(manifest: Path) -> None:
     for track in read_catalog(write(manifest, rows), HashSplit(valid=0.3, test=0.3)).tracks:
         parts.setdefault(track.group, set()).add(track.split)
     assert {len(its) for its in parts.values()} == {1}
-    assert set.union(*parts.values()) == set(PARTS)
+    assert set.union(*parts.values()) == set(SPLITS)
 
 
 @pytest.mark.parametrize("column", ["path", "label"])
@@ -223,7 +226,7 @@ def test_a_row_without_path_or_label_is_named_by_its_number(manifest: Path, colu
 
 
 def test_an_unknown_split_is_named_by_its_row(manifest: Path) -> None:
-    rows = [{"path": f"{part}.wav", "label": "jazz", "split": part} for part in (*PARTS, "unused", "dev")]
+    rows = [{"path": f"{part}.wav", "label": "jazz", "split": part} for part in (*SPLITS, "unused", "dev")]
     with pytest.raises(CatalogError, match="row 5: split 'dev' is unknown; use train, valid, test or unused"):
         read_catalog(write(manifest, rows))
 
@@ -319,7 +322,7 @@ def test_parquet_without_pyarrow_is_a_sentence(tmp_path: Path, monkeypatch: pyte
 def gtzan(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """GTZAN's names with nothing in the files."""
     recipe = dataclasses.replace(find_recipe("gtzan", DATASETS), folder=tmp_path_factory.mktemp("gtzan"))
-    tree(recipe.audio, *(f"{label}/{label}.{n:05d}.au" for label in recipe.labels for n in range(100)))
+    directory(recipe.audio, *(f"{label}/{label}.{n:05d}.au" for label in recipe.labels for n in range(100)))
     return recipe
 
 
@@ -355,12 +358,12 @@ def test_a_split_that_nobody_named_is_refused(gtzan: Any, tmp_path: Path) -> Non
     with pytest.raises(CatalogError, match="no split called 'artist-filtered'; gtzan has fault-filtered"):
         read_catalog(gtzan, named_split="artist-filtered")
     with pytest.raises(CatalogError, match="a source without recipe has none"):
-        read_catalog(tree(tmp_path, "jazz/a.wav"), named_split="fault-filtered")
+        read_catalog(directory(tmp_path, "jazz/a.wav"), named_split="fault-filtered")
 
 
 def test_links_to_folders_are_not_followed_and_are_listed(tmp_path: Path) -> None:
-    tree(tmp_path / "music", "blues/a.wav")
-    tree(tmp_path / "elsewhere", "b.wav")
+    directory(tmp_path / "music", "blues/a.wav")
+    directory(tmp_path / "elsewhere", "b.wav")
     (tmp_path / "music/jazz").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "music/blues/round").symlink_to(tmp_path / "music")
     catalog = read_catalog(tmp_path / "music")

@@ -51,8 +51,8 @@ def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     return file.getvalue()
 
 
-def regular(tree: dict[str, bytes], prefix: str = "genres/") -> list[tuple[tarfile.TarInfo, bytes]]:
-    return [(tarfile.TarInfo(prefix + name), content) for name, content in tree.items()]
+def regular(directory: dict[str, bytes], prefix: str = "genres/") -> list[tuple[tarfile.TarInfo, bytes]]:
+    return [(tarfile.TarInfo(prefix + name), content) for name, content in directory.items()]
 
 
 ARCHIVE = tar(regular(TREE))
@@ -337,8 +337,8 @@ def test_an_archive_without_any_track_makes_no_dataset(tmp_path: Path) -> None:
 # Copied ---------------------------------------------------------------------------------------------------------------
 
 
-def write(tree: dict[str, bytes], folder: Path) -> Path:
-    for name, content in tree.items():
+def write(directory: dict[str, bytes], folder: Path) -> Path:
+    for name, content in directory.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
@@ -368,13 +368,13 @@ def test_a_tree_is_found_at_or_below_the_path(tmp_path: Path, above: str) -> Non
 
 
 def test_tracks_that_a_copy_lacks_are_said(tmp_path: Path) -> None:
-    tree = {name.replace(".au", ".wav"): content for name, content in TREE.items() if name != "jazz/jazz.00002.au"}
-    copy = write(tree, tmp_path / "copy" / "genres_original")
+    directory = {name.replace(".au", ".wav"): content for name, content in TREE.items() if name != "jazz/jazz.00002.au"}
+    copy = write(directory, tmp_path / "copy" / "genres_original")
     write({name.replace(".au", ".png"): b"" for name in TREE}, tmp_path / "copy" / "aaa_images_original")
     recipe = recipe_of(ARCHIVE, tmp_path / "small")
     note = "5 tracks where the recipe says 6 (jazz 2)"
     assert fetch(recipe, copy_from=copy.parent) == Fetched(recipe.audio, 5, made=True, note=note)
-    assert files(recipe.audio) == tree
+    assert files(recipe.audio) == directory
     assert fetch(recipe) == Fetched(recipe.audio, 5, made=False, note=note)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.catalog import read_catalog
-from melzarr.pipeline.sources.split import PARTS, HashSplit
+from melzarr.pipeline.sources.split import SPLITS, HashSplit
 
 SHARES = st.tuples(st.floats(0, 0.49), st.floats(0, 0.49), st.integers(0, 99))
 ROWS = st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.sampled_from("ABC"), min_size=1, max_size=20)
@@ -55,7 +55,7 @@ def test_the_shares_are_met_but_for_the_chance_of_the_draw(valid: float, test: f
     n = 10_000
     rule = HashSplit(valid=valid, test=test, seed=seed)
     counts = Counter(rule.part(f"blues/blues.{number:05d}") for number in range(n))
-    for part, share in zip(PARTS, (1 - valid - test, valid, test), strict=True):
+    for part, share in zip(SPLITS, (1 - valid - test, valid, test), strict=True):
         # The number in a part is binomial; beyond 4 standard deviations it is once in 16 000 draws.
         assert abs(counts[part] - n * share) <= 4 * (n * share * (1 - share)) ** 0.5
 

@@ -11,7 +11,7 @@ import pytest
 from melzarr.pipeline.errors import BuildError, StorageError
 from melzarr.pipeline.storage import lock
 from melzarr.pipeline.storage.lock import Lease
-from melzarr.pipeline.storage.object_store import BucketTree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SILENCE", 3)
 
 
-def test_while_it_is_held_nobody_else_gets_it(bucket: BucketTree) -> None:
+def test_while_it_is_held_nobody_else_gets_it(bucket: ObjectStoreDirectory) -> None:
     with Lease(bucket, "lock", "s.zarr").held(), pytest.raises(BuildError, match=r"s\.zarr is being built by process "):
         Lease(bucket, "lock", "s.zarr")._take()
     with Lease(bucket, "lock", "s.zarr").held():
@@ -29,7 +29,7 @@ def test_while_it_is_held_nobody_else_gets_it(bucket: BucketTree) -> None:
 
 
 def test_the_lock_of_a_dead_process_is_taken_over_and_it_is_said(
-    bucket: BucketTree, caplog: pytest.LogCaptureFixture
+    bucket: ObjectStoreDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     Lease(bucket, "lock", "s.zarr")._take()  # and nothing more
     with caplog.at_level(logging.WARNING), Lease(bucket, "lock", "s.zarr").held():
@@ -37,7 +37,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_it_is_said(
         Lease(bucket, "lock", "s.zarr")
 
 
-def test_of_many_that_want_a_dead_ones_lock_one_gets_it(bucket: BucketTree) -> None:
+def test_of_many_that_want_a_dead_ones_lock_one_gets_it(bucket: ObjectStoreDirectory) -> None:
     Lease(bucket, "lock", "s.zarr")._take()
     held, refused, done = [], [], threading.Event()
 
@@ -61,7 +61,9 @@ def test_of_many_that_want_a_dead_ones_lock_one_gets_it(bucket: BucketTree) -> N
     assert (len(held), len(refused)) == (1, 3)
 
 
-def test_who_was_not_heard_of_for_too_long_has_lost_it(bucket: BucketTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_not_heard_of_for_too_long_has_lost_it(
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "BEAT", 60)
     slow = Lease(bucket, "lock", "s.zarr")
     with slow.held():
@@ -71,26 +73,28 @@ def test_who_was_not_heard_of_for_too_long_has_lost_it(bucket: BucketTree, monke
         assert bucket.size("lock") is None
 
 
-def test_a_writing_whose_answer_was_lost_loses_nothing(bucket: BucketTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writing_whose_answer_was_lost_loses_nothing(
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = Lease(bucket, "lock", "s.zarr")
     with own.held():
-        original = BucketTree.exchange
+        original = ObjectStoreDirectory.exchange
 
-        def unanswered(self: BucketTree, name: str, data: bytes, version: str | None) -> None:
+        def unanswered(self: ObjectStoreDirectory, name: str, data: bytes, version: str | None) -> None:
             original(self, name, data, version)
             raise StorageError("the connection broke")
 
-        monkeypatch.setattr(BucketTree, "exchange", unanswered)
+        monkeypatch.setattr(ObjectStoreDirectory, "exchange", unanswered)
         with pytest.raises(StorageError):
             own._write()
-        monkeypatch.setattr(BucketTree, "exchange", original)
+        monkeypatch.setattr(ObjectStoreDirectory, "exchange", original)
         own.require()
         own.require()
     assert bucket.size("lock") is None
 
 
 def test_who_slept_through_the_loss_of_the_lock_leaves_it_to_the_other(
-    bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT", 60)
     asleep, other = Lease(bucket, "lock", "s.zarr"), Lease(bucket, "lock", "s.zarr")
@@ -100,7 +104,7 @@ def test_who_slept_through_the_loss_of_the_lock_leaves_it_to_the_other(
     other.require()
 
 
-def test_a_lock_can_be_held_again(bucket: BucketTree) -> None:
+def test_a_lock_can_be_held_again(bucket: ObjectStoreDirectory) -> None:
     own = Lease(bucket, "lock", "s.zarr")
     for _ in range(2):
         with own.held():

@@ -24,35 +24,35 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import BuildError, CallError, CatalogError, StorageError, StoreError
 from melzarr.pipeline.inspection.scan import scan
 from melzarr.pipeline.inspection.verify import verify
-from melzarr.pipeline.publishing.object_workspace import BucketWorkspace
+from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage import lock
-from melzarr.pipeline.storage.object_store import BucketTree
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 SPEC = FeatureSpec(n_windows=60)  # of `finished`
 
 
-def uploaded(folder: Path, tree: BucketTree) -> BucketTree:
+def uploaded(folder: Path, directory: ObjectStoreDirectory) -> ObjectStoreDirectory:
     """Copy all files of a folder."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            tree.write(path.relative_to(folder).as_posix(), path.read_bytes())
-    return tree
+            directory.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    return directory
 
 
 @pytest.fixture
-def remote_music(music: Path, bucket: BucketTree) -> BucketTree:
-    return uploaded(music, bucket.below("music"))
+def remote_music(music: Path, bucket: ObjectStoreDirectory) -> ObjectStoreDirectory:
+    return uploaded(music, bucket.child("music"))
 
 
-def remote_digests(tree: BucketTree) -> dict[str, str]:
-    return {name: hashlib.sha256(tree.read(name)).hexdigest() for name, _ in tree.files()}
+def remote_digests(directory: ObjectStoreDirectory) -> dict[str, str]:
+    return {name: hashlib.sha256(directory.read(name)).hexdigest() for name, _ in directory.files()}
 
 
 def run(root: object, target: object, runner: InProcess | None = None, *, replace: bool = False, **spec) -> Summary:
@@ -75,8 +75,8 @@ class StopsAfter(InProcess):
             yield function(job)
 
 
-def test_the_receipts_of_an_older_plan_are_adopted(bucket: BucketTree) -> None:
-    older, newer = (BucketWorkspace(bucket.below("s.zarr"), digit * 64) for digit in "ab")
+def test_the_receipts_of_an_older_plan_are_adopted(bucket: ObjectStoreDirectory) -> None:
+    older, newer = (ObjectWorkspace(bucket.child("s.zarr"), digit * 64) for digit in "ab")
     for index in range(40):
         older.root.write(older.receipt(index), b"older")
     newer.root.write(newer.receipt(3), b"newer")
@@ -87,24 +87,24 @@ def test_the_receipts_of_an_older_plan_are_adopted(bucket: BucketTree) -> None:
 
 
 def test_a_store_that_is_built_from_bucket_to_bucket_has_the_bytes_of_one_on_a_disk(
-    remote_music: BucketTree, bucket: BucketTree, finished: Store
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store
 ) -> None:
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     assert run(remote_music, target).n_reused == 0
-    assert remote_digests(target) == digests(finished.tree.path)
-    assert not bucket.below("s.zarr.building").exists()
+    assert remote_digests(target) == digests(finished.directory.path)
+    assert not bucket.child("s.zarr.building").exists()
     assert changes_of(remote_music, target) == []
 
 
-def changes_of(root: BucketTree, target: BucketTree) -> list[str]:
+def changes_of(root: ObjectStoreDirectory, target: ObjectStoreDirectory) -> list[str]:
     catalog = read_catalog(root)
     return changes(open_store(target), make_plan(SPEC, catalog.tracks, versions(), 5), catalog)
 
 
 def test_it_is_verified_against_librosa_and_read_like_any_other(
-    remote_music: BucketTree, bucket: BucketTree, finished: Store
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store
 ) -> None:
-    run(remote_music, bucket.below("s.zarr"))
+    run(remote_music, bucket.child("s.zarr"))
     store = open_store(f"{bucket}/s.zarr")
     verdict = verify(store, remote_music, n_samples=12)
     assert verdict.problems == []
@@ -118,12 +118,12 @@ def test_it_is_verified_against_librosa_and_read_like_any_other(
 
 
 def test_on_the_web_it_is_read_and_verified_where_nothing_can_be_listed(
-    remote_music: BucketTree, bucket: BucketTree, s3: Seaweed, finished: Store
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, s3: Seaweed, finished: Store
 ) -> None:
-    run(remote_music, bucket.below("s.zarr"))
+    run(remote_music, bucket.child("s.zarr"))
     rows = ["path,label", *(f"{name},{name.partition('/')[0]}" for name, _ in remote_music.files())]
     remote_music.write("tracks.csv", "\n".join(rows).encode())
-    web = open_tree(f"{bucket}/s.zarr".replace("s3:/", s3.web))
+    web = open_directory(f"{bucket}/s.zarr".replace("s3:/", s3.web))
     store = open_store(web)
     verdict = verify(store, f"{remote_music}".replace("s3:/", s3.web), n_samples=3)
     assert (verdict.problems, verdict.n_tracks, verdict.n_sampled) == ([], 12, 3)
@@ -136,8 +136,8 @@ def test_on_the_web_it_is_read_and_verified_where_nothing_can_be_listed(
         list(web.files())
 
 
-def test_damage_is_found_and_named(remote_music: BucketTree, bucket: BucketTree) -> None:
-    target = bucket.below("s.zarr")
+def test_damage_is_found_and_named(remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory) -> None:
+    target = bucket.child("s.zarr")
     run(remote_music, target)
     whole = target.read("mel/c/1/0/0/0")
     target.write("mel/c/1/0/0/0", whole[:100], bytes([whole[100] ^ 1]), whole[101:])
@@ -154,24 +154,26 @@ def test_damage_is_found_and_named(remote_music: BucketTree, bucket: BucketTree)
         open_store(target).values("label")
 
 
-def test_a_build_that_was_stopped_goes_on(remote_music: BucketTree, bucket: BucketTree, finished: Store) -> None:
-    target = bucket.below("s.zarr")
+def test_a_build_that_was_stopped_goes_on(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store
+) -> None:
+    target = bucket.child("s.zarr")
     with pytest.raises(KeyboardInterrupt):
         run(remote_music, target, StopsAfter(2))
     with pytest.raises(StoreError, match="there is no store"):
         open_store(target)
     assert run(remote_music, target).n_reused == 10
-    assert remote_digests(target) == digests(finished.tree.path)
+    assert remote_digests(target) == digests(finished.directory.path)
 
 
 @pytest.mark.parametrize("what", ["shard", "audio"])
-def test_what_is_kept_was_checked(what: str, remote_music: BucketTree, bucket: BucketTree) -> None:
-    target = bucket.below("s.zarr")
+def test_what_is_kept_was_checked(what: str, remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory) -> None:
+    target = bucket.child("s.zarr")
     with pytest.raises(KeyboardInterrupt):
         run(remote_music, target, StopsAfter(2))
     if what == "shard":
         (name,) = (
-            f"shards/{name}" for name, _ in open_workspace(target).root.below("shards").files() if "0001." in name
+            f"shards/{name}" for name, _ in open_workspace(target).root.child("shards").files() if "0001." in name
         )
         data = open_workspace(target).root.read(name)
         open_workspace(target).root.write(name, data[:-1], b"!")
@@ -180,8 +182,8 @@ def test_what_is_kept_was_checked(what: str, remote_music: BucketTree, bucket: B
     summary = run(remote_music, target)
     assert summary.n_reused == 5
     assert len(summary.outdated) == 1
-    run(remote_music, bucket.below("fresh.zarr"))
-    assert remote_digests(target) == remote_digests(bucket.below("fresh.zarr"))
+    run(remote_music, bucket.child("fresh.zarr"))
+    assert remote_digests(target) == remote_digests(bucket.child("fresh.zarr"))
 
 
 class CutOffError(Exception):
@@ -191,44 +193,44 @@ class CutOffError(Exception):
 @pytest.mark.parametrize("n_writes", [0, 5, 30])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_store_opens_whole_or_not_at_all_wherever_publishing_is_cut_off(
-    n_writes: int, replaced: bool, remote_music: BucketTree, bucket: BucketTree, finished: Store,
+    n_writes: int, replaced: bool, remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     if replaced:
         run(remote_music, target, n_mels=64)
     left = [n_writes]
 
-    def write(self: BucketTree, name: str, *parts: bytes) -> None:
+    def write(self: ObjectStoreDirectory, name: str, *parts: bytes) -> None:
         if self == target:
             left[0] -= 1
             if left[0] < 0:
                 raise CutOffError
         original(self, name, *parts)
 
-    original = BucketTree.write
-    monkeypatch.setattr(BucketTree, "write", write)
+    original = ObjectStoreDirectory.write
+    monkeypatch.setattr(ObjectStoreDirectory, "write", write)
     with pytest.raises(CutOffError):
         run(remote_music, target, replace=replaced)
-    monkeypatch.setattr(BucketTree, "write", original)
+    monkeypatch.setattr(ObjectStoreDirectory, "write", original)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(target)
     assert not open_workspace(target).occupied()
     assert run(remote_music, target, replace=replaced).n_reused == 12
-    assert remote_digests(target) == digests(finished.tree.path)
+    assert remote_digests(target) == digests(finished.directory.path)
 
 
 def test_a_store_that_is_there_stays_until_the_new_one_is_computed(
-    own_music: Path, bucket: BucketTree, finished: Store
+    own_music: Path, bucket: ObjectStoreDirectory, finished: Store
 ) -> None:
-    target = bucket.below("s.zarr")
+    target = bucket.child("s.zarr")
     run(own_music, target)
     soundfile.write(own_music / "drums/drums.00004.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 22050)
     with pytest.raises(BuildError, match="is there already"):
         run(own_music, target)
     with pytest.raises(KeyboardInterrupt):
         run(own_music, target, StopsAfter(2), replace=True)
-    assert remote_digests(target) == digests(finished.tree.path)
+    assert remote_digests(target) == digests(finished.directory.path)
     summary = run(own_music, target, replace=True)
     assert (summary.n_reused, summary.statuses["failed"]) == (10, 0)
     assert verify(open_store(target), own_music).problems == []
@@ -245,8 +247,10 @@ class Meanwhile(InProcess):
         self.happens()
 
 
-def test_what_has_come_while_a_build_ran_is_left_alone(remote_music: BucketTree, bucket: BucketTree) -> None:
-    target = bucket.below("s.zarr")
+def test_what_has_come_while_a_build_ran_is_left_alone(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory
+) -> None:
+    target = bucket.child("s.zarr")
     with pytest.raises(BuildError, match="has appeared meanwhile"):
         run(remote_music, target, Meanwhile(lambda: target.write("thesis.txt", b"years of work")))
     assert [name for name, _ in target.files()] == ["thesis.txt"]
@@ -255,63 +259,67 @@ def test_what_has_come_while_a_build_ran_is_left_alone(remote_music: BucketTree,
 
 
 def test_a_store_that_appears_in_the_last_moment_is_not_written_over(
-    remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = bucket.below("s.zarr")
-    original = BucketWorkspace._copy
+    target = bucket.child("s.zarr")
+    original = ObjectWorkspace._copy
 
-    def overtaken(self: BucketWorkspace, *arguments: object, **options: object) -> None:
+    def overtaken(self: ObjectWorkspace, *arguments: object, **options: object) -> None:
         original(self, *arguments, **options)
         target.write("zarr.json", b"{}")
 
-    monkeypatch.setattr(BucketWorkspace, "_copy", overtaken)
+    monkeypatch.setattr(ObjectWorkspace, "_copy", overtaken)
     with pytest.raises(BuildError, match="has appeared meanwhile"):
         run(remote_music, target)
     assert target.read("zarr.json") == b"{}"
 
 
 def test_who_has_lost_the_lock_while_publishing_harms_nothing(
-    remote_music: BucketTree, bucket: BucketTree, finished: Store, monkeypatch: pytest.MonkeyPatch
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A laptop that sleeps in the middle of it, while another build of the same store takes over."""
-    target, original = bucket.below("s.zarr"), BucketTree.move
+    target, original = bucket.child("s.zarr"), ObjectStoreDirectory.move
     monkeypatch.setattr(lock, "BEAT", 3600)
     monkeypatch.setattr(lock, "SILENCE", 1)
 
-    def asleep(self: BucketTree, name: str, new_name: str, to: BucketTree | None = None) -> None:
-        monkeypatch.setattr(BucketTree, "move", original)
+    def asleep(self: ObjectStoreDirectory, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
+        monkeypatch.setattr(ObjectStoreDirectory, "move", original)
         run(remote_music, target)
         original(self, name, new_name, to)
 
-    monkeypatch.setattr(BucketTree, "move", asleep)
+    monkeypatch.setattr(ObjectStoreDirectory, "move", asleep)
     with pytest.raises((BuildError, FileNotFoundError)):
         run(remote_music, target)
-    assert remote_digests(target) == digests(finished.tree.path)
+    assert remote_digests(target) == digests(finished.directory.path)
     assert verify(open_store(target)).problems == []
 
 
 def test_a_shard_that_did_not_come_into_the_store_keeps_it_from_appearing(
-    remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError
 
     with monkeypatch.context() as patch:
-        patch.setattr(BucketTree, "move", gone)
+        patch.setattr(ObjectStoreDirectory, "move", gone)
         with pytest.raises(BuildError, match="3 of 3 shards did not come to"):
-            run(remote_music, bucket.below("s.zarr"))
-    assert run(remote_music, bucket.below("s.zarr")).n_reused == 12
+            run(remote_music, bucket.child("s.zarr"))
+    assert run(remote_music, bucket.child("s.zarr")).n_reused == 12
 
 
-def test_what_lies_there_already_and_is_no_store_is_left_alone(remote_music: BucketTree, bucket: BucketTree) -> None:
+def test_what_lies_there_already_and_is_no_store_is_left_alone(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory
+) -> None:
     bucket.write("mine/thesis.txt", b"years of work")
-    assert open_workspace(bucket.below("mine")).occupied()
+    assert open_workspace(bucket.child("mine")).occupied()
     with pytest.raises(BuildError, match="exists and is no store of melzarr's"):
-        run(remote_music, bucket.below("mine"))
+        run(remote_music, bucket.child("mine"))
     assert bucket.read("mine/thesis.txt") == b"years of work"
 
 
-def test_a_tree_and_a_manifest_give_the_tracks_that_they_give_on_a_disk(music: Path, remote_music: BucketTree) -> None:
+def test_a_tree_and_a_manifest_give_the_tracks_that_they_give_on_a_disk(
+    music: Path, remote_music: ObjectStoreDirectory
+) -> None:
     remote_music.write("bells/.hidden.wav", b"")
     remote_music.write(".trash/old.wav", b"")
     remote_music.write("bells/notes.txt", b"a note")
@@ -320,19 +328,19 @@ def test_a_tree_and_a_manifest_give_the_tracks_that_they_give_on_a_disk(music: P
     assert read_catalog(remote_music).left_out == ("bells/notes.txt",)
     absolute = f"path,label\nbells/bells.00000.wav,a\n{remote_music}/drums/drums.00000.wav,b\n"
     remote_music.write("tracks.csv", absolute.encode())
-    assert [track.source for track in read_catalog(remote_music.below("tracks.csv")).tracks] == [
+    assert [track.source for track in read_catalog(remote_music.child("tracks.csv")).tracks] == [
         "bells/bells.00000.wav",
         "drums/drums.00000.wav",
     ]
     for outside in ("s3://other/a.wav", "/etc/a.wav", "../a.wav"):
         remote_music.write("tracks.csv", f"path,label\n{outside},a\n".encode())
         with pytest.raises(CatalogError, match=r"tracks\.csv, row 1: .* lies outside the manifest's folder"):
-            read_catalog(remote_music.below("tracks.csv"))
+            read_catalog(remote_music.child("tracks.csv"))
     with pytest.raises(CatalogError, match=r"nothing is no folder and no manifest"):
-        read_catalog(remote_music.below("nothing"))
+        read_catalog(remote_music.child("nothing"))
 
 
-def test_a_scan_finds_what_it_finds_on_a_disk(music: Path, remote_music: BucketTree) -> None:
+def test_a_scan_finds_what_it_finds_on_a_disk(music: Path, remote_music: ObjectStoreDirectory) -> None:
     found = []
     for root in (music, remote_music):
         catalog = read_catalog(root)
@@ -341,10 +349,12 @@ def test_a_scan_finds_what_it_finds_on_a_disk(music: Path, remote_music: BucketT
     assert found[0] == found[1]
 
 
-def test_a_file_that_is_not_there_is_a_failed_track(remote_music: BucketTree, bucket: BucketTree) -> None:
+def test_a_file_that_is_not_there_is_a_failed_track(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory
+) -> None:
     rows = "path,label\nbells/bells.00000.wav,bells\nbells/gone.wav,bells\n"
     remote_music.write("tracks.csv", rows.encode())
-    summary = run(remote_music.below("tracks.csv"), bucket.below("s.zarr"))
+    summary = run(remote_music.child("tracks.csv"), bucket.child("s.zarr"))
     assert summary.statuses == {"ok": 1, "failed": 1}
     ((source, status, sentence),) = summary.troubled
     assert (source, status) == ("bells/gone.wav", "failed")
@@ -352,47 +362,49 @@ def test_a_file_that_is_not_there_is_a_failed_track(remote_music: BucketTree, bu
 
 
 def test_a_name_that_no_object_can_have_or_no_disk_is_one_failed_track(
-    remote_music: BucketTree, bucket: BucketTree
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory
 ) -> None:
     long = f"bells/{'a' * 230}.flac.wav"
     remote_music.write(long, remote_music.read("bells/bells.00000.wav"))
     rows = f'path,label\n"bells/a\tb.wav",bells\n{long},bells\nbells/bells.00002.wav,bells\n'
     remote_music.write("tracks.csv", rows.encode())
-    assert run(remote_music.below("tracks.csv"), bucket.below("s.zarr")).statuses == {"ok": 2, "failed": 1}
+    assert run(remote_music.child("tracks.csv"), bucket.child("s.zarr")).statuses == {"ok": 2, "failed": 1}
 
 
 @pytest.mark.parametrize("name", ["a b.zarr", "50%.zarr", "ünï.zarr", "a+b&c=d.zarr"])
-def test_a_store_has_the_name_that_it_was_given(name: str, remote_music: BucketTree, bucket: BucketTree) -> None:
+def test_a_store_has_the_name_that_it_was_given(
+    name: str, remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory
+) -> None:
     run(remote_music, f"{bucket}/{name}/")
     assert verify(open_store(f"{bucket}/{name}")).problems == []
     assert bucket.size(f"{name}/zarr.json")
 
 
-def test_a_whole_bucket_is_no_place_for_a_store(remote_music: BucketTree) -> None:
+def test_a_whole_bucket_is_no_place_for_a_store(remote_music: ObjectStoreDirectory) -> None:
     with pytest.raises(
         CallError, match=r"s3://zarr is a whole bucket; name a store in it, such as s3://zarr/music.zarr"
     ):
         run(remote_music, "s3://zarr")
 
 
-def test_of_nothing_nothing_is_read(bucket: BucketTree) -> None:
+def test_of_nothing_nothing_is_read(bucket: ObjectStoreDirectory) -> None:
     bucket.write("empty", b"")
     assert (bucket.read_range("empty", 0, 0), bucket.read_end("empty", 10)) == (b"", (b"", 0))
 
 
 @pytest.mark.parametrize("what", ["verify", "sample", "features"])
 def test_where_the_server_is_at_fault_nothing_else_is_blamed(
-    what: str, remote_music: BucketTree, bucket: BucketTree, monkeypatch: pytest.MonkeyPatch
+    what: str, remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(remote_music, bucket.below("s.zarr"))
-    store = open_store(bucket.below("s.zarr"))
+    run(remote_music, bucket.child("s.zarr"))
+    store = open_store(bucket.child("s.zarr"))
 
     def away(*_: object) -> None:
         raise StorageError("the server does not answer")
 
-    monkeypatch.setattr(BucketTree, "local" if what == "sample" else "sha256", away)
+    monkeypatch.setattr(ObjectStoreDirectory, "local" if what == "sample" else "sha256", away)
     if what == "features":
-        done = CliRunner().invoke(main, ["features", str(remote_music), str(store.tree), "--n-windows", "60"])
+        done = CliRunner().invoke(main, ["features", str(remote_music), str(store.directory), "--n-windows", "60"])
         assert done.exit_code == 1
         assert "the server does not answer" in done.stderr
         assert "--force" not in done.stderr
@@ -401,7 +413,7 @@ def test_where_the_server_is_at_fault_nothing_else_is_blamed(
             verify(store, remote_music, n_samples=2)
 
 
-def test_files_are_brought_in_their_order_and_go_again(bucket: BucketTree) -> None:
+def test_files_are_brought_in_their_order_and_go_again(bucket: ObjectStoreDirectory) -> None:
     for number in range(10):
         bucket.write(f"a/{number}.wav", bytes([number]))
     before = None
@@ -416,7 +428,7 @@ def test_files_are_brought_in_their_order_and_go_again(bucket: BucketTree) -> No
         assert not path.exists()
 
 
-def test_a_file_is_exchanged_only_where_it_is_as_it_was(bucket: BucketTree) -> None:
+def test_a_file_is_exchanged_only_where_it_is_as_it_was(bucket: ObjectStoreDirectory) -> None:
     first = bucket.exchange("a", b"1", None)
     with pytest.raises(FileExistsError):
         bucket.exchange("a", b"2", None)
@@ -429,9 +441,9 @@ def test_a_file_is_exchanged_only_where_it_is_as_it_was(bucket: BucketTree) -> N
         bucket.exchange("a", b"3", second)
 
 
-def test_an_address_is_all_that_is_pickled(bucket: BucketTree, s3: Seaweed) -> None:
+def test_an_address_is_all_that_is_pickled(bucket: ObjectStoreDirectory, s3: Seaweed) -> None:
     bucket.write("a", b"1")
-    data = pickle.dumps(bucket.patient())
+    data = pickle.dumps(bucket.with_retries())
     assert not any(value.encode() in data for value in s3.environment().values() if value != "us-east-1")
     assert pickle.loads(data).read("a") == b"1"  # noqa: S301  (from here)
 
@@ -452,12 +464,12 @@ def test_an_address_is_all_that_is_pickled(bucket: BucketTree, s3: Seaweed) -> N
 def test_an_address_that_is_none_or_says_too_much_is_refused(address: str, said: str) -> None:
     pytest.importorskip("obstore")
     with pytest.raises(CallError, match=said) as refused:
-        open_tree(address)
+        open_directory(address)
     assert "secret" not in str(refused.value)
     assert "abc" not in str(refused.value)
 
 
 def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
-    assert open_tree("C:/music").folder == Path("C:/music")
-    assert open_tree(f"{tmp_path}/a:b").folder == tmp_path / "a:b"
-    assert shutil.disk_usage(open_tree(tmp_path).folder).total
+    assert open_directory("C:/music").folder == Path("C:/music")
+    assert open_directory(f"{tmp_path}/a:b").folder == tmp_path / "a:b"
+    assert shutil.disk_usage(open_directory(tmp_path).folder).total

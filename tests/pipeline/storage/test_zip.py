@@ -18,9 +18,9 @@ from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import BuildError, CallError, StoreError
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.storage.atomic import files_below
-from melzarr.pipeline.storage.directory import DiskTree
-from melzarr.pipeline.storage.open_storage import open_tree
-from melzarr.pipeline.storage.zip import ZipTree, pack_folder
+from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
+from melzarr.pipeline.storage.zip import ZipDirectory, pack_folder
 from melzarr.pipeline.zarr_store.companion_files import checksum_lines
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from tests.conftest import Planner
@@ -37,20 +37,20 @@ def zipped(music: Path, plan_of: Planner, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_store_is_built_into_an_archive_with_the_same_files(zipped: Store, finished: Store) -> None:
     assert zipped.attributes == finished.attributes
-    assert sorted(zipped.tree.files()) == sorted(finished.tree.files())
-    assert all(zipped.tree.read(name) == finished.tree.read(name) for name, _ in finished.tree.files())
-    assert not list(Path(str(zipped.tree)).parent.glob("*.building"))
+    assert sorted(zipped.directory.files()) == sorted(finished.directory.files())
+    assert all(zipped.directory.read(name) == finished.directory.read(name) for name, _ in finished.directory.files())
+    assert not list(Path(str(zipped.directory)).parent.glob("*.building"))
 
 
 def test_it_is_sound(zipped: Store, music: Path) -> None:
     verdict = verify(zipped, music, n_samples=3)
     assert not verdict.problems
     assert (verdict.n_tracks, verdict.n_sources, verdict.n_sampled) == (12, 12, 3)
-    assert zipped.n_bytes == sum(size for _, size in zipped.tree.files())
+    assert zipped.n_bytes == sum(size for _, size in zipped.directory.files())
 
 
 def test_plain_xarray_and_the_reader_see_the_same_windows(zipped: Store, finished: Store) -> None:
-    dataset = xr.open_zarr(ZipStore(str(zipped.tree), mode="r"), chunks=None)
+    dataset = xr.open_zarr(ZipStore(str(zipped.directory), mode="r"), chunks=None)
     read, found = zipped.reader(), np.empty(zipped.spec.shape, np.float32)
     for number in range(zipped.n_tracks):
         read(number, found)
@@ -59,7 +59,7 @@ def test_plain_xarray_and_the_reader_see_the_same_windows(zipped: Store, finishe
 
 
 def test_any_unzip_finds_plain_files_without_times(zipped: Store, tmp_path: Path, finished: Store) -> None:
-    with zipfile.ZipFile(str(zipped.tree)) as archive:
+    with zipfile.ZipFile(str(zipped.directory)) as archive:
         assert archive.testzip() is None
         infos = archive.infolist()
         assert {(info.compress_type, info.date_time) for info in infos} == {(zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
@@ -70,45 +70,47 @@ def test_any_unzip_finds_plain_files_without_times(zipped: Store, tmp_path: Path
 
 
 def test_the_same_files_give_the_same_bytes(finished: Store, tmp_path: Path) -> None:
-    names = [name for name, _ in finished.tree.files()]
+    names = [name for name, _ in finished.directory.files()]
     archives = []
     for seed in range(2):
-        folder = DiskTree(tmp_path / str(seed))
+        folder = LocalDirectory(tmp_path / str(seed))
         for name in random.Random(seed).sample(names, len(names)):
-            folder.write(name, finished.tree.read(name))
+            folder.write(name, finished.directory.read(name))
         archives.append(tmp_path / f"{seed}.zip")
         pack_folder(folder.path, archives[-1])
     assert archives[0].read_bytes() == archives[1].read_bytes()
 
 
 def test_parts_of_files_are_those_of_a_folder(zipped: Store, finished: Store) -> None:
-    for name, size in finished.tree.files():
-        assert zipped.tree.size(name) == size
-        assert zipped.tree.sha256(name) == finished.tree.sha256(name)
-        assert zipped.tree.read_end(name, 20) == finished.tree.read_end(name, 20)
-        assert zipped.tree.read_end(name, size + 5) == finished.tree.read_end(name, size + 5)
+    for name, size in finished.directory.files():
+        assert zipped.directory.size(name) == size
+        assert zipped.directory.sha256(name) == finished.directory.sha256(name)
+        assert zipped.directory.read_end(name, 20) == finished.directory.read_end(name, 20)
+        assert zipped.directory.read_end(name, size + 5) == finished.directory.read_end(name, size + 5)
         for start, n_bytes in ((0, 7), (size // 2, 9), (size - 3, 9), (size + 1, 4)):
-            assert zipped.tree.read_range(name, start, n_bytes) == finished.tree.read_range(name, start, n_bytes)
-    below = zipped.tree.below("mel")
-    assert sorted(below.files()) == sorted(finished.tree.below("mel").files())
-    assert sorted(below.files(without="c")) == sorted(finished.tree.below("mel").files(without="c"))
-    assert (below.exists(), zipped.tree.below("nothing").exists()) == (True, False)
+            assert zipped.directory.read_range(name, start, n_bytes) == finished.directory.read_range(
+                name, start, n_bytes
+            )
+    below = zipped.directory.child("mel")
+    assert sorted(below.files()) == sorted(finished.directory.child("mel").files())
+    assert sorted(below.files(without="c")) == sorted(finished.directory.child("mel").files(without="c"))
+    assert (below.exists(), zipped.directory.child("nothing").exists()) == (True, False)
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, zipped: Store) -> None:
-    tree = open_tree(tmp_path / "none.zarr.zip")
-    assert isinstance(tree, ZipTree)
-    assert not tree.exists()
+    directory = open_directory(tmp_path / "none.zarr.zip")
+    assert isinstance(directory, ZipDirectory)
+    assert not directory.exists()
     with pytest.raises(StoreError, match="there is no store at"):
-        open_store(tree)
+        open_store(directory)
     with pytest.raises(FileNotFoundError):
-        zipped.tree.read("nothing")
-    assert zipped.tree.size("nothing") is None
+        zipped.directory.read("nothing")
+    assert zipped.directory.size("nothing") is None
 
 
 def test_an_archive_that_was_cut_off_is_said_to_be_so(tmp_path: Path, zipped: Store) -> None:
     path = tmp_path / "cut.zarr.zip"
-    path.write_bytes(Path(str(zipped.tree)).read_bytes()[:100_000])
+    path.write_bytes(Path(str(zipped.directory)).read_bytes()[:100_000])
     with pytest.raises(StoreError, match="copy or download it again"):
         open_store(path)
 
@@ -116,8 +118,8 @@ def test_an_archive_that_was_cut_off_is_said_to_be_so(tmp_path: Path, zipped: St
 def test_a_compressed_archive_is_refused_with_the_remedy(tmp_path: Path, finished: Store) -> None:
     path = tmp_path / "deflated.zarr.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, _ in finished.tree.files():
-            archive.writestr(name, finished.tree.read(name))
+        for name, _ in finished.directory.files():
+            archive.writestr(name, finished.directory.read(name))
     with pytest.raises(StoreError, match="unzip it, and use the folder"):
         open_store(path)
 
@@ -126,9 +128,9 @@ def test_a_compressed_archive_is_refused_with_the_remedy(tmp_path: Path, finishe
 @pytest.mark.parametrize("size", [1 << 62, 1 << 40])
 @pytest.mark.timeout(60)
 def test_an_archive_that_lies_about_a_size_is_refused(tmp_path: Path, finished: Store, name: str, size: int) -> None:
-    folder, path = DiskTree(tmp_path / "folder"), tmp_path / "lies.zarr.zip"
-    for file, _ in finished.tree.files():
-        folder.write(file, finished.tree.read(file))
+    folder, path = LocalDirectory(tmp_path / "folder"), tmp_path / "lies.zarr.zip"
+    for file, _ in finished.directory.files():
+        folder.write(file, finished.directory.read(file))
     folder.write("README.md", b"hello")
     folder.write("SHA256SUMS", checksum_lines({file: folder.sha256(file) for file, _ in folder.files()}))
     pack_folder(folder.path, path)
@@ -141,8 +143,8 @@ def test_an_archive_that_lies_about_a_size_is_refused(tmp_path: Path, finished: 
 
 
 def test_a_damaged_byte_is_found(tmp_path: Path, zipped: Store) -> None:
-    data = bytearray(Path(str(zipped.tree)).read_bytes())
-    start = data.index(zipped.tree.read("mel/c/1/0/0/0"))
+    data = bytearray(Path(str(zipped.directory)).read_bytes())
+    start = data.index(zipped.directory.read("mel/c/1/0/0/0"))
     data[start + 1000] ^= 1
     path = tmp_path / "bad.zarr.zip"
     path.write_bytes(data)
@@ -168,18 +170,18 @@ def test_an_archive_is_not_changed_but_replaced_as_a_whole(
     with pytest.raises(BuildError, match="is there already"):
         build(plan, catalog, target, InProcess())
     build(plan, catalog, target, InProcess(), replace=True)
-    assert target.read_bytes() == Path(str(zipped.tree)).read_bytes()
+    assert target.read_bytes() == Path(str(zipped.directory)).read_bytes()
     with pytest.raises(CallError, match="an archive, which is not changed"):
-        open_tree(target).write("a", b"b")
+        open_directory(target).write("a", b"b")
 
 
 def test_files_in_folders_are_packed_whatever_their_names(tmp_path: Path) -> None:
-    folder = DiskTree(tmp_path / "folder")
+    folder = LocalDirectory(tmp_path / "folder")
     names = ["b/zarr.json", "zarr.json", "a b", "naïve/♪", "b/c/0"]
     for name in names:
         folder.write(name, name.encode())
     pack_folder(folder.path, tmp_path / "a.zarr.zip")
-    found = ZipTree(tmp_path / "a.zarr.zip")
+    found = ZipDirectory(tmp_path / "a.zarr.zip")
     assert [name for name, _ in found.files()] == ["zarr.json", "b/zarr.json", "a b", "naïve/♪", "b/c/0"]
     assert all(found.read(name) == name.encode() for name in names)
     assert sorted(names) == sorted(name for name, _ in files_below(folder.path))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.storage.atomic import sha256_of
-from melzarr.pipeline.storage.directory import DiskTree
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.companion_files import (
     CHECKSUMS,
     NAMES,
@@ -58,33 +58,33 @@ def test_a_line_that_names_no_file_beside_it_is_refused(line: str) -> None:
 
 
 def test_the_files_of_a_store_are_no_companions(own_store: Store) -> None:
-    assert not any(is_companion(name) for name, _ in own_store.tree.files())
+    assert not any(is_companion(name) for name, _ in own_store.directory.files())
     assert all(map(is_companion, (*NAMES, "report/a.png", ".gitattributes", ".git/HEAD", "audio/a/b.wav")))
 
 
 def test_companions_do_not_change_what_a_store_is(own_store: Store) -> None:
     before = own_store.content_uuid()
     for name in ("README.md", "report/a.png", ".gitattributes"):
-        own_store.tree.write(name, b"x")
+        own_store.directory.write(name, b"x")
     assert own_store.content_uuid() == before
     assert verify(own_store).problems == ["README.md is there without SHA256SUMS"]
-    own_store.tree.write("mel/README.md", b"x")
+    own_store.directory.write("mel/README.md", b"x")
     assert own_store.content_uuid() != before
 
 
 def test_every_difference_to_the_list_is_named(tmp_path: Path) -> None:
-    tree = DiskTree(tmp_path)
+    directory = LocalDirectory(tmp_path)
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b/c", "d")}
-    assert differences(tree, {}) == ([], 0)
+    assert differences(directory, {}) == ([], 0)
     for name in digests:
-        tree.write(name, name.encode())
-    tree.write(CHECKSUMS, checksum_lines(digests))
-    tree.write(".DS_Store", b"")
-    assert differences(tree, {}) == ([], 3)
-    tree.write("b/c", b"other")
-    tree.write("e", b"new")
-    tree.remove(["d"])
-    assert differences(tree, {"a": "0" * 64}) == (
+        directory.write(name, name.encode())
+    directory.write(CHECKSUMS, checksum_lines(digests))
+    directory.write(".DS_Store", b"")
+    assert differences(directory, {}) == ([], 3)
+    directory.write("b/c", b"other")
+    directory.write("e", b"new")
+    directory.remove(["d"])
+    assert differences(directory, {"a": "0" * 64}) == (
         [
             f"a is not the file that {CHECKSUMS} lists",
             f"b/c is not the file that {CHECKSUMS} lists",

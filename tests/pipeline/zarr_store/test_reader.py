@@ -30,7 +30,7 @@ TEXT = ("track", "label", "split", "group", "status", "error", "source", "source
 def test_xarray_opens_it_with_all_coordinates_and_without_a_warning(finished: Store) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dataset = xr.open_zarr(finished.tree.path)
+        dataset = xr.open_zarr(finished.directory.path)
     assert dataset.mel.dims == ("track", "window", "frame", "band")
     assert dataset.mel.shape == (12, 60, 5, 128)
     assert set(dataset.coords) == set(COORDINATES)
@@ -41,16 +41,16 @@ def test_xarray_opens_it_with_all_coordinates_and_without_a_warning(finished: St
 
 
 def test_text_is_text_to_plain_zarr_and_to_xarray(finished: Store) -> None:
-    group, dataset = zarr.open_group(finished.tree.path, mode="r"), xr.open_zarr(finished.tree.path)
+    group, dataset = zarr.open_group(finished.directory.path, mode="r"), xr.open_zarr(finished.directory.path)
     for name in TEXT:
-        assert json.loads((finished.tree.path / name / "zarr.json").read_text())["data_type"] == "string"
+        assert json.loads((finished.directory.path / name / "zarr.json").read_text())["data_type"] == "string"
         assert [str(value) for value in group[name][:]] == [str(value) for value in dataset[name].values]
     assert str(dataset.track.values[0]) == "bells/bells.00000"
     assert dataset.mel.sel(track="bells/bells.00000").shape == (60, 5, 128)
 
 
 def test_coordinates_are_in_the_units_that_they_say(finished: Store, music: Path) -> None:
-    dataset = xr.open_zarr(finished.tree.path)
+    dataset = xr.open_zarr(finished.directory.path)
     np.testing.assert_allclose(dataset.window, np.arange(60) * 0.04)
     np.testing.assert_allclose(dataset.frame, np.arange(5) * 512 / 22050)
     np.testing.assert_allclose(dataset.band, librosa.mel_frequencies(n_mels=130, fmin=0, fmax=11025)[1:-1])
@@ -61,16 +61,16 @@ def test_coordinates_are_in_the_units_that_they_say(finished: Store, music: Path
 
 
 def test_each_chunk_is_one_track_checksummed_and_each_shard_some_tracks(finished: Store) -> None:
-    mel = zarr.open_array(finished.tree.path / "mel", mode="r")
+    mel = zarr.open_array(finished.directory.path / "mel", mode="r")
     assert mel.chunks == (1, 60, 5, 128)
     assert mel.shards == (5, 60, 5, 128)
-    (sharding,) = json.loads((finished.tree.path / "mel/zarr.json").read_text())["codecs"]
+    (sharding,) = json.loads((finished.directory.path / "mel/zarr.json").read_text())["codecs"]
     assert [codec["name"] for codec in sharding["configuration"]["codecs"]] == ["bytes", "blosc", "crc32c"]
-    assert sorted(path.name for path in (finished.tree.path / "mel/c").iterdir()) == ["0", "1", "2"]
+    assert sorted(path.name for path in (finished.directory.path / "mel/c").iterdir()) == ["0", "1", "2"]
 
 
 def test_what_is_not_there_is_nan_with_a_status_and_a_sentence(finished: Store) -> None:
-    dataset = xr.open_zarr(finished.tree.path)
+    dataset = xr.open_zarr(finished.directory.path)
     status = dict(zip(dataset.track.values.tolist(), dataset.status.values.tolist(), strict=True))
     assert status.pop("bells/bells.00001") == "short"
     assert status.pop("drums/drums.00002") == "silent"
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_nan_with_a_status_and_a_sentence(finished: Store) 
 
 
 def test_statistics_are_those_of_the_train_splits_ok_tracks(finished: Store) -> None:
-    dataset = xr.open_zarr(finished.tree.path)
+    dataset = xr.open_zarr(finished.directory.path)
     train = dataset.split.values == "train"
     assert set(dataset.status.values[train]) > {"ok", "silent"}  # silence would bend them
     levels = librosa.power_to_db(dataset.mel.values[train & (dataset.status.values == "ok")], ref=1.0, top_db=None)
@@ -104,18 +104,20 @@ def test_attributes_say_what_it_is_and_name_no_path_of_this_machine(finished: St
     assert attributes["schema_version"] == 3
     assert {"melzarr features", "librosa", "libsndfile", "numpy", "soxr", "zarr"} <= attributes["versions"].keys()
     assert attributes.keys() >= {"title", "licence", "split", "recipe", "uuid"}
-    for path in finished.tree.path.rglob("*.json"):
+    for path in finished.directory.path.rglob("*.json"):
         assert str(music) not in path.read_text()
 
 
 def test_its_uuid_is_the_digest_of_its_files(own_store: Store) -> None:
     assert own_store.attributes["uuid"] == own_store.content_uuid()
-    (own_store.tree.path / "mel/zarr.json").write_text((own_store.tree.path / "mel/zarr.json").read_text() + " ")
+    (own_store.directory.path / "mel/zarr.json").write_text(
+        (own_store.directory.path / "mel/zarr.json").read_text() + " "
+    )
     assert own_store.attributes["uuid"] != own_store.content_uuid()
 
 
 def test_its_description_counts_and_names_its_tracks(finished: Store) -> None:
-    dataset, facts = xr.open_zarr(finished.tree.path), describe(finished)
+    dataset, facts = xr.open_zarr(finished.directory.path), describe(finished)
     names = ("label", "split", "status")
     counts = Counter(zip(*(dataset[name].values.tolist() for name in names), strict=True))
     assert facts["tracks"] == [
@@ -126,7 +128,7 @@ def test_its_description_counts_and_names_its_tracks(finished: Store) -> None:
         {name: str(track[name].values.item()) for name in ("source", "status", "error")}
         for track in (troubled.isel(track=[number]) for number in range(troubled.track.size))
     ]
-    assert facts["bytes"] == finished.n_bytes == tree_bytes(finished.tree.path)
+    assert facts["bytes"] == finished.n_bytes == tree_bytes(finished.directory.path)
 
 
 def test_its_receipts_are_those_of_its_workers(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.open_storage import open_tree
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.layout import create_mel, is_packed
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import decode_chunk, encode_chunk, index_bytes, pack, read_index, shard_name
@@ -112,7 +112,7 @@ def test_the_tracks_of_another_layout_are_read_by_zarr(tmp_path: Path) -> None:
     array = group.create_array("mel", shape=tracks.shape, chunks=(2, 3, *SPEC.shape[1:]), dtype="float32")
     array[...] = tracks
     assert not is_packed(array, SPEC)
-    read = Store(open_tree(tmp_path), group, SPEC).reader()
+    read = Store(open_directory(tmp_path), group, SPEC).reader()
     for number, track in enumerate(tracks):
         out = np.empty(SPEC.shape, np.float32)
         read(number, out)
@@ -125,14 +125,14 @@ def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
     by_zarr(tmp_path, tracks, HALF, 2)
     sizes = np.array([(tmp_path / shard_name(index)).stat().st_size for index in range(2)])
     group.create_group("receipts").create_array("n_bytes", data=sizes)
-    read = Store(open_tree(tmp_path), zarr.open_group(tmp_path), HALF).reader()
+    read = Store(open_directory(tmp_path), zarr.open_group(tmp_path), HALF).reader()
     out = np.empty(HALF.shape, np.float32)
     read(2, out)
     np.testing.assert_array_equal(out, tracks[2].astype(np.float32))
 
 
 def test_a_shard_in_the_place_of_another_is_not_read(own_store: Store) -> None:
-    first, second = (own_store.tree.path / shard_name(index) for index in range(2))
+    first, second = (own_store.directory.path / shard_name(index) for index in range(2))
     aside = first.with_name("aside")
     first.rename(aside)
     second.rename(first)
