@@ -281,9 +281,10 @@ def open_store(where: str | Path | Directory) -> Store:
     except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
         raise StoreError(f"{directory} is no readable Zarr group ({error}); it is damaged or something else") from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
+        found = attributes.get("schema_version")
         raise StoreError(
-            f"{directory} is no store that this melzarr reads: it has "
-            f"schema_version={attributes.get('schema_version')!r}, and {SCHEMA_VERSION} is known; make it again, name another, or read it with plain xarray"
+            f"{directory} is no store that this melzarr reads: it has schema_version={found!r}, and {SCHEMA_VERSION} is "
+            f"known; make it again, name another, or read it with plain xarray"
         )
     try:
         return Store(directory, group, checked_spec(directory, group))
