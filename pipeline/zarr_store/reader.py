@@ -283,8 +283,8 @@ def open_store(where: str | Path | Directory) -> Store:
     if attributes.get("schema_version") != SCHEMA_VERSION:
         found = attributes.get("schema_version")
         raise StoreError(
-            f"{directory} is no store that this melzarr reads: it has schema_version={found!r}, and {SCHEMA_VERSION} is "
-            f"known; make it again, name another, or read it with plain xarray"
+            f"{directory} is no store that this melzarr reads: it has schema_version={found!r}, and {SCHEMA_VERSION} "
+            f"is known; make it again, name another, or read it with plain xarray"
         )
     try:
         return Store(directory, group, checked_spec(directory, group))
