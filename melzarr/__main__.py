@@ -1,4 +1,4 @@
-"""`python -m melzarr` is the command `melzarr`."""
+"""Run the command `melzarr` as `python -m melzarr`."""
 
 from melzarr.cli import main
 

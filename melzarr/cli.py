@@ -1,4 +1,4 @@
-"""The command line: the commands of the pipeline and of the model, in the order of the work."""
+"""The command line: the commands of the pipeline and of the model, in workflow order."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from melzarr.pipeline.cli.options import InOrder
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="melzarr")
 def main() -> None:
-    """Turn a folder of music into a verified Zarr store of mel-spectrogram windows, and learn its genres.
+    """Turn a folder of music into a verified Zarr store of mel-spectrogram windows, and train a genre network on it.
 
     \b
     SOURCE is one of
       a folder     of LABEL/FILE
-      a manifest   .csv or .parquet with the columns path and label, and if you like id, group, split
-      a dataset    by the name of its recipe, such as demo, once it has been fetched
+      a manifest   .csv or .parquet with the columns path and label, and optionally id, group, split
+      a dataset    by the name of its recipe, such as demo, after it has been fetched
 
     \b
     To begin:

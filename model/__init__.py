@@ -1,1 +1,4 @@
-"""From the Zarr store to a Conv1D genre network: loader, network, training, evaluation, prediction."""
+"""Train, evaluate and use a Conv1D genre network on a Zarr store.
+
+It may import melzarr.pipeline, which does not import it.
+"""

@@ -1,4 +1,4 @@
-"""The commands that train and use a network; TensorFlow is loaded only when one of them is called."""
+"""Commands that train and use a network; TensorFlow is imported only when one of them runs."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def train(
     memory: int | None,
     force: bool,
 ) -> None:
-    """Train the network on STORE, and say how good it is.
+    """Train the network on STORE, and evaluate it.
 
-    A run is a folder: the model, what it was made from, its history (also for TensorBoard), its figures, pictures.
-    A training that was stopped goes on after its last epoch.
+    A run is a folder with the model, its configuration, its history (also for TensorBoard), its metrics and pictures.
+    A training that was stopped resumes after its last epoch.
 
     \b
       melzarr train demo.zarr
@@ -103,7 +103,7 @@ def _train(
     store: Store, recipe_name: str, protocol_name: str, run: Run, epochs: int | None, seed: int, memory: int | None,
     force: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train one run, and show how it goes and what came of it."""
+    """Train one run, show its progress and print its metrics."""
     from melzarr.model.evaluation_protocol import make_protocol
     from melzarr.model.messages import metrics_lines
     from melzarr.model.train import train as train_run
@@ -126,7 +126,7 @@ def _train(
 
 @contextmanager
 def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
-    """Show windows done, their rate and the time left; a line for each epoch, and for what the loader says."""
+    """Show the windows done, their rate and the time left; print a line per epoch and what melzarr.model logs."""
     from melzarr.model.messages import epoch_line
     from melzarr.model.train import Watch, windows_per_epoch
 
@@ -153,7 +153,7 @@ def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[
 
 
 class _Lines(logging.Handler):
-    """Prints what is logged above a progress bar."""
+    """Log handler that prints above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
@@ -167,10 +167,10 @@ class _Lines(logging.Handler):
 @click.option("--with-trained", is_flag=True, help="Of another store, also count tracks that RUN was trained on.")
 @AS_JSON
 def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_json: bool) -> None:
-    """Say how good the model of RUN is on a part of STORE.
+    """Evaluate the model of RUN on a split of STORE.
 
-    Of windows and of tracks, each with a 95 % interval, and by which protocol. If STORE is not the one that RUN was
-    trained on, tracks of the same audio files are counted, said and left out.
+    Print the accuracy of windows and of tracks, each with a 95 % interval, and the protocol. If RUN was trained on
+    another store, tracks of the same audio files are left out, and their number is printed.
 
     \b
       melzarr evaluate runs/demo-default-track demo.zarr
@@ -198,7 +198,7 @@ def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_jso
 
 
 def _say_unfinished(run: Run) -> None:
-    """Say so before a model is used whose training was stopped."""
+    """Print a message to stderr if the training of the run is not finished."""
     if said := run.unfinished():
         click.echo(said, err=True)
 
@@ -211,10 +211,10 @@ def _say_unfinished(run: Run) -> None:
 @AS_JSON
 @click.pass_context
 def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, plot: Path | None, as_json: bool) -> None:
-    """Name the genre of each SONG, of any length and in any format that can be read.
+    """Predict the genre of each SONG, of any length and in any format that can be read.
 
-    All windows of a song are heard; its genre is that of the largest mean log-probability. The exit code is 1 where a
-    song is too short, silent or cannot be read; the others are still done.
+    All windows of a song are used. Its genre is the one with the largest mean log-probability. The exit code is 1 if
+    a song is too short, silent or cannot be read; the other songs are still processed.
 
     \b
       melzarr predict runs/demo-default-track song.mp3
@@ -261,10 +261,11 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 @SEED
 @MEMORY
 def reproduce(store: Directory, folder: Path | None, epochs: int | None, seed: int, memory: int | None) -> None:
-    """Repeat the article's experiment on STORE, beside what is done today, and write a report.
+    """Repeat the article's experiment on STORE, compare it with today's recipe, and write a report.
 
-    The article's recipe on windows of the same tracks and on other tracks, the default recipe on other tracks, and on
-    each split that the dataset's recipe names. It takes hours for a thousand tracks; stopped, it goes on where it was.
+    The article's recipe is tested on windows of the same tracks and on other tracks. The default recipe is tested on
+    other tracks, and on each split that the dataset's recipe names. This takes hours for a thousand tracks. If it is
+    stopped, the same command resumes it.
     """
     load_tensorflow()
     from melzarr.model.reproduce import reproduce as reproduce_all

@@ -1,4 +1,4 @@
-"""How good a model is: of windows and of tracks, with intervals, and by which protocol."""
+"""Evaluate a model on a split of a store: metrics of windows and of tracks, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection
 from melzarr.pipeline.zarr_store.reader import Store
 
-LEAST = 1e-12  # probability below which a logarithm would let one window decide for a whole track
-BLOCK_BYTES = 5 << 20  # of windows that a model is given at a time: 2048 of the default
+LEAST = 1e-12  # smallest probability before the logarithm; below it, one window could decide for a whole track
+BLOCK_BYTES = 5 << 20  # bytes of windows per call of the model, which are 2048 windows of the default spec
 
 Classes = npt.NDArray[np.intp]
 Probabilities = npt.NDArray[np.float32]
@@ -28,20 +28,20 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model answered for the windows of each track.
+    """Predictions of a model for the windows of each track.
 
     Parameters
     ----------
     numbers : np.ndarray [shape=(n_tracks,)]
         Numbers of the tracks in the store.
     labels : np.ndarray [shape=(n_tracks,)]
-        Their classes.
+        True class of each track.
     right, n_windows : np.ndarray [shape=(n_tracks,)]
-        Windows that were answered rightly, and in all.
+        Number of windows of each track that were classified correctly, and of all its windows.
     by_mean, by_vote : np.ndarray [shape=(n_tracks,)]
-        Class of each track: of the largest mean log-probability, and of most windows.
+        Predicted class of each track: by the largest mean log-probability, and by vote of its windows.
     of_answer, of_label : np.ndarray [shape=(n_tracks,)]
-        Probability of the class `by_mean`, and of the true one; see `song_probabilities`.
+        Probability of the class `by_mean`, and of the true class; see `song_probabilities`.
     """
 
     numbers: Classes
@@ -55,23 +55,23 @@ class Answers:
 
     @property
     def window_accuracy(self) -> float:
-        """Share of windows that were answered rightly."""
+        """Share of windows that were classified correctly."""
         return int(self.right.sum()) / int(self.n_windows.sum())
 
 
 def answer(
     model: keras.Model, store: Store, selection: Selection, progress: Callable[[int], object] = lambda _: None
 ) -> Answers:
-    """Ask a model for the class of every selected window.
+    """Classify every selected window of a store with a model.
 
     Parameters
     ----------
     model : keras.Model
-        From windows to probabilities.
+        Maps windows to class probabilities.
     store : Store
         The store.
     selection : Selection
-        Which tracks, and which of their windows; a track with none is passed over.
+        The tracks and windows; a track without selected windows is skipped.
     progress : callable
         Called with 1 after each track.
     """
@@ -89,14 +89,14 @@ def answer(
 
 
 def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:
-    """Probability of each class in each window, shape (n_windows, n_classes), computed in blocks."""
+    """Return the probability of each class in each window, shape (n_windows, n_classes), computed in blocks."""
     step = max(1, BLOCK_BYTES // max(1, windows[:1].nbytes))
     blocks = [model.predict_on_batch(windows[start : start + step]) for start in range(0, len(windows), step)]
     return np.concatenate(blocks).astype(np.float32, copy=False)
 
 
 def track_scores(probabilities: Probabilities) -> tuple[Floats, Classes]:
-    """Scores of a track's classes from those of its windows.
+    """Compute the class scores of a track from the probabilities of its windows.
 
     Parameters
     ----------
@@ -115,15 +115,16 @@ def track_scores(probabilities: Probabilities) -> tuple[Floats, Classes]:
 
 
 def track_classes(probabilities: Probabilities) -> tuple[int, int]:
-    """Class of a track by the mean log-probability, and by vote; of equal votes the one with the larger mean."""
+    """Return a track's class by mean log-probability, and by vote; the larger mean decides between equal votes."""
     mean, votes = track_scores(probabilities)
     return int(np.argmax(mean)), int(np.lexsort((mean, votes))[-1])
 
 
 def song_probabilities(probabilities: Probabilities) -> Floats:
-    """Probability of each class for a whole track, shape (n_classes,).
+    """Return the probability of each class for a whole track, shape (n_classes,).
 
-    That of the windows' geometric means, made to add up to 1: the largest is that of the largest mean log-probability.
+    These are the geometric means over the windows, normalised to sum to 1. The class with the largest mean
+    log-probability has the largest probability.
     """
     mean, _ = track_scores(probabilities)
     weights = np.exp(mean - np.max(mean))
@@ -131,12 +132,12 @@ def song_probabilities(probabilities: Probabilities) -> Floats:
 
 
 def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Figures of a model's answers.
+    """Compute the metrics of a model's predictions.
 
     Parameters
     ----------
     answers : Answers
-        What it answered.
+        The predictions.
     labels : sequence of str
         Names of the classes.
     seed : int
@@ -145,14 +146,15 @@ def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str,
     Returns
     -------
     dict
-        Accuracies of windows and of tracks, and of the tracks by mean log-probability macro F1 over the classes that
-        occur, each with the ends of a 95 % interval (see `intervals`; the windows of a track are not independent);
-        the recall of each class, and the confusion matrix, whose rows are the true classes.
+        Accuracy of windows, accuracy of tracks, and macro F1 of tracks over the classes that occur, each with the ends
+        of a 95 % interval (see `intervals`; the windows of a track are not independent). Also the recall of each class
+        and the confusion matrix, whose rows are the true classes. Macro F1, recall and confusion matrix use the track
+        classes by mean log-probability.
     """
     numbers, true, found = range(len(labels)), answers.labels, answers.by_mean
     there = np.unique(true)
     recall = recall_score(true, found, labels=there, average=None)
-    units = answers.numbers  # each track by itself
+    units = answers.numbers  # one unit per track
     of_windows = interval_of_windows(answers.right, answers.n_windows, units, seed)
     macro_f1 = float(f1_score(true, found, labels=there, average="macro", zero_division=0.0))
     return {
@@ -173,7 +175,7 @@ def _share(right: npt.NDArray[np.bool_]) -> dict[str, float]:
 
 
 def _figure(value: float, interval: tuple[float, float]) -> dict[str, float]:
-    """Give a value with its interval, which holds it also where a prior draws both ends to one side."""
+    """Return a value with its interval, widened to contain it: a prior can move both ends to one side of it."""
     return {"value": value, "low": min(interval[0], value), "high": max(interval[1], value)}
 
 
@@ -185,33 +187,33 @@ def evaluate(
     *,
     with_trained: bool = False,
 ) -> dict[str, Any]:
-    """Say how good a run's model is on one part of a store.
+    """Evaluate a run's model on one split of a store.
 
     Parameters
     ----------
     run : Run
         The run.
     store : Store
-        What it was trained on, or another store of the same spec and labels.
+        The store that the run was trained on, or another store with the same features and labels.
     split : str
-        The part.
+        Name of the split.
     progress : callable
         Called with 1 after each track.
     with_trained : bool
-        Whether tracks count that the model was trained on, if it is another store.
+        Whether to count tracks that the model was trained on, if the store is another one.
 
     Returns
     -------
     dict
-        The part, the protocol with its words, how many of the tracks were trained on, whether the training was
-        finished, and the figures of `metrics`.
+        The run, the store, the split, the protocol with its description, the number of tracks that were trained on,
+        whether the training is finished, and the metrics of `metrics`.
 
     Raises
     ------
     RunError
-        If the model does not fit the store, or was trained on all of the part.
+        If the model does not fit the store, or was trained on all tracks of the split.
     StoreError
-        If the part has no track.
+        If the split has no ok track.
     """
     found = judged(run, store, split, with_trained=with_trained)
     answers = answer(run.model(), store, found.selection, progress)

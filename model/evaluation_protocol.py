@@ -1,4 +1,4 @@
-"""How a store is divided for an experiment, and what that means for a figure."""
+"""Evaluation protocols: the division of a store into train, valid and test, and what it means for a metric."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.reader import Store
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
-SHARES = (0.7, 0.15, 0.15)  # of the windows in each of SPLITS, where single windows are split
+SHARES = (0.7, 0.15, 0.15)  # shares of the windows in each of SPLITS, if a store is split by window
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a store is divided for an experiment.
+    """Division of a store into train, valid and test.
 
     Parameters
     ----------
     name : str
-        "track", "window", or a split that the recipe of the dataset names.
+        "track", "window", or the name of a split in the dataset's recipe.
     words : str
-        What it is, for whoever reads a figure.
+        Description of the protocol, printed next to metrics.
     parts : dict of str to Selection
-        The windows of "train", "valid" and "test"; a part that has none is missing.
+        The windows of "train", "valid" and "test"; a split without windows is missing.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Protocol:
     parts: dict[str, Selection]
 
     def remarks(self, labels: Sequence[str]) -> list[str]:
-        """Name the labels of which there is a track to test, but none to learn from.
+        """Return a warning for each label that has tracks in another split but none in train.
 
         Parameters
         ----------
@@ -58,12 +58,12 @@ class Protocol:
         ]
 
     def part(self, name: str) -> Selection:
-        """Windows of one part.
+        """Return the windows of one split.
 
         Raises
         ------
         StoreError
-            Where the part has none.
+            If the split has no windows.
         """
         if name not in self.parts:
             raise StoreError(
@@ -74,32 +74,32 @@ class Protocol:
 
 
 def protocol_names(store: Store) -> list[str]:
-    """Names of the protocols that a store has."""
+    """Return the names of the protocols that a store has."""
     return [TRACK, *_named_splits(store), WINDOW]
 
 
 def _named_splits(store: Store) -> dict[str, Any]:
-    """Return the splits that the recipe in a store names; in a store of somebody else's it may be anything."""
+    """Return the splits in the store's recipe, or none if the entry is no dict: a stranger may have made the store."""
     splits = store.attributes["recipe"].get("splits")
     return splits if isinstance(splits, dict) else {}
 
 
 def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
-    """Divide a store.
+    """Divide a store by a protocol.
 
     Parameters
     ----------
     store : Store
         The store.
     name : str
-        "track" for the store's own split, the name of a split in its dataset's recipe, or "window".
+        "track" for the split in the store, the name of a split in its dataset's recipe, or "window".
     seed : int
-        Seed of the split by windows.
+        Seed of the split by window.
 
     Raises
     ------
     CatalogError
-        If there is none of that name, or it cannot be read.
+        If the store has no protocol of this name, or the split in the recipe cannot be read.
     """
     if name == WINDOW:
         shared = max(0.0, 1 - store.spec.stride / store.spec.window)
@@ -132,7 +132,7 @@ def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selecti
 
 
 def _by_window(store: Store, seed: int) -> dict[str, Selection]:
-    """Give each window of every ok track to a part by itself."""
+    """Assign each window of every ok track to a split at random."""
     everything = select(store, "all", np.full(store.n_tracks, "all"))
     drawn = stream(OF_PARTS, seed).choice(len(SPLITS), everything.windows.shape, p=SHARES)
     masks = {part: drawn == number for number, part in enumerate(SPLITS)}
@@ -140,21 +140,21 @@ def _by_window(store: Store, seed: int) -> dict[str, Selection]:
 
 
 def every_third(selection: Selection) -> Selection:
-    """Every third window, for a quick look: of the default spec those that hardly overlap, and hold all audio."""
+    """Return every third window, for a quick evaluation: in the default spec 83 % of the audio, without overlap."""
     sparse = np.zeros_like(selection.windows)
     sparse[:, ::3] = selection.windows[:, ::3]
     return replace(selection, windows=sparse) if sparse.any() else selection
 
 
 def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the levels in each band, in dB, over the windows that are trained on.
+    """Compute the mean and standard deviation of the level in each band, in dB, over the training windows.
 
     Parameters
     ----------
     store : Store
         The store.
     selection : Selection
-        The train part of a protocol.
+        The train split of a protocol.
 
     Returns
     -------

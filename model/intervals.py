@@ -1,4 +1,4 @@
-"""How sure a share of right answers is: 95 % intervals that hold for few tracks, and for answers that are all right."""
+"""95 % intervals of accuracy and macro F1 that hold for few tracks, and if all answers are right."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from melzarr.model.streams import OF_INTERVALS, stream
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
 
-DRAWS = 2000  # the ends of an interval then vary by some hundredths of its width
-Z = 1.959964  # of a normal distribution, between whose ends lie 95 %
-PRIOR = 0.5  # of a track that was answered rightly, and as much of one that was not
+DRAWS = 2000  # the ends of an interval vary by some hundredths of its width with so many draws
+Z = 1.959964  # 95 % of a normal distribution is between -Z and Z standard deviations
+PRIOR = 0.5  # weight of a right track, and of a wrong track, that is added to the data
 
 
 def wilson(n_right: int, n: int) -> tuple[float, float]:
-    """Interval of a share.
+    """Return the 95 % interval of a share.
 
     Parameters
     ----------
     n_right, n : int
-        How many are right, of how many.
+        Number of right answers, and of all answers.
 
     Returns
     -------
     low, high : float
-        Ends of the 95 % score interval (Wilson 1927).
+        Ends of the score interval (Wilson 1927).
 
     Examples
     --------
@@ -43,26 +43,26 @@ def wilson(n_right: int, n: int) -> tuple[float, float]:
 
 
 def interval_of_windows(right: Numbers, n_windows: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
-    """Interval of the share of right windows, which are not independent within a track.
+    """Return the 95 % interval of the share of right windows, which are not independent within a track.
 
     Parameters
     ----------
     right, n_windows : np.ndarray [shape=(n_tracks,)]
-        Windows of each track that were answered rightly, and in all.
+        Number of windows of each track that were classified correctly, and of all its windows.
     units : np.ndarray [shape=(n_tracks,)]
-        What each track is weighted with: a number of its own, or that of its group.
+        Number of each track's unit, which is weighted as a whole: the track itself, or its group.
     seed : int
         Seed of the draws.
 
     Returns
     -------
     low, high : float
-        Ends of the 95 % interval.
+        Ends of the interval.
 
     Notes
     -----
-    A Bayesian bootstrap (Rubin 1981) over units, to which each draw adds `PRIOR` of a right and of a wrong track. Of
-    tracks of one window that is Jeffreys' interval, whose coverage is near 95 % for any number of tracks.
+    This is a Bayesian bootstrap (Rubin 1981) over units. Each draw adds `PRIOR` of a right and of a wrong track. For
+    tracks of one window it is Jeffreys' interval, whose coverage is near 95 % for any number of tracks.
     """
     size = n_windows.mean()
 
@@ -74,22 +74,22 @@ def interval_of_windows(right: Numbers, n_windows: Numbers, units: Numbers, seed
 
 
 def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
-    """Interval of the mean F1 of the classes that occur; parameters and method are those of `interval_of_windows`.
+    """Return the 95 % interval of the mean F1 of the classes that occur, by the method of `interval_of_windows`.
 
     Parameters
     ----------
     true, found : np.ndarray [shape=(n_tracks,)]
-        Class of each track, and the one that was answered.
+        True and predicted class of each track.
     units : np.ndarray [shape=(n_tracks,)]
-        What each track is weighted with: a number of its own, or that of its group.
+        Number of each track's unit, which is weighted as a whole: the track itself, or its group.
     seed : int
         Seed of the draws.
 
     Notes
     -----
-    Each class keeps its share of the tracks. `PRIOR` is shared by the classes; its wrong answers are spread over the
-    others. In simulations the interval held the true figure in 93 to 96 % of cases if each class had five tracks or
-    more, and in 80 to 84 % for ten classes of two or three.
+    Each class keeps its share of the tracks. `PRIOR` is divided among the classes. The wrong answers that it adds to a
+    class are spread over the other classes. In simulations, the interval contained the true value in 93 to 96 % of
+    cases if each class had at least five tracks, and in 80 to 84 % for ten classes of two or three tracks.
     """
     there, classes = np.unique(true, return_inverse=True)
     sizes, n = np.bincount(classes), len(there)
@@ -112,7 +112,7 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
 def _ends(
     statistic: Callable[[Floats, Floats], float], units: Numbers, prior: Floats, seed: int
 ) -> tuple[float, float]:
-    """Percentiles of a statistic over draws of weights, one draw at a time, so that memory is that of the tracks."""
+    """Return the 2.5 % and 97.5 % quantiles over random weights, drawn one set at a time to bound the memory."""
     rng = stream(OF_INTERVALS, seed)
     found, unit = np.unique(units, return_inverse=True)
     n_units = len(found)

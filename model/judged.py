@@ -1,4 +1,4 @@
-"""What a model is judged on: tracks that it was not trained on, as far as that can be known."""
+"""Choose the tracks that a model is evaluated on: those that it was not trained on, as far as this is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melzarr.pipeline.zarr_store.reader import Store
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a run's model is judged on.
+    """Windows that a run's model is evaluated on.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class Judged:
     protocol : str
         Name of the protocol.
     words : str
-        What it is, for whoever reads a figure.
+        Description of the protocol, printed next to metrics.
     n_trained : int, optional
-        Tracks of the part of whose files the model was trained on windows; None if that is not known.
+        Number of tracks in the split whose audio files the model was trained on; None if this is not known.
     """
 
     selection: Selection
@@ -37,10 +37,10 @@ class Judged:
 
 
 def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = False) -> Judged:
-    """Choose what a run's model is judged on.
+    """Choose the windows that a run's model is evaluated on.
 
-    On the store that it was trained on, that is a part of its own protocol. On another store it is a part of that
-    store's split, without the tracks of whose files it was trained.
+    On the store that the run was trained on, these are a split of the run's protocol. On another store, these are a
+    split of that store, without the tracks whose audio files the model was trained on.
 
     Parameters
     ----------
@@ -49,16 +49,16 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
     store : Store
         The store.
     split : str
-        The part.
+        Name of the split.
     with_trained : bool
-        Whether tracks count that the model was trained on.
+        Whether to count tracks that the model was trained on, if the store is another one.
 
     Raises
     ------
     RunError
-        If the store has other features or labels than the model, or the model was trained on all of the part.
+        If the features or labels of store and model differ, or the model was trained on all tracks of the split.
     StoreError
-        If the part has no ok track.
+        If the split has no ok track.
     """
     config = run.config
     _require_same_features(run, store)
@@ -87,7 +87,7 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
 
 
 def _is_in(store: Store, selection: Selection, trained: frozenset[str] | None) -> npt.NDArray[np.bool_] | None:
-    """Whether each track is of a file that a model was trained on."""
+    """Return whether the model was trained on the audio file of each track, or None if this is not known."""
     if trained is None:
         return None
     digests = store.column("source_sha256")[selection.tracks].tolist()
@@ -97,7 +97,7 @@ def _is_in(store: Store, selection: Selection, trained: frozenset[str] | None) -
 def _require_same_features(run: Run, store: Store) -> None:
     spec = run.spec
     differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
-    differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # another length is no other feature
+    differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # track length and dtype may differ
     if differing:
         said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
         raise RunError(

@@ -1,4 +1,7 @@
-"""Store → tf.data: whole chunks read by a few threads, windows of many tracks mixed, whole blocks gathered at once."""
+"""Feed the windows of a store to TensorFlow as a tf.data.Dataset.
+
+A few threads read whole chunks. The windows of many tracks are mixed, and gathered in blocks.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ from melzarr.pipeline.zarr_store.reader import Reader, Store
 Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]
 
-# Tracks whose windows are mixed. Fixed, because the order of an epoch must not depend on the memory of a machine; 64
-# tracks of the default spec are 98 MB, and their 38336 windows fill 299 batches of 128.
+# Number of tracks whose windows are mixed. It is constant, because the order of an epoch must not depend on the memory
+# of a machine. 64 tracks of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
-BLOCK = 1024  # windows that cross from Python to TensorFlow at a time, which costs as much as to gather a batch or two
-PREFETCH = 2  # blocks that wait for the network
-ALIGNMENT = 64  # bytes, of a tensor
+BLOCK = 1024  # windows per transfer from Python to TensorFlow, which takes as long as gathering one or two batches
+PREFETCH = 2  # blocks that are prefetched for the network
+ALIGNMENT = 64  # bytes; TensorFlow's alignment of a tensor in memory
 READ_AHEAD = 8  # tracks that an evaluation reads at a time
-SHARE = 0.5  # of the memory that is free now, which a cache may take where no number is given
+SHARE = 0.5  # of the free memory that a cache may take by default
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +49,36 @@ def windows(
     threads: int | None = None,
     first_epoch: int = 0,
 ) -> tf.data.Dataset:
-    """Feed windows in batches, in another order each epoch.
+    """Return the windows of a store as a dataset of batches, in a different order in each epoch.
 
     Parameters
     ----------
     store : Store
         The store.
     selection : Selection
-        Which of its windows.
+        The windows.
     batch_size : int > 0
-        Windows of a batch; the last one of an epoch may have fewer.
+        Windows per batch; the last batch of an epoch may have fewer.
     seed : int
         Seed of the order.
     windows_per_track : int > 0, optional
-        So many of a track's windows, drawn anew each epoch, in place of all; neighbours overlap by 60 %.
+        Number of windows per track, drawn at random in each epoch; by default all. In the default spec, neighbouring
+        windows overlap by 60 %.
     memory : int > 0, optional
-        Bytes that decoded tracks may take; by default half of what is free. If the selection fits it is read once and
-        kept, else streamed from the store each epoch, 128 tracks at a time and the next 128 meanwhile, however much
-        that is: the order must not depend on it.
+        Bytes that decoded tracks may take; by default half of the free memory. If the selection fits, it is read once
+        and kept. Otherwise it is streamed from the store in each epoch, `POOL` tracks at a time while the next `POOL`
+        are read. This may take more than `memory`, because the order must not depend on it.
     threads : int > 0, optional
-        Threads that read and decode; they do not change the order. By default two for a disk, and for an object store
-        so many that the next tracks are there before they are wanted.
+        Threads that read and decode; they do not change the order. The default is two for a disk, and for an object
+        store enough to read the next tracks before they are needed.
     first_epoch : int
-        Number of the first epoch, where training goes on.
+        Number of the first epoch, if training resumes.
 
     Returns
     -------
     tf.data.Dataset
-        Of (batch, n_frames, n_mels) float32 windows in the store's scale, and (batch,) int32 classes. Each iteration
-        is the next epoch.
+        Pairs of (batch, n_frames, n_mels) float32 windows in the store's scale, and (batch,) int32 classes. Each
+        iteration is the next epoch.
     """
     order = Order(selection, seed, windows_per_track)
     executor = _readers(store, threads)
@@ -91,26 +95,26 @@ def windows(
     n_batches = -(-order.n_windows // batch_size)
     dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     if isinstance(source, _Cache):
-        weakref.finalize(dataset, source.clear)  # TensorFlow never lets go of a generator that it was given
+        weakref.finalize(dataset, source.clear)  # TensorFlow never releases a generator
     weakref.finalize(dataset, executor.shutdown, wait=False)
     options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and to look for it takes longer than the batches
+    options.autotune.enabled = False  # there is nothing to tune, and autotuning takes longer than the batches
     counted = dataset.prefetch(PREFETCH).rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches))
     return counted.with_options(options)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order of an epoch: a function of the seed and the epoch's number alone.
+    """Order of the windows in an epoch, as a function of only the seed and the number of the epoch.
 
     Parameters
     ----------
     selection : Selection
-        Which windows.
+        The windows.
     seed : int
         Seed of the order.
     windows_per_track : int > 0, optional
-        So many windows of each track, or all.
+        Number of windows per track; by default all.
     """
 
     selection: Selection
@@ -119,18 +123,18 @@ class Order:
 
     @property
     def n_windows(self) -> int:
-        """Windows of an epoch."""
+        """Number of windows in an epoch."""
         counts = self.selection.windows.sum(axis=1)
         return int(np.minimum(counts, self.windows_per_track).sum() if self.windows_per_track else counts.sum())
 
     def pools(self, epoch: int) -> list[npt.NDArray[np.intp]]:
-        """Places in the selection of the tracks of each pool; each track is in one."""
+        """Return the positions of each pool's tracks in the selection; each track is in one pool."""
         rng = stream(OF_TRACKS, self.seed, epoch)
         places = rng.permutation(self.selection.tracks.size)
         return [places[start : start + POOL] for start in range(0, places.size, POOL)]
 
     def windows(self, epoch: int, number: int, pool: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """Windows of a pool in their order, shape (n, 2): place in the pool, and window."""
+        """Return the windows of a pool in random order, shape (n, 2): position of the track in the pool, and window."""
         rng = stream(OF_WINDOWS, self.seed, epoch, number)
         pairs = np.argwhere(self.selection.windows[pool])
         if self.windows_per_track:
@@ -139,32 +143,32 @@ class Order:
 
 
 def _draw(groups: npt.NDArray[np.intp], n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Draw at most n members of each group, by ordering each group at random and taking the first."""
+    """Draw at most n members of each group: order each group at random and take the first n."""
     order = np.lexsort((rng.random(groups.size), groups))
     ranks = np.arange(groups.size) - np.searchsorted(groups, groups)  # the groups are sorted
     return order[ranks < n]
 
 
-# A source gives the decoded tracks of a pool: an array, and where in it each of them lies.
+# A source returns the decoded tracks of a pool: an array, and the position of each track in it.
 Source = Callable[[npt.NDArray[np.intp]], tuple[Windows, npt.NDArray[np.intp]]]
 
 
 def blocks(order: Order, source: Source, epoch: int) -> Iterator[Batch]:
-    """Gather the windows of one epoch in blocks; while those of a pool are handed out, the next pool is read.
+    """Yield the windows of one epoch in blocks; the next pool is read while the blocks of a pool are used.
 
     Parameters
     ----------
     order : Order
-        Which windows, in which order.
+        The windows and their order.
     source : callable
-        Gives the decoded tracks of a pool.
+        Returns the decoded tracks of a pool.
     epoch : int
         Number of the epoch.
 
     Yields
     ------
     windows : np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
-        At most `BLOCK` of them.
+        At most `BLOCK` windows.
     classes : np.ndarray [shape=(n,), dtype=int32]
     """
     pools = order.pools(epoch)
@@ -183,17 +187,17 @@ def blocks(order: Order, source: Source, epoch: int) -> Iterator[Batch]:
 
 
 def _gather(decoded: Windows, tracks: npt.NDArray[np.intp], window: npt.NDArray[np.intp]) -> Windows:
-    """Copy windows into memory that starts where TensorFlow wants a tensor to start, or it would copy them again."""
+    """Copy windows into memory that is aligned for TensorFlow, which would otherwise copy them again."""
     flat = decoded.reshape(-1, *decoded.shape[2:])
     shape = (tracks.size, *flat.shape[1:])
     room = np.empty(math.prod(shape) * 4 + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     block = room[start : start + math.prod(shape) * 4].view(np.float32).reshape(shape)
-    return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" has it copied
+    return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" would copy
 
 
 def _source(store: Store, selection: Selection, memory: int | None, executor: ThreadPoolExecutor) -> Source:
-    """Keep the decoded tracks where they fit the memory, else read each pool when it is needed."""
+    """Return a source that keeps all decoded tracks if they fit in memory, or else reads each pool when needed."""
     budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
     needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
     read = store.reader()
@@ -210,20 +214,20 @@ def _readers(store: Store, threads: int | None) -> ThreadPoolExecutor:
 
 
 class _Cache:
-    """A source that reads all of its tracks at first use, and keeps them until it is told to let them go."""
+    """Source that reads all its tracks at first use, and keeps them until `clear` is called."""
 
     def __init__(self, read: Callable[[], Windows]) -> None:
         self.read = read
         self.decoded: Windows | None = None
 
     def __call__(self, places: npt.NDArray[np.intp]) -> tuple[Windows, npt.NDArray[np.intp]]:
-        """Give all tracks, of which a pool is a part."""
+        """Return all tracks, and the positions of the pool's tracks among them."""
         decoded = self.read() if self.decoded is None else self.decoded
         self.decoded = decoded
         return decoded, places
 
     def clear(self) -> None:
-        """Let the tracks go."""
+        """Release the tracks."""
         self.decoded = None
 
 
@@ -235,21 +239,21 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
     store : Store
         The store.
     read : callable
-        Reads one of its tracks; its `reader`.
+        Reads one track; the result of `Store.reader`.
     tracks : np.ndarray [shape=(n,)]
-        Their numbers.
+        Numbers of the tracks.
     executor : ThreadPoolExecutor
-        Reads one track a task.
+        Runs one task per track.
 
     Returns
     -------
     np.ndarray [shape=(n, n_windows, n_frames, n_mels), dtype=float32]
-        In the store's scale.
+        The tracks, in the store's scale.
 
     Raises
     ------
     StoreError
-        Where a track is damaged, or missing: it then reads as NaN.
+        If a track is damaged or missing; a missing track reads as NaN.
     """
     decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
 
@@ -272,25 +276,25 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
 
 
 def tracks(store: Store, selection: Selection, *, threads: int | None = None) -> Iterator[tuple[int, Windows, int]]:
-    """Give whole tracks one after the other, for evaluation, a few of them read ahead.
+    """Yield the selected windows track by track, for evaluation; a few whole tracks are read at a time.
 
     Parameters
     ----------
     store : Store
         The store.
     selection : Selection
-        Which tracks, and which of their windows.
+        The tracks and windows.
     threads : int > 0, optional
-        Threads that read and decode; by default as for `windows`.
+        Threads that read and decode; the default is that of `windows`.
 
     Yields
     ------
     number : int
         Number of the track in the store.
     windows : np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
-        Its selected windows.
+        Selected windows of the track.
     label : int
-        Its class.
+        Class of the track.
     """
     read = store.reader()
     with _readers(store, threads) as executor:

@@ -1,4 +1,4 @@
-"""What a person reads of a training, an evaluation and a prediction, as lines of text."""
+"""Format the results of training, evaluation and prediction as lines of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> str:
-    """Say how an epoch went."""
+    """Return a line with the loss, accuracies and rate of an epoch."""
     return (
         f"epoch {figures['epoch']:.0f} of {n_epochs}: loss {figures['loss']:.3f}, accuracy of train windows "
         f"{figures['accuracy']:.3f}, of valid windows {figures['valid_accuracy']:.3f}; "
@@ -21,7 +21,7 @@ def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> s
 
 
 def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
-    """Say how good a model is on one part."""
+    """Return the metrics of one split as a table."""
     rows = [
         ("windows", metrics["window_accuracy"]),
         ("tracks, by mean log-probability", metrics["track_accuracy"]),
@@ -39,7 +39,7 @@ def _interval(found: Mapping[str, float]) -> str:
 
 
 def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Say of each label how many tracks were found, and for what the others were taken."""
+    """Return a table with the recall of each label, and the labels that its other tracks were mistaken for."""
     labels, rows = metrics["labels"], []
     for label, counts in zip(labels, metrics["confusion"], strict=True):
         if not sum(counts):
@@ -53,7 +53,7 @@ def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def prediction_line(song: Prediction, n_top: int) -> str:
-    """Say what a model hears in a song."""
+    """Return a line with the most probable genres of a song, and the vote of its windows."""
     top = ", ".join(f"{label} {share:.2f}" for label, share in song.top(n_top))
     votes = f"{max(song.shares):.0%} of {len(song.starts)} windows vote {song.vote}"
     return f"{song.path}: {top}  ({votes})"

@@ -1,4 +1,4 @@
-"""The Conv1D network and its front end, saved as one model that takes what a store holds. Keras alone."""
+"""Conv1D network and front end as one Keras model that takes windows as stored; only Keras is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.spec import FeatureSpec
 
 FRONTENDS = ("db", "none")
-FILTERS, KERNEL, UNITS = 256, 2, 1024  # as in the article, and its three convolutions
+FILTERS, KERNEL, UNITS = 256, 2, 1024  # as in the article, which has three convolutions
 CONVOLUTIONS = 3
 
 
@@ -25,37 +25,38 @@ def network(
     dropout: float = 0.5,
     name: str = "melzarr",
 ) -> keras.Model:
-    """Make the article's network for windows of a spec.
+    """Build the article's network for windows of a spec.
 
     Parameters
     ----------
     spec : FeatureSpec
-        What the windows are: of shape (n_frames, n_mels), in which scale.
+        Spec of the windows: their shape (n_frames, n_mels) and scale.
     n_classes : int > 1
-        Classes to tell apart.
+        Number of classes.
     frontend : {"db", "none"}
-        "db" turns what the store holds into levels, standardised in each band; "none" is the article's raw power.
+        "db" converts stored values to levels in dB, standardised in each band; "none" is the article's raw power.
     mean_db, std_db : sequence of float, in dB, length n_mels
-        Statistics of the store's train split, for the front end.
+        Statistics of the train split, for the front end.
     dropout : float in [0, 1)
-        Share of the dense layer that is dropped while training.
+        Share of the dense layer that is dropped during training.
     name : str
         Name of the model.
 
     Returns
     -------
     keras.Model
-        From (batch, n_frames, n_mels) windows to (batch, n_classes) probabilities.
+        Maps (batch, n_frames, n_mels) windows to (batch, n_classes) probabilities.
 
     Raises
     ------
     ValueError
-        Where the front end is unknown or its statistics do not fit the spec.
+        If the front end is unknown, or its statistics do not fit the spec.
 
     Notes
     -----
-    Time is the convolution's axis: three of 256 filters of 2 frames, one dense layer of 1024, 1,650,442 weights for
-    ten classes of (5, 128). The front end is made of Keras' own operations, so a saved model opens without melzarr.
+    The convolutions run along time: three with 256 filters of 2 frames, then one dense layer of 1024 units. For ten
+    classes and (5, 128) windows the network has 1,650,442 weights. The front end consists of Keras operations only, so
+    a saved model opens without melzarr.
     """
     if frontend not in FRONTENDS:
         raise ValueError(f"frontend={frontend!r} is unknown; use one of {', '.join(FRONTENDS)}")
@@ -79,7 +80,7 @@ def network(
 def _standardised(
     x: keras.KerasTensor, spec: FeatureSpec, mean_db: Sequence[float], std_db: Sequence[float]
 ) -> keras.KerasTensor:
-    """Turn what a store holds into levels in dB, of mean 0 and deviation 1 in each band over the train split."""
+    """Convert stored values to levels in dB, with mean 0 and standard deviation 1 per band over the train split."""
     if len(mean_db) != spec.n_mels or len(std_db) != spec.n_mels:
         raise ValueError(
             f"mean_db and std_db have {len(mean_db)} and {len(std_db)} bands where the spec has {spec.n_mels}"
@@ -87,6 +88,6 @@ def _standardised(
     if spec.scale == "power":
         factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)
         x = factor * ops.log10(ops.maximum(x, floor))
-    # A band that is the same everywhere says nothing, and must not become infinite.
+    # A constant band carries no information; without the lower limit it would become infinite.
     variance = [max(std, 1e-3) ** 2 for std in std_db]
     return layers.Normalization(mean=list(mean_db), variance=variance, name="standardised")(x)

@@ -1,4 +1,4 @@
-"""Pictures of a run: how it learnt, what it confuses, the network; and of a song, its genre over time."""
+"""Draw the history, confusion matrix and network of a run, and the genre of songs over time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
     from melzarr.model.run_directory import History
 
-SONGS_DRAWN = 12  # in one picture; more would be too small to read
-STEPS_DRAWN = 400  # points in time of a song
-MAX_CELLS = 30  # classes up to which a confusion's numbers are written into it
-MAX_CLASSES = 60  # classes up to which a confusion is drawn; of more, the most frequent confusions are listed
+SONGS_DRAWN = 12  # songs in one picture; more would be too small to read
+STEPS_DRAWN = 400  # points in time per song
+MAX_CELLS = 30  # with more classes, a confusion matrix has no numbers in its cells
+MAX_CLASSES = 60  # with more classes, the most frequent confusions are listed instead of drawn
 LISTED = 30
 
 
@@ -42,16 +42,16 @@ def draw_history(history: History, path: Path) -> None:
 
 
 def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
-    """Draw which label is taken for which: all of them, or the most frequent confusions if there are many labels.
+    """Draw the confusion matrix, or list the most frequent confusions if there are many labels.
 
     Parameters
     ----------
     metrics : mapping
-        Figures of one part, from `melzarr.model.evaluate.metrics`.
+        Metrics of one split, from `melzarr.model.evaluate.metrics`.
     words : str
-        The protocol.
+        Description of the protocol.
     path : Path
-        The picture.
+        Image file to write.
     """
     labels, counts = [drawable(label) for label in metrics["labels"]], np.array(metrics["confusion"])
     accuracy = metrics["track_accuracy"]
@@ -79,7 +79,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
 
 
 def _list_confusions(labels: Sequence[str], counts: npt.NDArray[np.int_], title: str, path: Path) -> None:
-    """Write the most frequent confusions as a table."""
+    """Draw the most frequent confusions as a table."""
     wrong = counts - np.diag(np.diag(counts))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
     pairs = [divmod(int(place), len(labels)) for place in worst if wrong.flat[place]]
@@ -95,7 +95,7 @@ def _list_confusions(labels: Sequence[str], counts: npt.NDArray[np.int_], title:
 
 
 def draw_network(model: keras.Model, path: Path) -> None:
-    """Draw a model's layers from top to bottom, each with the shape that leaves it and its weights."""
+    """Draw a model's layers from top to bottom, each with its output shape and number of weights."""
     layers = [layer for layer in model.layers if layer.count_params() or not _is_operation(layer)]
     figure = new_figure(path, (6.4, 0.62 * len(layers) + 0.4))
     axes = figure.subplots()
@@ -118,7 +118,7 @@ def draw_network(model: keras.Model, path: Path) -> None:
 
 
 def _is_operation(layer: keras.Layer) -> bool:
-    """Whether a layer is a bare operation of the front end."""
+    """Return whether a layer is a bare Keras operation, as in the front end."""
     return not isinstance(layer, keras.layers.Layer) or type(layer).__module__.startswith("keras.src.ops")
 
 
@@ -138,14 +138,14 @@ def _title(layer: keras.Layer) -> str:
 
 
 def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw the probability of each genre over the time of some songs.
+    """Draw the probability of each genre over time for some songs.
 
     Parameters
     ----------
     predictions : sequence of Prediction
-        The songs; of many only the first dozen.
+        The songs; only the first 12 are drawn.
     path : Path
-        The picture.
+        Image file to write.
     """
     drawn = predictions[:SONGS_DRAWN]
     if not drawn:
@@ -155,7 +155,7 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
     figure = new_figure(path, (10, 0.6 + (height + 0.45) * len(drawn)))
     rows = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
     for axes, song in zip(rows, drawn, strict=True):
-        # The mean over short spans: single windows of 100 ms flicker.
+        # Draw the mean over short spans, because single windows of 100 ms flicker.
         edges = np.unique(np.linspace(0, len(song.starts), min(STEPS_DRAWN, len(song.starts)) + 1).astype(int))
         sums = np.add.reduceat(song.probabilities, edges[:-1], axis=0)
         spans = sums / np.diff(edges)[:, None]

@@ -1,4 +1,4 @@
-"""A song of any length → its genre, through the same audio and mel rooms as the store that the model learnt from."""
+"""Predict the genre of a song of any length, with the same audio and mel code that computes a store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from melzarr.pipeline.features.decibels import as_stored
 from melzarr.pipeline.features.mel import mel_windows
 from melzarr.pipeline.spec import FeatureSpec
 
-BLOCK_BYTES = 4 << 20  # of windows and samples computed at a time, so that memory does not grow with a song
+BLOCK_BYTES = 4 << 20  # bytes of windows and of samples per block, so that memory does not grow with song length
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model hears in a song.
+    """Predicted class probabilities of a song.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class Prediction:
 
     @property
     def genre(self) -> str:
-        """The class with the largest mean log-probability."""
+        """Class with the largest mean log-probability."""
         return self.labels[track_classes(self.probabilities)[0]]
 
     @property
     def vote(self) -> str:
-        """The class of most windows."""
+        """Class that the most windows vote for."""
         return self.labels[track_classes(self.probabilities)[1]]
 
     @property
@@ -64,12 +64,12 @@ class Prediction:
         return song_probabilities(self.probabilities)
 
     def top(self, n: int) -> list[tuple[str, float]]:
-        """Name the most probable classes of the song, with their probabilities."""
+        """Return the n most probable classes of the song, with their probabilities."""
         found = self.song_probabilities
         return [(self.labels[number], float(found[number])) for number in np.argsort(-found, kind="stable")[:n]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a script reads."""
+        """Return the prediction as a dict for JSON output."""
         return {
             "path": str(self.path),
             "status": "ok",
@@ -88,25 +88,25 @@ def predict(
     path: Path,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Prediction:
-    """Ask a model for the genre of a song.
+    """Predict the genre of a song.
 
     Parameters
     ----------
     model : keras.Model
-        From windows of the spec to probabilities.
+        Maps windows of the spec to class probabilities.
     spec : FeatureSpec
-        What the model takes; all windows of the song are heard, whatever its n_windows.
+        Spec of the model's windows. Its n_windows is ignored: all windows of the song are used.
     labels : tuple of str
         Names of the model's classes.
     path : Path
         The song.
     progress : callable
-        Called with the number of windows that were heard.
+        Called after each block with its number of windows.
 
     Raises
     ------
     AudioError
-        Where the song is too short, silent or cannot be read.
+        If the song is too short, silent or cannot be read.
     """
     found = []
     for windows in song_windows(path, spec):
@@ -117,7 +117,7 @@ def predict(
 
 
 def expected_windows(path: Path, spec: FeatureSpec) -> int:
-    """Windows of a whole song, as its header says; none where it cannot be read."""
+    """Return the number of windows in a whole song according to its header, or 0 if it cannot be read."""
     try:
         n_samples = round(read_header(path).duration * spec.sample_rate)
     except AudioError:
@@ -126,29 +126,29 @@ def expected_windows(path: Path, spec: FeatureSpec) -> int:
 
 
 def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float32]]:
-    """Compute all windows of a whole song, a block at a time.
+    """Compute all windows of a whole song, one block at a time.
 
     Parameters
     ----------
     path : Path
         The song.
     spec : FeatureSpec
-        What a window is.
+        Spec of the windows.
 
     Yields
     ------
     np.ndarray [shape=(n, n_frames, n_mels), dtype=float32]
-        The next windows, as a store of the spec holds them.
+        The next windows, with the values that a store of the spec holds.
 
     Raises
     ------
     AudioError
-        Where the song is too short, silent or cannot be read; that it is silent is known only at its end.
+        If the song is too short, silent or cannot be read. Silence is reported only at the end of the song.
     """
     one = replace(spec, n_windows=1)
     block = replace(spec, n_windows=max(1, BLOCK_BYTES // (4 * max(spec.stride, one.n_frames * one.n_mels, 1))))
     step = block.n_windows * block.stride
-    enough = max(block.n_samples, step)  # with gaps between the windows, those before the next block are passed over
+    enough = max(block.n_samples, step)  # if there are gaps between windows, samples up to the next block are skipped
     waiting, n_waiting, n_samples, peak = [np.empty(0, np.float32)], 0, 0, 0.0
     for samples in stream_audio(path, spec.sample_rate):
         peak = max(peak, float(np.abs(samples).max(initial=0.0)))

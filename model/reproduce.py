@@ -1,4 +1,4 @@
-"""The article's experiment on any store: its recipe and the default one, each by its protocols, as a report."""
+"""Repeat the article's experiment on any store, with its recipe and the default recipe, and write a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from melzarr.pipeline.zarr_store.reader import Store
 
 REPORT = "report.md"
 
-# All of GTZAN. "windows" and "tracks" say what was counted.
+# Published accuracies on GTZAN. "windows" or "tracks" is the unit that was counted.
 PUBLISHED = (
     ("the article of 2017, this network", "62 %", "windows", "validation; most probably split by window"),
     ("Hamel and Eck 2010, DBN + SVM; the article's benchmark", "84 %", "tracks", "random split of tracks"),
@@ -28,42 +28,42 @@ PUBLISHED = (
 
 
 def experiments(store: Store) -> list[tuple[str, str]]:
-    """Recipe and protocol of each experiment that a store allows."""
+    """Return the recipe and protocol of each experiment that a store allows."""
     named = [("default", name) for name in protocol_names(store) if name not in {TRACK, WINDOW}]
     return [("article", WINDOW), ("article", TRACK), ("default", TRACK), *named]
 
 
 def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]]) -> Path:
-    """Train and evaluate every experiment, and report.
+    """Train and evaluate every experiment, and write a report.
 
     Parameters
     ----------
     store : Store
         The store.
     folder : Path
-        Where the runs and the report go; runs that are finished are kept.
+        Folder for the runs and the report; finished runs are kept.
     train : callable
-        Trains a recipe by a protocol into a run and returns its metrics.
+        Trains a recipe with a protocol, writes the run and returns its metrics.
 
     Returns
     -------
     Path
-        The report.
+        Path of the report.
     """
     for _, protocol in experiments(store):
         divided = make_protocol(store, protocol)
         for part in SPLITS:
-            divided.part(part)  # what is missing is said before the first training, which takes long
+            divided.part(part)  # raise if the split is empty, before the first training, which takes long
     found = {}
     for recipe, protocol in experiments(store):
-        run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{protocol}"))  # the name of a split is not ours
+        run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{protocol}"))  # the store decides the name of a split
         found[run] = train(recipe, protocol, run)
     write_whole(folder / REPORT, "\n".join(report_lines(store, found)).encode())
     return folder / REPORT
 
 
 def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
-    """Write the report as lines of Markdown, from the runs and their metrics."""
+    """Return the report as lines of Markdown, from the runs and their metrics."""
     attributes = store.attributes
     is_gtzan = attributes["recipe"].get("name") == "gtzan"
     return [
@@ -107,7 +107,7 @@ def _accuracy(found: Mapping[str, float]) -> str:
 
 
 def _words(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
-    """Say what each protocol is, once."""
+    """Return one line with the description of each protocol."""
     words = {metrics["protocol"]["name"]: metrics["protocol"]["words"] for metrics in found.values()}
     return [f"- **{name}**: {said}." for name, said in words.items()]
 

@@ -1,4 +1,4 @@
-"""A run: the folder of one training, in which every file is whole or absent."""
+"""Read and write the files of one training in a run directory; each file is complete or absent."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ History = list[dict[str, float]]
 ANSWERS = ("split", "track", "label", "answer", "probability_of_answer", "probability_of_label")
 FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # of each epoch
 
-CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # what is always there
-# What Keras raises at a file that is damaged, or none of its own, or that brings code.
+CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # required in config.json
+# Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
 LOCK = ".lock"
-# What a training writes, in the order in which it may be removed.
+# Files that a training writes, in the order in which they may be removed.
 OWN_FILES = (
     "metrics.json", "answers.csv", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras",
     "trained-on.txt",
@@ -42,76 +42,76 @@ OWN_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The folder of one training.
+    """Run directory: the folder of one training.
 
     Parameters
     ----------
     path : Path
-        The folder. It holds config.json (what is trained, how, on what), trained-on.txt, history.csv (a row for each
-        epoch that is done), model.keras and, while the training is not finished, the state after its last epoch; once
-        it is, answers.csv, pictures and metrics.json.
+        The folder. It contains config.json (what is trained, how and on which data), trained-on.txt, history.csv (one
+        row per finished epoch) and model.keras. Until the training is finished, it also contains the checkpoint of the
+        last epoch. After that, it also contains answers.csv, metrics.json and pictures.
     """
 
     path: Path
 
     @property
     def config_file(self) -> Path:
-        """What the run is made from."""
+        """Configuration of the run."""
         return self.path / "config.json"
 
     @property
     def history_file(self) -> Path:
-        """Figures of each epoch."""
+        """Metrics of each epoch."""
         return self.path / "history.csv"
 
     @property
     def model_file(self) -> Path:
-        """The model to use."""
+        """Model after the last finished epoch."""
         return self.path / "model.keras"
 
     @property
     def metrics_file(self) -> Path:
-        """How good the model is; the last file to be written."""
+        """Metrics of the model; the last file that a training writes, except for pictures."""
         return self.path / "metrics.json"
 
     @property
     def answers_file(self) -> Path:
-        """What the model answered for each track of the valid and the test part."""
+        """Answer of the model for each track of the valid and test splits."""
         return self.path / "answers.csv"
 
     @property
     def trained_file(self) -> Path:
-        """SHA-256 of each audio file whose windows were trained on, a line each."""
+        """SHA-256 of each audio file whose windows were trained on, one per line."""
         return self.path / "trained-on.txt"
 
     @property
     def tensorboard(self) -> Path:
-        """The history once more, as TensorBoard reads it."""
+        """Folder with the history in the format of TensorBoard."""
         return self.path / "tensorboard"
 
     def checkpoint(self, n_epochs: int) -> Path:
-        """State from which the training goes on after so many epochs."""
+        """Return the path of the state from which training resumes after n_epochs epochs."""
         return self.path / f"checkpoint-{n_epochs:04d}.keras"
 
     @property
     def is_finished(self) -> bool:
-        """Whether training and evaluation are done."""
+        """Whether training and evaluation are finished."""
         return self.metrics_file.is_file() and self.model_file.is_file()
 
     def start(self, config: dict[str, Any], *, replace: bool = False) -> None:
-        """Write down what is trained.
+        """Write the configuration of the run, or check that it equals that of an earlier start.
 
         Parameters
         ----------
         config : dict of str to value
-            All that the weights depend on.
+            Everything that the weights depend on.
         replace : bool
-            Remove a run of something else.
+            Remove the run that the folder holds, if any.
 
         Raises
         ------
         RunError
-            Where the folder holds another run, or anything else.
+            If the folder holds a run with another configuration, or files that are no run.
         """
         self._refuse_foreign()
         if self.config_file.is_file():
@@ -127,7 +127,7 @@ class Run:
         write_whole(self.config_file, json.dumps(config, indent=2).encode())
 
     def _refuse_foreign(self) -> None:
-        """Refuse a folder in which something else lies."""
+        """Raise RunError if the path is a file, or a folder that is not empty and holds no run."""
         if not self.path.exists():
             return
         if not self.path.is_dir() or (
@@ -136,26 +136,26 @@ class Run:
             raise RunError(f"{self.path} exists and is no run of melzarr's; name another folder with --run")
 
     def _differences(self, config: dict[str, Any]) -> list[str]:
-        """Names of what another run was made from."""
+        """Return the names of the entries that differ between the saved configuration and `config`."""
         before = self.config
         return sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
 
     def _clear(self) -> None:
-        """Remove what a training wrote, and nothing else; first the figures, so that what is left is unfinished."""
+        """Remove only the files of a training, metrics first: if interrupted, the rest is an unfinished run."""
         for pattern in OWN_FILES:
             for path in sorted(self.path.glob(pattern)):
                 path.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one training; that of a process that died is free.
+        """Lock the folder for one training; the lock ends with its process.
 
         Raises
         ------
         RunError
-            If another training holds it.
+            If another training holds the lock, or the folder holds files that are no run.
         CallError
-            If it lies in a store.
+            If the folder is inside a store.
         """
         refuse_inside(LocalDirectory(self.config_file))
         self._refuse_foreign()
@@ -170,12 +170,12 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the run is made from.
+        """Configuration of the run.
 
         Raises
         ------
         RunError
-            Where there is none.
+            If there is none, or it is damaged.
         """
         config = self._read_json(self.config_file)
         if any(not isinstance(config.get(name), kind) for name, kind in CONFIGURED.items()):
@@ -184,12 +184,12 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """How good the model is."""
+        """Metrics of the model."""
         return self._read_json(self.metrics_file)
 
     @property
     def spec(self) -> FeatureSpec:
-        """What the model takes."""
+        """Spec of the windows that the model takes."""
         return FeatureSpec.from_dict(self.config["spec"])
 
     @property
@@ -212,12 +212,12 @@ class Run:
         return found
 
     def model(self) -> keras.Model:
-        """Open the model to use. Nothing in it is executed but layers of Keras' own.
+        """Load the model; nothing in the file is executed except built-in layers of Keras.
 
         Raises
         ------
         RunError
-            Where there is none, or it cannot be opened safely.
+            If there is none, or it cannot be loaded safely.
         """
         return self._open(self.model_file, compiled=False)
 
@@ -229,7 +229,7 @@ class Run:
             )
         try:
             with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # Keras reads a part of it, and sees no checksum
+                if damaged := archive.testzip():  # Keras reads only a part of the file, and checks no checksum
                     raise zipfile.BadZipFile(f"{damaged} is not what was written")
             return keras.saving.load_model(path, safe_mode=True, compile=compiled)
         except UNREADABLE as error:
@@ -239,7 +239,7 @@ class Run:
             ) from error
 
     def history(self) -> History:
-        """Figures of the epochs that are done."""
+        """Return the metrics of the finished epochs."""
         if not self.history_file.is_file():
             return []
         try:
@@ -249,18 +249,18 @@ class Run:
             raise RunError(f"{self.history_file} cannot be read ({error}); train again with --force") from error
 
     def last_state(self) -> keras.Model:
-        """Open the state after the last epoch that is done, with its optimizer."""
+        """Load the state after the last finished epoch, with its optimizer."""
         return self._open(self.checkpoint(len(self.history())), compiled=True)
 
     def keep_epoch(self, model: keras.Model, history: History) -> None:
-        """Keep an epoch: its state, the model as it is now, and its figures, which count it as done.
+        """Save an epoch: its state, the model, and its metrics, which mark it as finished.
 
         Parameters
         ----------
         model : keras.Model
-            After the epoch.
+            The model after the epoch.
         history : list of dict
-            Figures of all epochs, the new one among them.
+            Metrics of all epochs, including the new one.
         """
         done = len(history)
         _save(model, self.checkpoint(done))
@@ -271,7 +271,7 @@ class Run:
         self._remove_checkpoints(keep=self.checkpoint(done))
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:
-        """Write the figures of an epoch as one event file, so that TensorBoard sees it and nothing comes twice."""
+        """Write the metrics of an epoch as one event file, so that TensorBoard shows each epoch exactly once."""
         name, epoch = "events.out.tfevents", int(figures["epoch"])
         path = self.tensorboard / f"{name}.{epoch:010d}.melzarr"
         path.parent.mkdir(exist_ok=True)
@@ -284,12 +284,12 @@ class Run:
         part.replace(path)
 
     def keep_trained(self, digests: Iterable[str]) -> None:
-        """Write down of which audio files windows are trained on, by their SHA-256."""
+        """Write the SHA-256 of the audio files whose windows are trained on, if there is no such list yet."""
         if not self.trained_file.is_file():
             write_whole(self.trained_file, "".join(f"{digest}\n" for digest in sorted(digests)).encode())
 
     def trained_on(self) -> frozenset[str] | None:
-        """SHA-256 of the audio files whose windows were trained on; None if a run of an earlier version has no list."""
+        """Return the SHA-256 of the audio files that were trained on, or None if an earlier version wrote no list."""
         try:
             return frozenset(self.trained_file.read_text(encoding="ascii").split())
         except FileNotFoundError:
@@ -298,7 +298,7 @@ class Run:
             raise RunError(f"{self.trained_file} cannot be read ({error}); train again with --force") from error
 
     def unfinished(self) -> str:
-        """Say how far the training came, if it is not finished."""
+        """Return a sentence about the progress of an unfinished training, or "" if it is finished."""
         if self.is_finished:
             return ""
         recipe = self.config.get("recipe")
@@ -306,11 +306,11 @@ class Run:
         return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; go on with melzarr train"
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
-        """Write what the model answered, a row of `ANSWERS` for each track."""
+        """Write the answers of the model, one row of `ANSWERS` per track."""
         _write_table(self.answers_file, ANSWERS, rows)
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write how good the model is; the state to go on from is not needed any more."""
+        """Write the metrics of the model, and remove the checkpoints, which are no longer needed."""
         write_whole(self.metrics_file, json.dumps(metrics, indent=2).encode())
         self._remove_checkpoints()
 
@@ -321,7 +321,7 @@ class Run:
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file so that it is whole or absent."""
+    """Write a CSV file atomically."""
     text = io.StringIO(newline="")
     harmless_rows = ([harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     csv.writer(text).writerows([head, *harmless_rows])
@@ -329,7 +329,7 @@ def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    """Save a model so that it is whole or absent."""
+    """Save a model atomically."""
     part = path.with_name(f".{path.stem}.part.keras")
     model.save(part)
     part.replace(path)

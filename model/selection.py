@@ -1,4 +1,4 @@
-"""Which windows of a store are meant: those of the ok tracks of one part."""
+"""Select windows of a store: those of the ok tracks of one split."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from melzarr.pipeline.zarr_store.reader import Store
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which windows of a store are meant.
+    """Selected windows of a store.
 
     Parameters
     ----------
     tracks : np.ndarray [shape=(n,), dtype=int]
         Numbers of the tracks, ascending; all are ok.
     labels : np.ndarray [shape=(n,), dtype=int32]
-        Class of each.
+        Class of each track.
     windows : np.ndarray [shape=(n, n_windows), dtype=bool]
-        Which of their windows.
+        Mask of the selected windows of each track.
     """
 
     tracks: npt.NDArray[np.intp]
@@ -31,36 +31,36 @@ class Selection:
     windows: npt.NDArray[np.bool_]
 
     def take(self, places: npt.NDArray[np.intp]) -> Selection:
-        """Select some of the tracks, by their places here."""
+        """Select some of the tracks, by their positions in this selection."""
         return Selection(self.tracks[places], self.labels[places], self.windows[places])
 
     @property
     def n_windows(self) -> int:
-        """Windows in all."""
+        """Total number of windows."""
         return int(self.windows.sum())
 
 
 def label_names(store: Store) -> list[str]:
-    """Names of a store's classes, sorted; a class is its place in this list."""
+    """Return the sorted names of a store's classes; a class is an index into this list."""
     return sorted({str(label) for label in store.values("label")})
 
 
 def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
-    """Select all windows of the ok tracks of one part.
+    """Select all windows of the ok tracks of one split.
 
     Parameters
     ----------
     store : Store
         The store.
     split : str
-        The part: "train", "valid" or "test".
+        Name of the split: "train", "valid", "test", or another name in `parts`.
     parts : np.ndarray [shape=(n_tracks,)], optional
-        Part of each track, in place of the store's own split.
+        Split of each track; by default the split in the store.
 
     Raises
     ------
     StoreError
-        Where the part has no ok track.
+        If the split has no ok track.
     """
     chosen = store.values("split") if parts is None else np.asarray(parts)
     tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))

@@ -1,4 +1,4 @@
-"""Random numbers: a stream of its own for each purpose, so that no two draw the same."""
+"""Random number generators: one stream per purpose, so that no two draw the same numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-# What they are for; never 0, for zeros at the end of a seed count for nothing.
+# Purposes of the streams. None is 0, because numpy ignores trailing zeros of a seed.
 OF_TRACKS: Final = 1
 OF_WINDOWS: Final = 2
 OF_PARTS: Final = 3
@@ -14,13 +14,13 @@ OF_INTERVALS: Final = 4
 
 
 def stream(purpose: int, *seeds: int) -> np.random.Generator:
-    """Give the random numbers of a purpose.
+    """Return the random number generator of a purpose.
 
     Parameters
     ----------
     purpose : int
-        One of the above.
+        One of the constants above.
     *seeds : int
-        Seed, and what else tells one stream of this purpose from another, such as the epoch.
+        Seed, and numbers that distinguish the streams of this purpose, such as the epoch.
     """
     return np.random.default_rng((*seeds, purpose))

@@ -1,4 +1,4 @@
-"""TensorFlow, loaded for the command line: quiet, and with its fast convolutions."""
+"""Import TensorFlow for the command line, without its log output and with its fast convolutions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from melzarr.pipeline.errors import MelzarrError
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow; what it prints on the way is shown only where that fails.
+    """Import TensorFlow; what it prints meanwhile is shown only if the import fails.
 
-    Two settings of the environment are made before, where the user has not: no log lines of its native libraries, and
-    oneDNN, which it uses by itself on some x86 processors only and which trains this network twice as fast on others.
+    Two environment variables are set first, unless the user has set them. One hides the log lines of the native
+    libraries. The other enables oneDNN, which is the default only on some x86 processors and trains this network twice
+    as fast on others.
 
     Raises
     ------
     MelzarrError
-        Where it is not installed.
+        If it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its warnings are for whoever programs with it
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its warnings are for programmers
     try:
         with _held_back_stderr():
             importlib.import_module("tensorflow")
@@ -39,7 +40,7 @@ def load_tensorflow() -> None:
 
 @contextmanager
 def _held_back_stderr() -> Iterator[None]:
-    """Keep what is written to descriptor 2, by native code too; show it where an error leaves the block."""
+    """Hold back what is written to file descriptor 2, also by native code; print it if the block raises."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:

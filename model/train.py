@@ -1,4 +1,4 @@
-"""A store and a recipe → a run."""
+"""Train the network on a store with a recipe, evaluate it, and write everything to a run directory."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told how a training goes.
+    """Callbacks for the progress of a training.
 
     Parameters
     ----------
     windows : callable
-        Called after each batch with the number of its windows, and with all windows of epochs that were done before.
+        Called after each batch with its number of windows, and once at the start with those of all earlier epochs.
     epoch : callable
-        Called after each epoch with its figures.
+        Called after each epoch with its metrics.
     tracks : callable
-        Called with 1 for each track of the valid and the test part that the trained model has answered.
+        Called with 1 after each track of the valid and test splits that the trained model has classified.
     """
 
     windows: Callable[[int], object] = lambda _: None
@@ -50,7 +50,7 @@ class Watch:
 
 
 def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """All that the weights of a training depend on, and what the model needs to be used."""
+    """Return everything that the weights of a training depend on, and what is needed to use the model."""
     return {
         "store": {"uuid": store.attributes["uuid"], "title": store.attributes["title"]},
         "spec": store.spec.to_dict(),
@@ -63,7 +63,7 @@ def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: i
 
 
 def windows_per_epoch(recipe: TrainRecipe, protocol: Protocol) -> int:
-    """Windows that an epoch trains on."""
+    """Return the number of windows in a training epoch."""
     counts = protocol.part("train").windows.sum(axis=1)
     return int(counts.clip(max=recipe.windows_per_track or np.max(counts)).sum())
 
@@ -79,39 +79,40 @@ def train(
     replace: bool = False,
     watch: Watch = Watch(),
 ) -> dict[str, Any]:
-    """Train, or go on after the last epoch of a training that was stopped, then evaluate.
+    """Train the network, or resume a stopped training after its last epoch, then evaluate it.
 
     Parameters
     ----------
     store : Store
-        The windows.
+        The store.
     recipe : TrainRecipe
-        How.
+        Hyperparameters.
     protocol : Protocol
-        On which of them, and which tell how good it is.
+        Windows to train on, to validate on and to test on.
     run : Run
-        Where all of it is kept.
+        Run directory to write to.
     seed : int
-        Seed of the weights, the dropout and the order: the same store, recipe and seed give the same weights on the
-        same machine, whether it was stopped in between or not.
+        Seed of the weights, the dropout and the order. The same store, recipe and seed give the same weights on the
+        same machine, even if the training was stopped and resumed.
     memory : int > 0, optional
         Bytes that the loader may take; see `melzarr.model.loader.windows`.
     replace : bool
-        Begin anew, and remove what the folder of the run holds.
+        Start from the first epoch, and remove the run that the folder holds.
     watch : Watch
-        Is told how it goes.
+        Callbacks for the progress.
 
     Returns
     -------
     dict
-        As in metrics.json: the protocol, and the figures of the valid and the test part.
+        Contents of metrics.json: the protocol, and the metrics of the valid and test splits.
 
     Raises
     ------
     RunError
-        Where the folder holds another run, or there is nothing to learn or nothing left to learn from.
+        If the folder holds another run or is in use, the store or its train split has fewer than two labels, or the
+        loss is no longer finite.
     StoreError
-        Where a part of the protocol has no track.
+        If a split of the protocol has no track, or a track cannot be read.
     """
     labels = label_names(store)
     if len(labels) < 2:
@@ -128,7 +129,7 @@ def train(
         run.start(configuration(store, recipe, protocol, seed), replace=replace)
         if run.is_finished:
             found = run.metrics
-            if not all((run.path / name).is_file() for name in PICTURES):  # it was killed before they were drawn
+            if not all((run.path / name).is_file() for name in PICTURES):  # the run was killed before they were drawn
                 _draw(run, run.model(), found)
             return found
         run.keep_trained(set(store.column("source_sha256")[parts["train"].tracks].tolist()))
@@ -148,11 +149,11 @@ def train(
 def _fit(
     store: Store, recipe: TrainRecipe, protocol: Protocol, run: Run, seed: int, memory: int | None, watch: Watch
 ) -> None:
-    """Train the epochs that are missing."""
+    """Train the missing epochs."""
     history = run.history()
     if _is_over(history, recipe):
         return
-    keras.utils.clear_session()  # or the graph of a training before, in the same process, keeps its tracks in memory
+    keras.utils.clear_session()  # otherwise an earlier training in this process keeps its tracks in memory
     n_windows = windows_per_epoch(recipe, protocol)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -193,7 +194,7 @@ def _fit(
 
 
 def _seed_dropout(model: keras.Model, seed: int, step: int) -> None:
-    """Make what the next epoch drops a function of seed and step; a saved model does not keep its random state."""
+    """Seed the dropout from seed and step, because a saved model does not keep its random state."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout) and layer.rate:
             layer.seed_generator.state.assign([seed % 2**32, step])
@@ -204,7 +205,7 @@ def _epoch(model: keras.Model, feed: tf.data.Dataset, counter: keras.callbacks.C
     try:
         return dict(model.fit(feed, shuffle=False, verbose=0, callbacks=[counter]).history)
     except tf.errors.OpError as error:
-        # TensorFlow keeps only the text of what the loader raised.
+        # TensorFlow keeps only the text of an exception in the loader.
         found = re.search(r"StoreError: (.+)", error.message)
         if found is None:
             raise
@@ -214,7 +215,7 @@ def _epoch(model: keras.Model, feed: tf.data.Dataset, counter: keras.callbacks.C
 def _compiled(store: Store, recipe: TrainRecipe, protocol: Protocol, steps_per_epoch: int) -> keras.Model:
     statistics: dict[str, Any] = {}
     if recipe.frontend == "db":
-        # The store's own are of its own train split, and the train part of another protocol is another.
+        # The statistics in the store are those of its train split; other protocols have other train splits.
         if protocol.name == TRACK:
             mean, std = store.values("mean_db").tolist(), store.values("std_db").tolist()
         else:
@@ -222,13 +223,13 @@ def _compiled(store: Store, recipe: TrainRecipe, protocol: Protocol, steps_per_e
         statistics = {"mean_db": mean, "std_db": std}
     n_classes = len(label_names(store))
     model = network(store.spec, n_classes, frontend=recipe.frontend, dropout=recipe.dropout, **statistics)
-    # The article's categorical cross-entropy, with classes by their number.
+    # The article's categorical cross-entropy, for classes given as integers.
     model.compile(recipe.make_optimizer(steps_per_epoch), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 def _is_over(history: History, recipe: TrainRecipe) -> bool:
-    """Whether all epochs are done, or the last ones brought no better validation accuracy."""
+    """Return whether all epochs are finished, or the last ones brought no better validation accuracy."""
     if len(history) >= recipe.epochs:
         return True
     if not recipe.patience or len(history) <= recipe.patience:
@@ -238,21 +239,21 @@ def _is_over(history: History, recipe: TrainRecipe) -> bool:
 
 
 class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
-    """Counts windows as they are trained on."""
+    """Callback that counts windows as they are trained on."""
 
     def __init__(self, watch: Watch, batch_size: int, n_windows: int) -> None:
         super().__init__()
         self.watch, self.batch_size, self.left = watch, batch_size, n_windows
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        """Count a batch; the last one of an epoch may have fewer windows."""
+        """Count the windows of a batch; the last batch of an epoch may have fewer."""
         count = min(self.batch_size, self.left)
         self.left -= count
         self.watch.windows(count)
 
 
 def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
-    """Give what was answered for each track of a part, as `melzarr.model.run_directory.ANSWERS` has it."""
+    """Yield the answer for each track of a split, as rows of `melzarr.model.run_directory.ANSWERS`."""
     names = store.values("track")
     shares = np.stack([answers.of_answer, answers.of_label], axis=1)
     for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):
@@ -260,7 +261,7 @@ def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> I
 
 
 def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
-    """Draw the pictures of a run; one that cannot be drawn is a remark, for the figures are there without it."""
+    """Draw the pictures of a run; a failure is only logged, because the metrics are complete without them."""
     draw = {
         "history.png": lambda path: draw_history(run.history(), path),
         "confusion.png": lambda path: draw_confusion(found["test"], found["protocol"]["words"], path),
@@ -269,6 +270,6 @@ def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
     for name in PICTURES:
         try:
             draw[name](run.path / name)
-        except Exception as error:  # noqa: BLE001  (whatever matplotlib makes of it)
+        except Exception as error:  # noqa: BLE001  (matplotlib may raise anything)
             said = "%s could not be drawn (%s: %s); the figures are there without it"
             logger.warning(said, run.path / name, type(error).__name__, error)

@@ -1,4 +1,4 @@
-"""How to train: two recipes that come with melzarr, and any file of that kind."""
+"""Training recipes: the two that come with melzarr, and any TOML file of the same form."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainRecipe:
-    """How to train.
+    """Hyperparameters of a training.
 
     Parameters
     ----------
     frontend : {"db", "none"}
-        What stands before the network; see `melzarr.model.network`.
+        Front end of the network; see `melzarr.model.network`.
     dropout : float in [0, 1)
         Share of the dense layer that is dropped.
     optimizer : {"adadelta", "adamw"}
-        Which optimizer.
+        Name of the optimizer.
     learning_rate : float > 0
-        Its rate, at the start.
+        Learning rate at the start.
     rho, epsilon : float
-        Adadelta's.
+        Parameters of Adadelta.
     weight_decay : float >= 0
-        AdamW's.
+        Parameter of AdamW.
     schedule : {"constant", "cosine"}
-        "cosine" brings the rate to nothing by the last epoch.
+        "cosine" decreases the learning rate to 0 by the last epoch.
     batch_size, epochs : int > 0
-        Windows of a batch, and epochs at most.
+        Windows per batch, and maximum number of epochs.
     patience : int >= 0
-        Epochs without a better validation accuracy before it stops; 0 never stops. The last epoch is used either way:
-        Keras could bring the best one back only from its version 2.2.3 of 2018 on, and on few validation tracks the
-        best is best by chance.
+        Number of epochs without a better validation accuracy before training stops; 0 never stops it. The weights of
+        the last epoch are used in any case: Keras can restore the best ones only since version 2.2.3 of 2018, and on
+        few validation tracks the best epoch is best by chance.
     windows_per_track : int >= 0
-        So many windows of each track in an epoch; 0 is all.
+        Number of windows per track in an epoch; 0 uses all.
     """
 
     frontend: str
@@ -62,7 +62,7 @@ class TrainRecipe:
     windows_per_track: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise RecipeError if a value is invalid."""
         for name, choices in (("frontend", ("db", "none")), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
@@ -84,12 +84,12 @@ class TrainRecipe:
 
     @classmethod
     def read(cls, name: str) -> Self:
-        """Read a recipe that comes with melzarr, by its name, or a file of that kind.
+        """Read a recipe that comes with melzarr, by its name, or a recipe file, by its path.
 
         Raises
         ------
         RecipeError
-            Where there is none, or it cannot be used.
+            If there is none, or it is invalid.
         """
         own = files("melzarr.model") / "recipes" / f"{name}.toml"
         try:
@@ -101,12 +101,12 @@ class TrainRecipe:
             raise RecipeError(f"{name} is no training recipe: {error}; copy one that comes with melzarr") from error
 
     def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-        """Make the optimizer.
+        """Return a new optimizer for this recipe.
 
         Parameters
         ----------
         steps_per_epoch : int
-            Batches of an epoch, which the schedule counts in.
+            Batches per epoch, for the learning rate schedule.
         """
         rate: Any = self.learning_rate
         if self.schedule == "cosine":
@@ -117,5 +117,5 @@ class TrainRecipe:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with melzarr."""
+    """Return the names of the recipes that come with melzarr."""
     return sorted(path.name.removesuffix(".toml") for path in (files("melzarr.model") / "recipes").iterdir())

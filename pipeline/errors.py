@@ -1,14 +1,14 @@
-"""What can go wrong, as sentences: every error says what was found, where, and what to do."""
+"""Exceptions. Each message states what was found, where, and what to do."""
 
 
 class MelzarrError(Exception):
-    """Base of all errors that a user can mend; the command line prints its sentence and exits with `exit_code`."""
+    """Base of all errors that a user can fix; the command line prints the message and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class CallError(MelzarrError):
-    """Options that do not go together."""
+    """Options that cannot be combined."""
 
     exit_code = 2
 
@@ -20,23 +20,23 @@ class SpecError(MelzarrError):
 
 
 class RecipeError(MelzarrError):
-    """A dataset recipe that is missing, or that says something impossible."""
+    """A dataset recipe that is missing or invalid."""
 
     exit_code = 2
 
 
 class CatalogError(MelzarrError):
-    """A source of audio files that gives no usable list of tracks."""
+    """A source of audio files without a usable list of tracks."""
 
     exit_code = 2
 
 
 class AudioError(MelzarrError):
-    """One audio file that cannot be used; it becomes a failed track, and the build goes on."""
+    """An audio file that cannot be used; its track fails, and the build continues."""
 
 
 class FetchError(MelzarrError):
-    """A dataset that could not be brought or made."""
+    """A dataset that could not be downloaded or generated."""
 
 
 class StoreError(MelzarrError):
@@ -44,7 +44,7 @@ class StoreError(MelzarrError):
 
 
 class StorageError(StoreError):
-    """An object store that does not answer, or does not let one in; what lies there is as it was."""
+    """An object store that does not respond or denies access; its contents are unchanged."""
 
 
 class BuildError(MelzarrError):
@@ -52,4 +52,4 @@ class BuildError(MelzarrError):
 
 
 class RunError(MelzarrError):
-    """A run that is missing, unfinished, or of something else; or a training that cannot go on."""
+    """A run that is missing, unfinished or of something else; or a training that cannot continue."""

@@ -1,4 +1,4 @@
-"""Sizes, durations and tables as text for people."""
+"""Format sizes, durations and tables for display."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def size(n_bytes: float) -> str:
-    """Say a number of bytes, such as "1.2 GB"."""
+    """Format a number of bytes, such as "1.2 GB"."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":
             break
@@ -15,7 +15,7 @@ def size(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time, such as "2 min 5 s"."""
+    """Format a duration, such as "2 min 5 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Lay out rows in columns: text to the left, numbers to the right."""
+    """Format rows as aligned columns: text to the left, numbers to the right."""
     cells = [list(map(str, row)) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(cell.replace(".", "").isdigit() for cell in column[1:]) for column in zip(*cells, strict=True)]

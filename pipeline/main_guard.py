@@ -1,4 +1,4 @@
-"""Check that a script may start processes: each of them imports the script again."""
+"""Check that a script may start processes: each new process imports the script again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from melzarr.pipeline.errors import CallError
 def require_main_guard() -> None:
     """Raise a CallError if the running script has no main guard.
 
-    A new process imports the script that was started, so that one without ``if __name__ == "__main__":`` would run
-    again in each of them. Notebooks and ``python -m`` are not imported again.
+    A new process imports the script that was started. A script without ``if __name__ == "__main__":`` would run again
+    in each process. Notebooks and ``python -m PACKAGE`` are not imported again.
     """
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
@@ -21,7 +21,7 @@ def require_main_guard() -> None:
         return
     try:
         tree = ast.parse(Path(path).read_bytes())
-    except (OSError, SyntaxError, ValueError):  # no source, as in an application that was frozen
+    except (OSError, SyntaxError, ValueError):  # no source, as in a frozen application
         return
     if not any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(tree)):
         raise CallError(

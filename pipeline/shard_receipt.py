@@ -1,4 +1,4 @@
-"""Receipts: what a worker says of a shard that it has written, in place of the arrays themselves."""
+"""Receipts: the summary of a written shard that a worker returns instead of the arrays."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ STATUSES = ("ok", "short", "silent", "failed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackReceipt:
-    """What became of one track.
+    """The outcome of one track.
 
     Parameters
     ----------
     status : {"ok", "short", "silent", "failed"}
-        "short" where the audio ends before the last window, "silent" where there is nothing to hear.
+        "short" if the audio ends before the last window, "silent" if there is nothing to hear.
     error : str
-        What is wrong with the track, as a sentence; empty where it is ok.
+        What is wrong with the track, as a sentence; empty if it is ok.
     n_windows : int
-        Valid windows; the others are NaN.
+        Number of valid windows; the others are NaN.
     source_sha256 : str
-        Digest of its file; empty where that could not be read.
+        Digest of the source file; empty if it could not be read.
     source_rate : float, in Hz
-        Sample rate of its file; NaN where unknown.
+        Sample rate of the source file; NaN if unknown.
     source_channels : float
-        Channels of its file; NaN where unknown.
+        Number of channels of the source file; NaN if unknown.
     duration : float, in s
-        Length of its file; NaN where unknown.
+        Duration of the source file; NaN if unknown.
     peak : float
-        Largest magnitude of the samples that were taken, 1 is full scale; NaN where unknown.
+        Largest magnitude of the samples that were used, 1 is full scale; NaN if unknown.
     clipped : float
-        Share of them at full scale or beyond; NaN where unknown.
+        Fraction of these samples at full scale or beyond; NaN if unknown.
     """
 
     status: str
@@ -50,20 +50,20 @@ class TrackReceipt:
 
 
 def counts(split: str, status: str) -> bool:
-    """Whether a store's statistics are taken from a track of this split and status: from what a network learns from."""
+    """Return whether the store's statistics include a track; they cover only the tracks that a network learns from."""
     return split == "train" and status == "ok"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BandSums:
-    """Sums over the frames of the train split's ok tracks, from which its statistics follow.
+    """Sums over the frames of the train split's ok tracks, for the store's statistics.
 
     Parameters
     ----------
     count : int
-        Frames that were summed.
+        Number of frames.
     level, square : tuple of float, in dB and dB²
-        Sum of the levels, and of their squares, in each band; length n_mels.
+        Sums of the levels and of their squares in each band, length n_mels.
     """
 
     count: int
@@ -73,33 +73,33 @@ class BandSums:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What became of one shard.
+    """The outcome of one shard.
 
     Parameters
     ----------
     index : int
-        Number of the shard.
+        Index of the shard.
     key : str
-        Digest of all that its bytes depend on but the audio: spec, versions, tracks and their splits.
+        Digest of everything that its bytes depend on except the audio: spec, versions, tracks and their splits.
     sha256 : str
         Digest of the shard's file.
     n_bytes : int
         Size of the shard's file.
     tracks : tuple of TrackReceipt
-        In the order of the shard's tracks.
+        Receipts of the tracks, in the order of the shard.
     sums : BandSums
-        Of the shard's train tracks.
+        Sums over the shard's train tracks.
     seconds : dict of str to float, in s
-        Time spent in "decode", "mel" and "write".
+        Time spent in each step, such as "fetch", "decode", "mel" and "write".
     reused : bool
-        Whether the shard was found, checked and kept rather than computed.
+        Whether an existing shard was checked and kept instead of being computed.
     outdated : str
-        Why the shard that an earlier run left was not kept; empty where there was none, or it was.
+        Why the shard of an earlier run was not kept; empty if there was none or it was kept.
 
     Raises
     ------
     ValueError
-        Where the digest is none.
+        If `sha256` is not a SHA-256 digest.
     """
 
     index: int
@@ -113,13 +113,13 @@ class Receipt:
     outdated: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a digest that is none: files are named by it, and a receipt may be somebody else's."""
+        """Validate the digest: it becomes a file name, and a receipt may come from a stranger."""
         if not _DIGEST.fullmatch(self.sha256):
             raise ValueError(f"{self.sha256!r:.80} is no SHA-256")
 
     @property
     def n_failed(self) -> int:
-        """Tracks that failed."""
+        """Number of tracks that failed."""
         return sum(track.status == "failed" for track in self.tracks)
 
     def to_json(self) -> bytes:
@@ -128,12 +128,12 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read a receipt back.
+        """Parse a receipt from JSON.
 
         Raises
         ------
         ValueError
-            Where the data is no receipt.
+            If the data is not a receipt.
         """
         try:
             fields: dict[str, Any] = json.loads(data)
@@ -150,5 +150,5 @@ class Receipt:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Fields of a dataclass by name; `dataclasses.asdict` copies every number too, and takes ten times as long."""
+    """Return a dataclass's fields by name; `dataclasses.asdict` also copies all numbers and takes ten times as long."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -1,4 +1,4 @@
-"""FeatureSpec: what one track becomes, and the shape and coordinates that follow from it."""
+"""FeatureSpec: the parameters of a track's mel windows, and the shape and coordinates that follow from them."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from melzarr.pipeline.errors import SpecError
 PAD_MODES = ("reflect", "constant", "edge")
 SCALES = ("power", "db")
 DTYPES = ("float32", "float16")
-MAX_CHUNK_BYTES = (1 << 31) - 17  # of a track, since it is one chunk: Blosc's limit (BLOSC_MAX_BUFFERSIZE)
-MAX_N_FFT = 1 << 20  # 48 s of 22050 Hz, far beyond any use
+MAX_CHUNK_BYTES = (1 << 31) - 17  # of a track, because a track is one chunk: Blosc's limit (BLOSC_MAX_BUFFERSIZE)
+MAX_N_FFT = 1 << 20  # 48 s at 22050 Hz, far beyond any practical use
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSpec:
-    """What one track becomes: windows of mel-spectrogram frames.
+    """Parameters of the features of a track: windows of mel-spectrogram frames.
 
-    The defaults are those of a 2017 article on genre classification, established from its author's own data.
+    The defaults are those of a 2017 article on genre classification, determined from its author's own data.
 
     Parameters
     ----------
     sample_rate : int > 0, in Hz
-        Rate to which the audio is resampled.
+        Sample rate after resampling.
     window : int > 0, in samples
         Length of one window.
     stride : int > 0, in samples
         Distance between the starts of neighbouring windows.
     n_windows : int > 0
-        Windows taken from the start of each track.
+        Number of windows taken from the start of each track.
     n_fft : int > 1, even, in samples
         Length of one frame, which is also the length of its Hann window.
     hop_length : int > 0, in samples
         Distance between the centres of neighbouring frames; the first is centred on the window's first sample.
     pad_mode : {"reflect", "constant", "edge"}
-        How each window is continued by ``n_fft // 2`` samples at both ends.
+        How each window is padded by ``n_fft // 2`` samples at both ends.
     n_mels : int > 0
-        Mel bands between 0 Hz and ``sample_rate / 2``, on Slaney's scale, normalised by area.
+        Number of mel bands between 0 Hz and ``sample_rate / 2``, on Slaney's scale, normalised by area.
     power : float > 0
         Exponent of the magnitude spectrum: 2 is power, 1 is magnitude.
     scale : {"power", "db"}
-        What is stored: the mel spectrum itself, or its level in dB.
+        Stored quantity: the mel spectrum itself, or its level in dB.
     dtype : {"float32", "float16"}
-        Type in which it is stored.
+        Stored data type.
 
     Raises
     ------
     SpecError
-        Where a field, or two together, make no sense; the message names field, value and remedy.
+        If a field, or a combination of two, is invalid; the message names the field, its value and the remedy.
     """
 
     sample_rate: int = 22050
@@ -69,7 +69,7 @@ class FeatureSpec:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be computed."""
+        """Raise SpecError if the features cannot be computed."""
         for name in ("sample_rate", "window", "stride", "n_windows", "n_fft", "hop_length", "n_mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -114,7 +114,7 @@ class FeatureSpec:
 
     @property
     def n_samples(self) -> int:
-        """Samples of a track that the windows cover, at `sample_rate`."""
+        """Number of samples of a track that the windows cover, at `sample_rate`."""
         return (self.n_windows - 1) * self.stride + self.window
 
     @property
@@ -124,7 +124,7 @@ class FeatureSpec:
 
     @property
     def n_frames(self) -> int:
-        """Frames of one window: one every `hop_length` samples, the first centred on its first sample."""
+        """Number of frames of one window: one every `hop_length` samples, the first centred on its first sample."""
         return 1 + self.window // self.hop_length
 
     @property
@@ -138,17 +138,17 @@ class FeatureSpec:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def valid_windows(self, n_samples: int) -> int:
-        """Windows that lie wholly inside `n_samples` samples, at most `n_windows`."""
+        """Return the number of windows that fit completely into `n_samples` samples, at most `n_windows`."""
         if n_samples < self.window:
             return 0
         return min(self.n_windows, 1 + (n_samples - self.window) // self.stride)
 
     def window_starts(self) -> npt.NDArray[np.float64]:
-        """Start of each window in its track, in s, shape (n_windows,)."""
+        """Return the start of each window in its track, in s, shape (n_windows,)."""
         return np.arange(self.n_windows) * self.stride / self.sample_rate
 
     def frame_centres(self) -> npt.NDArray[np.float64]:
-        """Centre of each frame in its window, in s, shape (n_frames,)."""
+        """Return the centre of each frame in its window, in s, shape (n_frames,)."""
         return np.arange(self.n_frames) * self.hop_length / self.sample_rate
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,12 +157,12 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Make a spec from fields by name; those not given keep their defaults.
+        """Create a spec from fields by name; missing fields keep their defaults.
 
         Raises
         ------
         SpecError
-            For an unknown field or an impossible value.
+            If a field is unknown or a value is invalid.
         """
         if unknown := sorted(fields.keys() - _DEFAULTS.keys()):
             raise SpecError(f"{', '.join(unknown)}: no such field of a spec; the fields are {', '.join(_DEFAULTS)}")

@@ -1,4 +1,4 @@
-"""Work in threads, for as many things at a time as keep them busy."""
+"""Map a function over items in threads, with only as many items in flight as keep the threads busy."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], n_threads: int, *, ahead: int = 1
 ) -> Iterator[Result]:
-    """Call a function in threads; its results come in the order of the items, of which only some are held.
+    """Call a function in threads and yield the results in the order of the items; only a few items are held at a time.
 
     Parameters
     ----------
     function : callable
-        What is called.
+        Function of one item.
     items : iterable
-        With what; they are taken as they are needed.
+        Arguments of the calls; they are taken only when needed.
     n_threads : int > 0
-        Threads.
+        Number of threads.
     ahead : int > 0
-        Items that wait for each thread.
+        Number of items that wait for each thread.
     """
     waiting, running = iter(items), deque[Future[Result]]()
     with ThreadPoolExecutor(n_threads, thread_name_prefix="melzarr") as pool:

@@ -1,22 +1,23 @@
-"""Text of others, made harmless where it is shown or read: on a terminal, in a spreadsheet."""
+"""Make untrusted text safe to show in a terminal or to open in a spreadsheet."""
 
 from __future__ import annotations
 
 import re
 
-# What a spreadsheet takes for a formula; an apostrophe before it makes it text, and one more keeps that one.
+# Cells that a spreadsheet takes for a formula. A leading apostrophe makes a cell text. A cell that already starts with
+# apostrophes gets one more, so that `as_was` restores it.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Write out what would steer a terminal or reorder text.
+    r"""Escape characters that would control a terminal or reorder text.
 
     Parameters
     ----------
     text : str
         Any text.
     keep : str
-        Characters that stay as they are though they cannot be printed, such as a line break.
+        Unprintable characters that are not escaped, such as a line break.
 
     Examples
     --------
@@ -27,7 +28,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def harmless(cell: str) -> str:
-    """Write a cell of a CSV file such that no spreadsheet runs it; `as_was` reads it back.
+    """Return a CSV cell that no spreadsheet runs as a formula; `as_was` reverses it.
 
     Examples
     --------
@@ -38,5 +39,5 @@ def harmless(cell: str) -> str:
 
 
 def as_was(cell: str) -> str:
-    """Read what `harmless` wrote."""
+    """Return the original text of a cell from `harmless`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

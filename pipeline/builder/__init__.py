@@ -1,4 +1,4 @@
 """The build: plan, workers, receipts, publication.
 
-It may import publishing, clusters and what stands before them.
+It may import publishing, clusters and the layers below them.
 """

@@ -1,4 +1,4 @@
-"""How fast a store was built: a note beside it, for a store itself has no times and is the same bytes each time."""
+"""Timings of a build, in a file beside the store. The store has no times: its bytes are the same in each build."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from melzarr.pipeline.errors import StorageError
 from melzarr.pipeline.publishing.workspace import BUILT
 from melzarr.pipeline.zarr_store.reader import Store
 
-STEPS = ("fetch", "decode", "mel", "write")  # of a worker, in their order
+STEPS = ("fetch", "decode", "mel", "write")  # of a worker, in the order of execution
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """How a store was built.
+    """Timings of the build of a store.
 
     Parameters
     ----------
     uuid : str
-        Of the store.
+        UUID of the store.
     tracks, reused : int
-        Tracks in all, and those that an earlier run had made, whose times are not known.
+        Number of all tracks, and of tracks that an earlier run made, whose times are not known.
     workers : int, optional
-        How many there were; None where parts were made by themselves.
+        Number of workers; None if the parts of the build ran separately.
     wall : float, in s, optional
-        From the first job to the finished store; None likewise.
+        Time from the first job to the finished store; None if `workers` is None.
     seconds : mapping of str to float, in s
-        The workers' time in each of `STEPS`.
+        Total time of the workers in each of `STEPS`.
     """
 
     uuid: str
@@ -43,25 +43,25 @@ class Built:
 
 
 def write_built(store: Store, summary: Summary, n_workers: int | None) -> str:
-    """Write down how a store was built, beside it.
+    """Write the timings of a build to a file beside the store.
 
     Parameters
     ----------
     store : Store
         The finished store.
     summary : Summary
-        Of its build.
+        Summary of its build.
     n_workers : int, optional
-        Workers of the whole build; None where it was made in parts, each at its own time.
+        Number of workers of the whole build; None if its parts ran separately, at different times.
 
     Returns
     -------
     str
-        What went wrong, as a sentence; empty where it was written. The store is whole all the same.
+        What went wrong, as a sentence; empty if the file was written. The store is complete in both cases.
     """
     seconds = {step: round(summary.seconds[step], 3) for step in STEPS if step in summary.seconds}
     wall = None if n_workers is None else round(summary.seconds["wall"], 3)
-    # A build in this process has no workers but itself.
+    # A build in this process counts as one worker.
     workers = None if n_workers is None else max(1, n_workers)
     built = Built(str(store.attributes["uuid"]), store.n_tracks, summary.n_reused, workers, wall, seconds)
     name = f"{store.directory.name}{BUILT}"
@@ -76,7 +76,7 @@ def write_built(store: Store, summary: Summary, n_workers: int | None) -> str:
 
 
 def read_built(store: Store) -> Built | None:
-    """Read how a store was built; None where that is not known, or was another store under the same name."""
+    """Read the timings of a store's build; return None if unknown, or of another store of the same name."""
     try:
         found = json.loads(store.directory.sibling("").read(f"{store.directory.name}{BUILT}"))
         seconds = {step: _time(found["seconds"][step]) for step in STEPS if step in found["seconds"]}

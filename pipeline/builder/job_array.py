@@ -1,4 +1,4 @@
-"""A build in stages, for schedulers without Dask: a plan that is written down, parts that know of nobody, an end."""
+"""Build a store in stages, for schedulers without Dask: write a plan, compute independent parts, publish."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.reader import open_store
 
 TRACKS = "tracks.csv"
-BLOCK = 1 << 14  # tracks that are text at a time
+BLOCK = 1 << 14  # tracks that are formatted as text at a time
 NAMED = 20  # missing shards that an error names
 
-# What a plan file holds beside the tracks, and of which type.
+# Fields of a plan file and their types; the tracks are in a separate file.
 FACTS = {
     "spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool,
     "tracks_sha256": str,
@@ -51,20 +51,20 @@ FACTS = {
 
 @dataclass(frozen=True, slots=True)
 class WrittenPlan:
-    """A plan as the first stage has written it down.
+    """A plan as written by the first stage.
 
     Parameters
     ----------
     plan : Plan
         What to compute.
     root : Directory
-        Below which the audio files lie.
+        Directory of the audio files.
     about : dict of str to value
-        Attributes of the store to be.
+        Attributes of the new store.
     replace : bool
-        Whether a store that is there is replaced.
+        Whether an existing store is replaced.
     id : str
-        SHA-256 of its file, which names that of the tracks by its digest.
+        SHA-256 of the plan file, which contains the SHA-256 of the file of tracks.
     """
 
     plan: Plan
@@ -74,12 +74,12 @@ class WrittenPlan:
     id: str
 
     def part(self, number: int, n_parts: int) -> Iterator[Shard]:
-        """Shards of one part of many, counted from 1: every so manieth, since neighbours are of one kind and length."""
+        """Iterate over part `number`, from 1: every `n_parts`-th shard, as neighbours are alike in kind and length."""
         return (self.plan.shard(index) for index in range(number - 1, self.plan.n_shards, n_parts))
 
 
 def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, replace: bool = False) -> None:
-    """Write down what is to be computed, where the parts find it.
+    """Write the plan of a build to its workspace, for the parts to read.
 
     Parameters
     ----------
@@ -88,16 +88,16 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, 
     catalog : Catalog
         The plan's tracks.
     target : str, Path or Directory
-        Where the store will be.
+        Location of the new store.
     replace : bool
-        Whether a store that is there is replaced.
+        Whether an existing store is replaced.
 
     Raises
     ------
     CallError
-        Where the store cannot be there without something else being lost.
+        If a store at the target would destroy something else.
     BuildError
-        Where a build holds the store, or something else is there.
+        If another build holds the store, or something else is at the target.
     """
     workspace = open_workspace(target)
     refuse_place(workspace, replace=replace, catalog=catalog)
@@ -111,20 +111,20 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, 
     }
     with workspace.locked():
         workspace.root.write(TRACKS, *_as_csv(plan))
-        facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # so that a kill in between leaves no plan
+        facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # a kill between the two writes leaves no valid plan
         written = json.dumps(facts, indent=2).encode()
-        workspace.root.write(PLAN, written)  # from here on parts of another plan come to an end
+        workspace.root.write(PLAN, written)  # from here on, parts of another plan stop with an error
         workspace.plan_id = _id(written)
         workspace.adopt_receipts()
 
 
 def _id(written: bytes) -> str:
-    """Name a plan by the bytes of its file."""
+    """Return the id of a plan, which is the SHA-256 of its file."""
     return hashlib.sha256(written).hexdigest()
 
 
 def _as_csv(plan: Plan) -> Iterator[bytes]:
-    """Tracks as CSV, some at a time."""
+    """Yield the tracks as CSV, `BLOCK` tracks at a time."""
     rows = itertools.chain([FIELDS], Tracks.of(plan.tracks).rows(*FIELDS))
     while block := list(itertools.islice(rows, BLOCK)):
         text = io.StringIO(newline="")
@@ -133,12 +133,12 @@ def _as_csv(plan: Plan) -> Iterator[bytes]:
 
 
 def read_plan(target: str | Path | Directory) -> WrittenPlan:
-    """Read what is to be computed.
+    """Read the plan of a build, as written by `write_plan`.
 
     Raises
     ------
     BuildError
-        Where no plan was written, or it is damaged.
+        If there is no plan, or it is damaged.
     """
     workspace = open_workspace(target)
     workspace.refuse_foreign()
@@ -178,25 +178,25 @@ def make_part(
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Summary:
-    """Make the shards of one part; those that are there already are checked and kept.
+    """Compute the shards of one part; existing shards are checked and kept.
 
     Parameters
     ----------
     written : WrittenPlan
         The plan.
     target : str, Path or Directory
-        Where the store will be.
+        Location of the new store.
     number, n_parts : int
-        Which part, counted from 1, of how many.
+        Number of the part, counted from 1, and number of all parts.
     runner : Runner
-        Where it is computed.
+        Runs the jobs.
     max_failed, progress
         As for `build`.
 
     Returns
     -------
     Summary
-        What was done; of the tracks of this part.
+        What was done, for the tracks of this part.
     """
     start = time.perf_counter()
     plan, workspace = written.plan, open_workspace(target, written.id)
@@ -215,22 +215,22 @@ def finish(
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Summary:
-    """Let the store appear, where all shards are there.
+    """Publish the store if all shards exist.
 
     Parameters
     ----------
     written : WrittenPlan
         The plan.
     target : str, Path or Directory
-        Where the store will be.
+        Location of the new store.
     max_failed, progress
         As for `build`.
 
     Raises
     ------
     BuildError
-        Where a shard is missing or was made of another plan, and they are named, or too many tracks have failed;
-        nothing is published then.
+        If shards are missing or of another plan, which the error names, or too many tracks have failed; nothing is
+        published then.
     """
     start = time.perf_counter()
     plan, workspace = written.plan, open_workspace(target, written.id)
@@ -242,7 +242,7 @@ def finish(
                     if receipt and receipt.key == plan.key(plan.shard(index)):
                         ledger.add(receipt)
                         progress(receipt)
-            if _is_published(workspace, ledger):  # by one that was killed before it could say so
+            if _is_published(workspace, ledger):  # by a run that was killed before it could report it
                 workspace.discard()
             else:
                 workspace.refuse_occupied(written.replace)
@@ -254,7 +254,7 @@ def finish(
 
 
 def _is_published(workspace: Workspace, ledger: ReceiptTable) -> bool:
-    """Whether the store that is there is the one of these receipts."""
+    """Return whether the existing store is the one of these receipts."""
     if not workspace.occupied():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Tracks + spec → shards of work, and what they will cost. Pure; no I/O."""
+"""Divide tracks into shards of work, and estimate their cost. Pure functions without I/O."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
 
-# 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, enough that
-# a thousand tracks are 63 files rather than a thousand. The same for every size of dataset and every number of
-# workers, because the bytes of a store must not depend on where it was made.
+# 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, and enough that
+# a thousand tracks are 63 files instead of a thousand. The number is the same for every size of dataset and every
+# number of workers, because the bytes of a store must not depend on where it was built.
 TRACKS_PER_SHARD = 16
-SHARD_BYTES = 256 << 20  # above it a shard takes fewer tracks, so that a wide spec needs no big worker
+SHARD_BYTES = 256 << 20  # a larger shard gets fewer tracks by default, so that a wide spec needs no big worker
 
-WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and what the allocator keeps
-SOURCE_RATE = 96_000  # Hz; the highest that is common, for what a decoded file takes before it is resampled
-COMPRESSION = 0.88  # bytes on disk for one in memory, measured on music (blosc lz4 with shuffle)
+WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and memory that the allocator keeps
+SOURCE_RATE = 96_000  # Hz; the highest common sample rate, for the memory of a decoded file before resampling
+COMPRESSION = 0.88  # bytes on disk per byte in memory, measured on music (blosc lz4 with shuffle)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard of work: some neighbouring tracks.
+    """One shard of work: some consecutive tracks.
 
     Parameters
     ----------
     index : int
-        Number of the shard.
+        Index of the shard.
     start : int
-        Number of its first track.
+        Index of its first track.
     tracks : tuple of Track
         Its tracks.
     """
@@ -50,15 +50,15 @@ class Plan:
     Parameters
     ----------
     spec : FeatureSpec
-        What each track becomes.
+        Features to compute for each track.
     tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
-        What will compute them.
+        Versions of the features and libraries that will compute them, from `versions`.
     tracks_per_shard : int > 0
         Tracks of every shard but the last, which may have fewer.
     sharded : bool
-        False where each track is a file of its own, and a "shard" but another word for it.
+        False if each track is a separate file; a "shard" is then one track.
     """
 
     spec: FeatureSpec
@@ -66,40 +66,40 @@ class Plan:
     versions: dict[str, str]
     tracks_per_shard: int
     sharded: bool = True
-    _basis: str = field(init=False, repr=False, compare=False)  # what all keys have in common, as JSON
+    _basis: str = field(init=False, repr=False, compare=False)  # common beginning of all keys, as JSON
 
     def __post_init__(self) -> None:
-        """Write out once what every key begins with."""
+        """Compute the common beginning of all keys once."""
         layout = self.tracks_per_shard if self.sharded else "unsharded"
         object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, layout]))
 
     @property
     def n_shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return -(-len(self.tracks) // self.tracks_per_shard)
 
     def shard(self, index: int) -> Shard:
-        """One shard by its number."""
+        """Return a shard by its index."""
         start = index * self.tracks_per_shard
         return Shard(index, start, tuple(self.tracks[start : start + self.tracks_per_shard]))
 
     def shards(self) -> Iterator[Shard]:
-        """All shards in order."""
+        """Iterate over all shards in order."""
         return (self.shard(index) for index in range(self.n_shards))
 
     @property
     def shard_bytes(self) -> int:
-        """Bytes of one shard, uncompressed."""
+        """Size of one shard, uncompressed, in bytes."""
         return self.tracks_per_shard * self.spec.track_bytes
 
     @property
     def worker_bytes(self) -> int:
-        """Memory that one worker needs: its libraries, a track's samples, and a shard computed, encoded and joined."""
+        """Memory of one worker, in bytes: libraries, a track's samples, and a shard as computed, encoded and joined."""
         samples = 4 * round(self.spec.seconds * SOURCE_RATE) + 4 * self.spec.n_samples
         return WORKER_BASE_BYTES + 2 * samples + 4 * self.shard_bytes
 
     def key(self, shard: Shard) -> str:
-        """Digest of all that a shard's bytes and receipt depend on, but for the audio itself."""
+        """Return a digest of everything that a shard's bytes and receipt depend on, except the audio itself."""
         tracks = as_json([[track.id, track.split == "train"] for track in shard.tracks])
         return _sha256(f"{self._basis[:-1]},{tracks}]")
 
@@ -117,20 +117,20 @@ def make_plan(
     Parameters
     ----------
     spec : FeatureSpec
-        What each track becomes.
+        Features to compute for each track.
     tracks : sequence of Track
         All tracks, sorted by id.
     versions : dict of str to str
-        What will compute them.
+        Versions of the features and libraries that will compute them, from `versions`.
     tracks_per_shard : int > 0, optional
-        By default 16, or fewer where that would be over 256 MiB.
+        By default 16, or fewer if a shard would exceed 256 MiB.
     sharded : bool
-        False for each track in a file of its own, whatever `tracks_per_shard` says.
+        False to store each track in a separate file, for any value of `tracks_per_shard`.
 
     Raises
     ------
     SpecError
-        Where a shard is to have more tracks than it can.
+        If `tracks_per_shard` exceeds its maximum.
     """
     if tracks_per_shard and tracks_per_shard > MAX_TRACKS_PER_SHARD:
         raise SpecError(
@@ -142,18 +142,18 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan will cost.
+    """Estimated cost of a plan.
 
     Parameters
     ----------
     store_bytes : int
-        Size of the store, about.
+        Approximate size of the store.
     seconds : float, in s
-        Time of the build beyond its start, about.
+        Approximate time of the build, without its start.
     worker_bytes : int
-        Memory that each worker needs.
+        Memory that each worker needs, in bytes.
     n_workers : int
-        Workers that were counted on.
+        Number of workers that the estimate assumes.
     """
 
     store_bytes: int
@@ -163,16 +163,16 @@ class Estimate:
 
 
 def estimate(plan: Plan, seconds_per_track: float, n_workers: int) -> Estimate:
-    """Estimate what a plan will cost.
+    """Estimate the size, time and memory of a plan.
 
     Parameters
     ----------
     plan : Plan
         The work.
     seconds_per_track : float, in s
-        Time of one track on one worker, measured.
+        Measured time of one track on one worker.
     n_workers : int
-        Workers that share the shards.
+        Number of workers that share the shards.
     """
     busiest = -(-plan.n_shards // max(1, n_workers)) * plan.tracks_per_shard
     return Estimate(
@@ -184,12 +184,12 @@ def estimate(plan: Plan, seconds_per_track: float, n_workers: int) -> Estimate:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a plain value's canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of a plain value's canonical JSON, in hexadecimal."""
     return _sha256(as_json(value))
 
 
 def as_json(value: Any) -> str:
-    """Canonical JSON of a plain value."""
+    """Return the canonical JSON of a plain value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""Receipts → coordinates, statistics and attributes, and the one step in which a store appears."""
+"""Write coordinates, statistics and attributes from the receipts, and publish the store in one step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from melzarr.pipeline.zarr_store.layout import (
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import SHARDS
 
-# Of a store that was made of somebody's own files, of which nobody has said more.
+# For a store of a user's own files, without a recipe.
 DEFAULT_TITLE, DEFAULT_LICENCE = "mel-spectrogram windows", "not stated"
 
 Explain = Callable[[Store, Path], None]
@@ -41,7 +41,7 @@ def publish(
     replace: bool = False,
     explain: Explain | None = None,
 ) -> None:
-    """Describe the shards that were made and let the store appear under its name.
+    """Write the metadata of a store whose shards are written, and publish it under its name.
 
     Parameters
     ----------
@@ -50,19 +50,19 @@ def publish(
     about : mapping of str to value
         Attributes of the store's group.
     workspace : Workspace
-        Where the shards lie.
+        Holds the shards.
     ledger : ReceiptTable
-        What the receipts say.
+        Contents of the receipts.
     replace : bool
-        Whether a store that is there is replaced.
+        Whether an existing store is replaced.
     explain : callable, optional
-        Called with the whole store before it appears, and with the folder of all of it but its shards, into which it
-        may write further files: they appear with the store.
+        Called before publication with the complete store, and with the folder of everything except its shards. Files
+        that it writes to this folder are published with the store.
 
     Raises
     ------
     BuildError
-        Where a shard is missing; nothing is published then.
+        If a shard is missing; nothing is published then.
     """
     digests, sizes = (ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))
     missing = workspace.missing(digests, sizes)
@@ -89,14 +89,14 @@ def publish(
 
 
 def _sync_described(folder: Path) -> None:
-    """Make sure of what was written beside the store's own files, which are on the disk already."""
+    """Sync files that were added to the folder to disk; the store's own files are synced already."""
     for name, _ in files_below(folder, without=SHARDS):
         for place in (folder / name, (folder / name).parent):
             sync(place)
 
 
 def coordinates(plan: Plan, ledger: ReceiptTable) -> list[Variable]:
-    """Make all coordinates of a store from its plan and what the receipts say."""
+    """Return all coordinates of a store, from its plan and the receipts."""
     spec, tracks = plan.spec, Tracks.of(plan.tracks)
     mean_db, std_db = statistics(int(ledger.shards["count"].sum()), ledger.sums["level"], ledger.sums["square"])
     columns: dict[str, Column] = {
@@ -113,7 +113,7 @@ def coordinates(plan: Plan, ledger: ReceiptTable) -> list[Variable]:
 
 
 def attributes(plan: Plan, catalog: Catalog) -> dict[str, Any]:
-    """Make the attributes of a store's group, but for its UUID."""
+    """Return the attributes of a store's group, except its UUID."""
     recipe = catalog.recipe
     return {
         "schema_version": SCHEMA_VERSION,

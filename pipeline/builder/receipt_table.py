@@ -1,4 +1,4 @@
-"""The ledger of a build: what the receipts say, taken into columns as they come."""
+"""Collect the receipts of a build in columns, as the receipts come."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ from melzarr.pipeline.sources.tracks import TEXT
 
 
 class DiskColumn:
-    """A column in a file without a name: it takes disk rather than memory, and goes with the process.
+    """A column in an unnamed temporary file: it uses disk instead of memory, and is removed with the process.
 
     Parameters
     ----------
     folder : Path, optional
-        Where there is room for it; by default where the system has temporary files.
+        Folder with enough space; by default the system's folder for temporary files.
     shape : tuple of int
-        How many rows, and the shape of each.
+        Number of rows, and the shape of each row.
     dtype : dtype
-        Their type.
+        Type of the values.
     """
 
     def __init__(self, folder: Path | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._row_bytes = math.prod(shape[1:]) * self.dtype.itemsize
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (it lives as long as the ledger)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (open as long as the table)
         self._file.truncate(shape[0] * self._row_bytes)
 
     def __setitem__(self, which: slice, rows: npt.ArrayLike) -> None:
-        """Put some neighbouring rows into their place."""
+        """Write some consecutive rows."""
         start, stop, _ = which.indices(self.shape[0])
         self._file.seek(start * self._row_bytes)
         self._file.write(np.asarray(rows, self.dtype).reshape(stop - start, *self.shape[1:]).tobytes())
 
     def __getitem__(self, which: slice) -> npt.NDArray[Any]:
-        """Read some neighbouring rows; zeros, or no text, where none were put."""
+        """Read some consecutive rows; rows that were not written are zeros, or empty text."""
         start, stop, _ = which.indices(self.shape[0])
         self._file.seek(start * self._row_bytes)
         data = self._file.read((stop - start) * self._row_bytes)
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close and so remove the file."""
         self._file.close()
 
 
 class ReceiptTable:
-    """What is known of every shard and track of a build, in their order, whatever the order in which it came.
+    """Columns of all receipts of a build, sorted by shard and track, for receipts that come in any order.
 
-    A million tracks as receipts are 900 MB of Python's objects; here they are 60 MB, and 200 MB on disk.
+    The receipts of a million tracks are 900 MB of Python objects; this table takes 60 MB of memory and 200 MB of disk.
 
     Parameters
     ----------
     n_tracks, tracks_per_shard, n_mels : int
-        Of the plan.
+        As in the plan.
     folder : Path, optional
-        Where the digests, the sums and what nobody asks for before the end lie meanwhile, which are most of it.
+        Folder of the temporary files, which hold most of the data: digests, sums, and columns that are read at the end.
 
     Attributes
     ----------
     tracks : dict of str to column [shape=(n_tracks,)]
-        The fields of `TrackReceipt`; status and digest as ASCII, the error as text.
+        The fields of `TrackReceipt`; status and digest are ASCII, the error is text.
     status, error : np.ndarray [shape=(n_tracks,)]
-        Two of them, which are asked for more often.
+        Two of these columns, which are read more often.
     shards : dict of str to np.ndarray [shape=(n_shards,)]
-        Key, digest and size of each shard's file, and how many frames were summed; the size is -1 where no receipt
-        has come.
+        Key, digest and size of each shard's file, and number of summed frames; the size is -1 if there is no receipt
+        yet.
     sums : dict of str to column [shape=(n_shards, n_mels)]
-        Level and square of `BandSums`.
+        The fields `level` and `square` of `BandSums`.
     n_seen, n_failed, n_reused : int
-        Tracks so far: all, failed, and in shards that were kept.
+        Number of tracks so far: all, failed, and in shards that were kept.
     seconds : Counter of str
-        The workers' time in each step.
+        Total time of the workers in each step, in s.
     """
 
     def __init__(self, n_tracks: int, tracks_per_shard: int, n_mels: int, folder: Path | None) -> None:
@@ -110,7 +110,7 @@ class ReceiptTable:
         self._outdated: dict[int, str] = {}
 
     def __enter__(self) -> Self:
-        """Keep the ledger for the length of a build."""
+        """Return the table, for a with block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,12 +120,12 @@ class ReceiptTable:
                 column.close()
 
     def add(self, receipt: Receipt) -> None:
-        """Take one receipt.
+        """Add one receipt.
 
         Raises
         ------
         ValueError
-            Where it has not as many tracks as its shard.
+            If its number of tracks is not that of its shard.
         """
         index, start = receipt.index, receipt.index * self.tracks_per_shard
         rows = slice(start, min(start + self.tracks_per_shard, self.n_tracks))
@@ -145,17 +145,17 @@ class ReceiptTable:
         else:
             self.seconds.update(receipt.seconds)
         if receipt.outdated:
-            self._outdated[index] = sys.intern(receipt.outdated)  # a few sentences, each for thousands of shards
+            self._outdated[index] = sys.intern(receipt.outdated)  # few distinct sentences for thousands of shards
 
     def statuses(self) -> Counter[str]:
-        """Tracks by status."""
+        """Return the number of tracks by status."""
         status, counts = np.unique(self.status[self.status != b""], return_counts=True)
         return Counter(dict(zip(status.astype(str).tolist(), counts.tolist(), strict=True)))
 
     def troubled(self) -> npt.NDArray[np.intp]:
-        """Numbers of the tracks that are not ok, of those that are known, [shape=(n,)]."""
+        """Return the indices of the tracks that have a status other than ok, [shape=(n,)]."""
         return np.flatnonzero((self.status != b"ok") & (self.status != b""))
 
     def outdated(self) -> tuple[str, ...]:
-        """Why shards of an earlier run were not kept, a sentence each, in their order."""
+        """Return why shards of an earlier run were not kept, one sentence per shard, in order of the shards."""
         return tuple(self._outdated[index] for index in sorted(self._outdated))

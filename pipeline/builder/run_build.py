@@ -1,4 +1,4 @@
-"""Runs a plan: what is there is checked and kept, what is missing is made, and the whole is published in one step."""
+"""Run a plan: check and keep existing shards, compute missing ones, and publish the store in one step."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.reader import open_store
 
-MAX_FAILED = 0.05  # share of tracks that may fail
-ALWAYS_ALLOWED = 10  # failed tracks that are no sign of anything, where no share was asked for
-NAMED = 1000  # tracks that are not ok and that a summary names; the store names them all
+MAX_FAILED = 0.05  # default share of tracks that may fail
+ALWAYS_ALLOWED = 10  # failed tracks that the default allows: so few are no sign of a problem
+NAMED = 1000  # maximum number of tracks that are not ok in a summary; the store names all of them
 
 Progress = Callable[[Receipt], None]
 
@@ -44,15 +44,15 @@ class Summary:
     shape : tuple of int
         Shape of its array `mel`.
     statuses : Counter of str
-        Tracks by status.
+        Number of tracks by status.
     troubled : tuple of (str, str, str)
-        Source, status and sentence of the first thousand tracks that are not ok.
+        Source, status and error of the first thousand tracks that are not ok.
     n_reused : int
-        Tracks in shards that were found, checked and kept.
+        Number of tracks in existing shards that were checked and kept.
     outdated : tuple of str
-        Why shards of an earlier run were not kept, a sentence each.
+        Why shards of an earlier run were not kept, one sentence per shard.
     seconds : dict of str to float, in s
-        Wall time as "wall", and the workers' time in "decode", "mel" and "write".
+        Wall time as "wall", and total time of the workers in "fetch", "decode", "mel" and "write".
     """
 
     target: Directory
@@ -74,7 +74,7 @@ def build(
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Summary:
-    """Build a store, or go on with a build that was interrupted.
+    """Build a store, or resume an interrupted build.
 
     Parameters
     ----------
@@ -83,15 +83,15 @@ def build(
     catalog : Catalog
         The plan's tracks, with their labels and their root.
     target : str, Path or Directory
-        Where the store will be.
+        Location of the new store.
     runner : Runner
-        Where it is computed.
+        Runs the jobs.
     replace : bool
-        Whether a store that is there is replaced, once the new one is complete; shards of it that still fit are kept.
+        Whether an existing store is replaced, once the new one is complete. Its shards that are still valid are kept.
     max_failed : float in [0, 1], optional
-        Share of tracks that may fail; by default 5 %, but never fewer than ten tracks.
+        Share of tracks that may fail; by default 5 %, or ten tracks if that is more, but never all.
     progress : callable
-        Called with each shard's receipt.
+        Called with the receipt of each shard.
 
     Returns
     -------
@@ -101,10 +101,10 @@ def build(
     Raises
     ------
     CallError
-        Where the store cannot be there without something else being lost.
+        If a store at the target would destroy something else.
     BuildError
-        Where another build holds the store or has just finished it, too many tracks fail, or the workers are lost.
-        What was finished is kept.
+        If another build holds the store or has just finished it, too many tracks fail, or the workers are lost.
+        Finished shards are kept.
     """
     start = time.perf_counter()
     workspace = open_workspace(target)
@@ -113,7 +113,7 @@ def build(
     with workspace.locked():
         workspace.refuse_occupied(replace)
         workspace.adopt_receipts()
-        workspace.root.remove([PLAN])  # parts of another build that still run come to an end
+        workspace.root.remove([PLAN])  # parts of another build that still run stop with an error
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
             jobs = seeded(jobs, workspace)
@@ -132,25 +132,25 @@ def compute(
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Have shards made, or kept where an earlier run has made them.
+    """Compute shards, or keep valid ones of an earlier run, and collect the receipts.
 
     Parameters
     ----------
     plan : Plan
-        What they are part of.
+        The plan that the shards belong to.
     jobs : iterable of ShardJob
-        The shards.
+        One job per shard.
     runner : Runner
-        Where they are computed.
+        Runs the jobs.
     ledger : ReceiptTable
-        Takes what becomes of them.
+        The receipts are added to it.
     max_failed, progress
         As for `build`.
 
     Raises
     ------
     BuildError
-        Where too many tracks fail, or the workers are lost.
+        If too many tracks fail, or the workers are lost.
     """
     for receipt in runner.run(make_shard, jobs, make_shard_apart):
         progress(receipt)
@@ -159,23 +159,23 @@ def compute(
 
 
 def require_few_failed(plan: Plan, ledger: ReceiptTable, max_failed: float | None) -> None:
-    """Raise BuildError where more of a plan's tracks have failed than may."""
+    """Raise a BuildError if more of a plan's tracks have failed than are allowed."""
     allowed = _failures_allowed(len(plan.tracks), max_failed)
     if ledger.n_failed > allowed:
         raise BuildError(_too_many_failed(plan, ledger, allowed))
 
 
 def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
-    """Before each job goes out, offer it the shard of the finished store; a worker checks before it keeps one."""
+    """Yield each job after offering it the finished store's shard, which a worker checks before keeping it."""
     receipts = _readable(workspace.target)
-    for job in jobs:  # which are in order, as receipts are
+    for job in jobs:  # jobs and receipts are both in order of the shards
         if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
             workspace.reuse_published_shard(receipt)
         yield job
 
 
 def _readable(target: Directory) -> Iterator[Receipt]:
-    """Receipts of a finished store; where there is none, or a damaged one, nothing of it can be kept."""
+    """Yield the receipts of a finished store; none if the store is missing or damaged."""
     try:
         yield from open_store(target).receipts()
     except StorageError:
@@ -187,20 +187,20 @@ def _readable(target: Directory) -> Iterator[Receipt]:
 def shard_jobs(
     plan: Plan, root: Directory, workspace: Workspace, shards: Iterable[Shard], runner: Runner
 ) -> Iterator[ShardJob]:
-    """Make the jobs of some shards.
+    """Yield one job per shard.
 
     Parameters
     ----------
     plan : Plan
-        What they are part of.
+        The plan that the shards belong to.
     root : Directory
-        Below which the audio files lie.
+        Directory of the audio files.
     workspace : Workspace
-        Where they go.
+        The shards are written to it.
     shards : iterable of Shard
         The shards.
     runner : Runner
-        Where they will be computed.
+        Will run the jobs.
     """
     for shard in shards:
         yield ShardJob(
@@ -232,7 +232,7 @@ def _too_many_failed(plan: Plan, ledger: ReceiptTable, allowed: float) -> str:
 
 
 def summarise(plan: Plan, target: Directory, ledger: ReceiptTable, wall: float) -> Summary:
-    """Say what a ledger says.
+    """Return a summary of the receipts of a build.
 
     Parameters
     ----------
@@ -241,9 +241,9 @@ def summarise(plan: Plan, target: Directory, ledger: ReceiptTable, wall: float) 
     target : Directory
         The store.
     ledger : ReceiptTable
-        What became of it.
+        Contents of the receipts.
     wall : float, in s
-        Time that it took.
+        Wall time of the build.
     """
     troubled = ledger.troubled()[:NAMED].tolist()
     facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)

@@ -1,4 +1,4 @@
-"""What has changed since a store was finished: spec, versions, tracks, the bytes of their files."""
+"""Find what has changed since a store was finished: spec, versions, tracks, the bytes of their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from melzarr.pipeline.zarr_store.reader import Store
 def changes(
     store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object] = lambda _: None
 ) -> list[str]:
-    """Say in what a finished store differs from what would be built now; an empty list if in nothing.
+    """Return how a finished store differs from what would be built now; an empty list if nothing differs.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def changes(
     plan : Plan
         What would be built.
     catalog : Catalog
-        The plan's tracks; all of their files are read, to compare their digests.
+        The plan's tracks; all of their files are read to compare digests.
     progress : callable
         Called with the number of files read since the last call.
     """
@@ -60,14 +60,14 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
     before, after = store.text("track"), tracks.column("id")
     here, now = matches(before, after)
     order = np.argsort(here)
-    here, now = here[order], now[order]  # in the order of the store, which is read in blocks
+    here, now = here[order], now[order]  # in the order of the store, because it is read in blocks
     other, changed = np.zeros(here.size, bool), np.zeros(here.size, bool)
     for some, rows, there in _blocks(here):
         for field in FIELDS[1:]:
             was = store.column(field, rows)[there].astype(TEXT)
             other[some] |= was != tracks.column(field)[now[some]]
     sources = (str(tracks.column("source")[number]) for number in now)
-    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
     after_sha256 = in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)
     for some, rows, there in _blocks(here):
         before_sha256 = store.column("source_sha256", rows)[there].tolist()
@@ -83,7 +83,7 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
 
 
 def _blocks(numbers: npt.NDArray[np.intp]) -> Iterator[tuple[slice, slice, npt.NDArray[np.intp]]]:
-    """Part ascending numbers of tracks by chunks of a column: which of them, the rows to be read, where in these."""
+    """Divide ascending track numbers by chunks of a column: slice of numbers, rows to read, positions in these rows."""
     for start in range(0, int(numbers[-1]) + 1 if numbers.size else 0, CHUNK_VALUES):
         first, last = np.searchsorted(numbers, [start, start + CHUNK_VALUES]).tolist()
         if first < last:
@@ -91,6 +91,6 @@ def _blocks(numbers: npt.NDArray[np.intp]) -> Iterator[tuple[slice, slice, npt.N
 
 
 def count_tracks(what: str, names: npt.NDArray[Any] | Sequence[str]) -> list[str]:
-    """Name the first of some tracks and say how many more there are; nothing where there are none."""
+    """Return a line with the first three tracks and the number of others; an empty list if there are none."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return [f"tracks {what}: {', '.join(heapq.nsmallest(3, map(str, names)))}{more}"] if len(names) else []

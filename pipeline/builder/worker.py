@@ -1,4 +1,4 @@
-"""One shard, from audio files to a written chunk and its receipt: what a worker does."""
+"""The work of a worker: compute one shard from audio files, and write it with its receipt."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """All that a worker needs to make one shard.
+    """Everything that a worker needs to compute one shard.
 
     Parameters
     ----------
     spec : FeatureSpec
-        What each track becomes.
+        Features to compute for each track.
     versions : dict of str to str
-        What must compute it.
+        Required versions of the features and libraries.
     root : Directory
-        Below which the audio files lie.
+        Directory of the audio files.
     target : Directory
-        Where the store will be.
+        Location of the new store.
     tracks_per_shard : int
-        Tracks of every shard but the last.
+        Number of tracks of every shard except the last.
     shard : Shard
-        The tracks.
+        The shard with its tracks.
     key : str
         The shard's key, from the plan.
     track_seconds : float, optional
-        Time that a track may take, where the process may be ended that takes longer.
+        Time limit of a track, after which the process ends itself; None if it must not end.
     plan_id : str
-        Which plan it is part of, where a plan was written down; see `Workspace.require_plan`.
+        Id of the written plan, empty if there is none; see `Workspace.require_plan`.
     """
 
     spec: FeatureSpec
@@ -68,22 +68,22 @@ Featurise = Callable[[Path, FeatureSpec, "Stopwatch"], tuple[npt.NDArray[Any], T
 
 
 def make_shard(job: ShardJob) -> Receipt:
-    """Make one whole shard, or keep the one that an earlier run left if it is still right.
+    """Compute and write one shard, or keep the shard of an earlier run if it is still valid.
 
     Parameters
     ----------
     job : ShardJob
-        What to make.
+        The shard to compute.
 
     Returns
     -------
     Receipt
-        What became of it.
+        Receipt of the shard.
 
     Raises
     ------
     BuildError
-        Where this worker's versions are not those of the plan.
+        If the versions of this worker are not those of the plan.
     """
 
     def limited(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
@@ -94,7 +94,7 @@ def make_shard(job: ShardJob) -> Receipt:
 
 
 def make_shard_apart(job: ShardJob) -> Receipt:
-    """Make the same shard, each of its tracks in a process of its own, after its workers have died of one of them."""
+    """Compute one shard with each track in a subprocess, after a track has ended the workers of the shard."""
 
     def apart(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
         with watch.step("decode"):
@@ -120,7 +120,7 @@ def _make(job: ShardJob, featurise: Featurise) -> Receipt:
 
 @contextmanager
 def _time_limit(seconds: float | None) -> Iterator[None]:
-    """End this process where a block takes longer: what hangs in a codec cannot be interrupted."""
+    """End this process if a block takes longer, because a codec that hangs cannot be interrupted."""
     if seconds is None:
         yield
         return
@@ -145,7 +145,7 @@ def _require_versions(expected: dict[str, str]) -> None:
 
 
 def _outdated(earlier: Receipt, job: ShardJob) -> str:
-    """Say why the shard of an earlier run cannot be kept; nothing where all that it depends on was found unchanged."""
+    """Return why an earlier run's shard cannot be kept; empty if everything that it depends on is unchanged."""
     if earlier.key != job.key:
         return "the spec, the versions or the tracks have changed"
     if not open_workspace(job.target).holds(earlier):
@@ -184,6 +184,6 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
     )
     with watch.step("write"):
         workspace = open_workspace(job.target, job.plan_id)
-        workspace.require_plan()  # once more, for the shard took its time
+        workspace.require_plan()  # checked again, because the shard took some time
         workspace.write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)

@@ -1,4 +1,4 @@
-"""What a person types and reads.
+"""The command line: arguments, messages, progress bars and the commands.
 
-It may import share and what stands before it.
+It may import `share` and the layers below it.
 """

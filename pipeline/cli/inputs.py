@@ -1,4 +1,4 @@
-"""From what was typed to what the rooms take: a source, its catalog, its plan. Heavy imports wait until a call."""
+"""Turn arguments into a source, its catalog and its plan. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def resolve(source: str, datasets: Path) -> Directory | Recipe:
-    """Return the tree that a source names, or the recipe of that name where there is no such path."""
+    """Return the directory at a path or address, or the recipe of that name if there is no such path."""
     from melzarr.pipeline.sources.dataset_recipe import find_recipe
 
     directory = open_directory(source)
@@ -30,7 +30,7 @@ def resolve(source: str, datasets: Path) -> Directory | Recipe:
 
 
 def audio_root(source: str, datasets: Path, option: str = "--source") -> Directory:
-    """Return the tree below which the files of a source lie."""
+    """Return the directory that contains the audio files of a source."""
     from melzarr.pipeline.sources.catalog import is_manifest
     from melzarr.pipeline.sources.dataset_recipe import Recipe
 
@@ -52,7 +52,7 @@ def audio_root(source: str, datasets: Path, option: str = "--source") -> Directo
 def read_source(
     source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
 ) -> Catalog:
-    """List the tracks of a source, split as the options say."""
+    """List the tracks of a source, split according to the options."""
     from melzarr.pipeline.sources.catalog import is_manifest, read_catalog
     from melzarr.pipeline.sources.dataset_recipe import Recipe
     from melzarr.pipeline.sources.split import HashSplit
@@ -69,7 +69,7 @@ def read_source(
 
 
 def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
-    """Make catalog and plan from a source and the options of `source_options`."""
+    """Return the catalog and the plan for a source and the options of `source_options`."""
     from melzarr.pipeline.builder.plan import make_plan
     from melzarr.pipeline.features.mel_filterbank import filterbank
     from melzarr.pipeline.versions import versions
@@ -84,5 +84,5 @@ def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
     base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
     given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
     spec = FeatureSpec.from_dict({**base.to_dict(), **given})
-    filterbank(spec)  # refuses bands that no bin falls into, before any worker starts
+    filterbank(spec)  # raises if a band has no FFT bin, before any worker starts
     return catalog, make_plan(spec, catalog.tracks, versions(), options["tracks_per_shard"])

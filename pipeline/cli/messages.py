@@ -1,4 +1,4 @@
-"""What a person reads: a build, a scan, a store and a verification as lines of text."""
+"""Format the results of the commands, such as a build, a scan, a store or a verification, as lines of text."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from melzarr.pipeline.inspection.scan import Scan
 from melzarr.pipeline.inspection.verify import Verdict
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
 
-LISTED = 20  # troubled tracks that are listed by name before the rest is only counted
+LISTED = 20  # troubled tracks that are listed by name; the others are only counted
 
 
 def _totalled(head: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Lay out counts by name, with their totals in the last row."""
+    """Format counts by name as a table, with their totals in the last row."""
     totals = ["all", *(sum(column) for column in zip(*counts.values(), strict=True))]
     return table(head, [*([name, *row] for name, row in counts.items()), totals])
 
 
 def listing(lines: Sequence[str], total: int | None = None) -> list[str]:
-    """Indent lines; beyond the first few, only count them, or all that there are where not all are at hand."""
+    """Indent the first lines and count the others; `total` is the number of lines, if `lines` has only some."""
     total = len(lines) if total is None else total
     more = [f"  … and {total - LISTED} more"] if total > LISTED else []
     return [f"  {line}" for line in lines[:LISTED]] + more
 
 
 def summary_lines(summary: Summary, store_bytes: int) -> list[str]:
-    """Say what a build made."""
+    """Format the summary of a build."""
     made = f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(summary.seconds['wall'])}"
     return [made, *_work_lines(summary, summary.shape[0])]
 
 
 def derived_lines(summary: Summary, store_bytes: int) -> list[str]:
-    """Say what was made of the tracks of other stores."""
+    """Format the summary of a store made from tracks of other stores."""
     made = f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(summary.seconds['wall'])}"
     packed = summary.shape[0] - summary.n_reused
     rest = f", {packed} were packed anew from their chunks" if packed else ""
@@ -43,7 +43,7 @@ def derived_lines(summary: Summary, store_bytes: int) -> list[str]:
 
 
 def part_lines(summary: Summary, n_tracks: int) -> list[str]:
-    """Say what was made of a part of so many tracks."""
+    """Format the summary of a part of a build, which has `n_tracks` tracks."""
     return [f"{n_tracks} tracks made, in {duration(summary.seconds['wall'])}", *_work_lines(summary, n_tracks)]
 
 
@@ -55,7 +55,7 @@ def _status_line(summary: Summary) -> str:
 def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
     lines, seconds = [_status_line(summary)], summary.seconds
     made = n_tracks - summary.n_reused
-    fetched = ["fetch"] if seconds.get("fetch", 0) > 0.001 * made else []  # a disk gives files as they lie there
+    fetched = ["fetch"] if seconds.get("fetch", 0) > 0.001 * made else []  # a local disk takes almost no time
     steps = [*fetched, "decode", "mel", "write"]
     if made and any(seconds.get(step) for step in steps):
         each = ", ".join(f"{step} {1000 * seconds.get(step, 0) / made:.0f} ms" for step in steps)
@@ -72,7 +72,7 @@ def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
 
 
 def scan_lines(found: Scan) -> list[str]:
-    """Say what a scan found."""
+    """Format the findings of a scan."""
     parts = sorted({part for counts in found.labels.values() for part in counts}, key=_part_order)
     counts = {label: [sum(c.values()), *(c.get(part, 0) for part in parts)] for label, c in found.labels.items()}
     lines = [*_totalled(["label", "tracks", *parts], counts), ""]
@@ -94,7 +94,7 @@ def scan_lines(found: Scan) -> list[str]:
 
 
 def cost_lines(cost: Estimate) -> list[str]:
-    """Say what a build would cost."""
+    """Format the estimated cost of a build."""
     workers = f"{cost.n_workers} worker{'s' if cost.n_workers > 1 else ''}"
     taken = f"about {duration(cost.seconds)} on {workers} and {size(cost.store_bytes)} of disk"
     return [f"a build would take {taken}; each worker needs {size(cost.worker_bytes)} of memory"]
@@ -109,7 +109,7 @@ def _counts(counts: Mapping[Any, int], unit: str = "") -> str:
 
 
 def store_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Say what a store holds, from its description."""
+    """Format the description of a store."""
     labels = sorted({row["label"] for row in facts["tracks"]})
     splits = sorted({row["split"] for row in facts["tracks"]}, key=_part_order)
     statuses = sorted({row["status"] for row in facts["tracks"]}, key=("ok", "short", "silent", "failed").index)
@@ -153,7 +153,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def share_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Say what was shared."""
+    """Format the summary of a share."""
     made = f"{facts['tracks']} tracks, {size(facts['bytes'])}, in {duration(facts['seconds'])}"
     lines = [f"shared {facts['store']} as {facts['share']}: {made}", f"  uuid      {facts['uuid']}"]
     if facts["sha256"]:
@@ -164,7 +164,7 @@ def share_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """Say what a verification found."""
+    """Format the findings of a verification."""
     lines = [f"{verdict.n_tracks} tracks read back: checksums, statuses and statistics compared"]
     if verdict.n_files:
         lines.append(f"{verdict.n_files} files compared with {CHECKSUMS}")

@@ -1,4 +1,4 @@
-"""What all commands share: options, each defined once, and errors that are sentences."""
+"""Options that commands share, each defined once, and command classes that print errors as sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from melzarr.pipeline.untrusted_text import printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Commands that go on where they were stopped.
+# Commands that continue where they were stopped.
 GOES_ON = {"fetch", "features", "job-array", "append", "merge", "share", "train", "reproduce"}
 
 REMEDIES = {
@@ -30,14 +30,14 @@ REMEDIES = {
 
 
 class Guarded(click.Command):
-    """A command whose errors are sentences; ``--debug`` shows their tracebacks."""
+    """A command that prints errors as sentences; ``--debug`` shows their tracebacks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the command and turn what goes wrong into a sentence and an exit code."""
+        """Call the command, and turn an error into a sentence and an exit code."""
         if ctx.params.pop("debug"):
             return super().invoke(ctx)
         name = ctx.command_path.partition(" ")[2]
@@ -59,12 +59,12 @@ class Guarded(click.Command):
 
 
 class InOrder(click.Group):
-    """A group whose help lists commands in the order of the work."""
+    """A group whose help lists the commands in workflow order."""
 
     command_class = Guarded
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command that was named, on streams that do not end it."""
+        """Run the named command, with standard streams on which printing never fails."""
         steady_streams()
         return super().main(*args, **kwargs)
 
@@ -74,7 +74,7 @@ class InOrder(click.Group):
 
 
 def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001  (click's)
-    """Read a number of bytes, such as 4GB or 512MiB; a callback of an option."""
+    """Parse a number of bytes, such as 4GB or 512MiB; a callback of an option."""
     from dask.utils import parse_bytes
 
     try:
@@ -84,7 +84,7 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001  (click's)
-    """Read a time, such as 01:30:00, 1-12:00:00 or 90m, in seconds; a callback of an option."""
+    """Parse a time, such as 01:30:00, 1-12:00:00 or 90m, into seconds; a callback of an option."""
     from dask.utils import parse_timedelta
 
     if value is None:
@@ -106,12 +106,12 @@ DEFAULT_DATASETS = Path("datasets")
 
 
 class Address(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A path, or an address in an object store."""
+    """Type of a parameter that is a path, or an address in an object store."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Directory:
-        """Give the tree that is there."""
+        """Return the directory at the path or address."""
         try:
             return open_directory(value)
         except CallError as error:
@@ -202,7 +202,7 @@ CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
 
 
 def spec_options(function: Function) -> Function:
-    """Give a command one option for each field of a spec."""
+    """Add one option for each field of a spec to a command."""
     for field in reversed(dataclasses.fields(FeatureSpec)):
         kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
         function = click.option(
@@ -212,7 +212,7 @@ def spec_options(function: Function) -> Function:
 
 
 def source_options(function: Function) -> Function:
-    """Give a command the options that say what is computed from a source."""
+    """Add the options that define what is computed from a source to a command."""
     for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
         function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
     return function

@@ -1,4 +1,4 @@
-"""What a command prints: lines, JSON, and the next command."""
+"""Print the output of a command: lines, JSON, and the next command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from melzarr.pipeline.untrusted_text import printable
 
 
 def as_text(facts: Any) -> str:
-    """Write JSON as every reader takes it: what is not a number is null."""
+    """Return standard JSON: NaN and infinity become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -31,17 +31,17 @@ def as_text(facts: Any) -> str:
 
 
 def next_step(*words: object, datasets: Path | None = None) -> None:
-    """Print a command that can be run as it stands."""
+    """Print the next command, ready to run."""
     elsewhere = ["--datasets", str(datasets)] if datasets not in {None, DEFAULT_DATASETS} else []
     click.echo(f"next: {shlex.join(['melzarr', *map(str, words), *elsewhere])}")
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines, with what would steer a terminal written out: stores and files by others name themselves."""
+    """Print lines with control characters escaped, because the names of stores and files are not trusted."""
     for line in lines:
         click.echo(printable(line))
 
 
 def count(n: int, what: str) -> str:
-    """Say how many there are, such as "2 shards"."""
+    """Return a number with its noun, such as "2 shards"."""
     return f"{n} {what}{'' if n == 1 else 's'}"

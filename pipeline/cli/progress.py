@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
-    """Show done, rate and time left on stderr; a line every ten seconds where that is no terminal."""
+    """Show done, rate and time left on stderr; if that is not a terminal, print a line every ten seconds."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
         yield bar
@@ -26,7 +26,7 @@ def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tq
 
 @contextmanager
 def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
-    """Show how a build goes, from its receipts."""
+    """Show the progress of a build, from its receipts."""
     n_failed = 0
 
     def advance(receipt: Receipt) -> None:
@@ -40,5 +40,5 @@ def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
 
 
 def beside_bar(line: str) -> None:
-    """Print a line that a progress bar does not run into."""
+    """Print a line to stderr without breaking a progress bar."""
     tqdm.tqdm.write(printable(line), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Standard streams on which printing never ends a command: closed ones, readers that leave, old encodings."""
+"""Standard streams on which printing never fails: closed streams, readers that stop early, limited encodings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 class _Patient(io.FileIO):
-    """A stream whose reader may leave, as ``head`` does: what is written from then on goes nowhere."""
+    """A stream whose reader may stop early, as ``head`` does: further output is discarded."""
 
     def write(self, data: object) -> int:
         try:
@@ -21,15 +21,15 @@ class _Patient(io.FileIO):
 
 
 def steady_streams() -> None:
-    """Open standard streams that are closed, and have the others take every character and outlive their reader.
+    """Open closed standard streams, and make the others accept every character and a reader that stops early.
 
-    A closed one would also give its number to the next file that is opened, and get what a library prints.
+    Without this, the next file that is opened gets the number of a closed stream, and with it what a library prints.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:

@@ -1,4 +1,4 @@
-"""Where a build runs: this process, this machine, a Dask scheduler, a batch system, Kubernetes.
+"""Clusters that run a build: this process, this machine, a Dask scheduler, a batch system, Kubernetes.
 
-It may import zarr_store and what stands before it.
+It may import zarr_store and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""Jobs of a batch system (Slurm, PBS, SGE, LSF) as the place where a build runs, each job a single-threaded worker."""
+"""Run a build in jobs of a batch system (Slurm, PBS, SGE, LSF), by default one single-threaded worker per job."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from melzarr.pipeline.clusters.cluster import (
 from melzarr.pipeline.clusters.job_scaling import Scaler
 from melzarr.pipeline.errors import CallError
 
-WORKERS = 10  # jobs at the most where nobody has said how many
-HOST = "127.0.0.1"  # where the dashboard is seen: on this machine alone, since it lets whoever reaches it in
+WORKERS = 10  # default maximum number of workers
+HOST = "127.0.0.1"  # the dashboard is served on this machine only: it admits anyone who can connect
 DASHBOARD = f"{HOST}:0"
-MARGIN = 120  # seconds before its walltime in which a worker has ended at the latest, a fifth of it where that is less
-STAGGER = 300  # seconds over which the ends of workers are spread, to either side; a tenth where that is less
+MARGIN = 120  # seconds between the latest end of a worker and its walltime; a fifth of the walltime if that is less
+STAGGER = 300  # seconds to either side over which workers' ends are spread; a tenth of the walltime if that is less
 
 
-USER = "USER"  # stands for the user's name, which only those have to have who use such a system
+USER = "USER"  # placeholder for the user's name, which is looked up only for the systems that need it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +52,13 @@ class System:
     Parameters
     ----------
     title : str
-        How a person calls it.
+        Name of the system in messages.
     cluster : str
-        Its class in dask_jobqueue.
+        Name of its class in dask_jobqueue.
     listing : tuple of str
-        Command that lists the user's jobs, queued and running: a line each, which begins with the job's number.
+        Command that lists the user's jobs, queued and running. Each line begins with the number of a job.
     short : tuple of (tuple of int, tuple of int), in s
-        What the numbers of a walltime with one colon stand for, and those of one with none.
+        Units of the numbers of a walltime with one colon, and of a walltime without a colon.
     """
 
     title: str
@@ -84,19 +84,19 @@ SYSTEMS = {
 
 @contextmanager
 def batch(name: str, wish: Resources) -> Iterator[Cluster]:
-    """Have jobs of a batch system come and go with the work; all are cancelled at the end, however it comes.
+    """Run workers in jobs of a batch system, as many as there is work for; all jobs are cancelled on exit.
 
-    What Dask's configuration says of them (``jobqueue.slurm`` and so on) goes before what is preset here, and options
-    go before both. Client, scheduler and workers speak TLS, with certificates that are made for this build unless the
-    configuration names some: on the network of a cluster others could else have the workers run their code.
+    Dask's configuration (``jobqueue.slurm`` and so on) overrides the presets here, and options override both. Client,
+    scheduler and workers use TLS, with certificates that are made for this build unless the configuration names some:
+    without TLS, other users of a cluster's network could run their code on the workers.
     """
     if wish.workers == 0:
         raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or give it workers")
     system = SYSTEMS[name]
     cluster_class = _cluster_class(name)
     n_workers = WORKERS if wish.workers is None else wish.workers
-    # How often a shard may lose its worker stays as Dask has it, three times: jobs are preempted by the dozen, and only
-    # what ends workers again and again is worth the minutes that its tracks take one by one.
+    # A shard may lose its worker three times, which is Dask's default: jobs are preempted by the dozen, and only a
+    # shard that ends workers repeatedly is worth the minutes that its tracks take one by one.
     with _folder(name) as folder, quiet(), orderly_end(on_sigterm=True) as held:
         settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
@@ -115,7 +115,7 @@ def batch(name: str, wish: Resources) -> Iterator[Cluster]:
 
 
 def _cluster_class(name: str) -> Any:
-    """Import a batch system's class, but not what its module makes of Ctrl-C: an end at once, with exit code 0."""
+    """Import a batch system's class, and undo its module's handler of Ctrl-C, which exits at once with code 0."""
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         return getattr(importlib.import_module("dask_jobqueue"), SYSTEMS[name].cluster)
@@ -126,28 +126,28 @@ def _cluster_class(name: str) -> Any:
 
 
 def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Say what jobs are asked for.
+    """Return the arguments of a batch system's cluster class, which describe the jobs.
 
     Parameters
     ----------
     name : str
         The batch system.
     wish : Resources
-        What the build needs, and what options say.
+        What the build needs, and the user's options.
     configured : mapping
         The batch system's section of Dask's configuration.
     folder : Path
-        Where logs and certificates go, if nothing else is configured.
+        Folder for logs and certificates, if nothing else is configured.
 
     Returns
     -------
     dict
-        Arguments of the cluster's class.
+        Keyword arguments of the class in dask_jobqueue.
 
     Raises
     ------
     CallError
-        Where a job is too small for a shard.
+        If a job has too little memory for a shard.
     """
     cores = configured.get("cores") or 1
     processes = configured.get("processes") or cores
@@ -164,7 +164,7 @@ def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], fold
         "memory": f"{memory}B",
         "worker_extra_args": ["--no-dashboard", "--memory-limit", f"{memory // processes - NANNY_BYTES}B"],
         "job_script_prologue": [
-            "export PYTHONSAFEPATH=1",  # the folder that a job happens to run in is no place to import from
+            "export PYTHONSAFEPATH=1",  # do not import from the folder in which a job happens to run
             *(f"export {variable}={value}" for variable, value in ENVIRONMENT.items()),
             *(configured.get("job-script-prologue") or ()),
         ],
@@ -176,23 +176,23 @@ def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], fold
             **(configured.get("scheduler-options") or {}),
         },
     }
-    if configured.get("name") in {None, "dask-worker"}:  # which is preset
+    if configured.get("name") in {None, "dask-worker"}:  # dask_jobqueue's preset
         settings["job_name"] = "melzarr"
     if wish.walltime:
         settings["walltime"] = as_walltime(wish.walltime, name)
     if seconds := seconds_of(settings.get("walltime") or configured.get("walltime"), name):
         settings["worker_extra_args"] += lifetime(seconds)
-    settings["worker_extra_args"] += configured.get("worker-extra-args") or []  # the last of an option counts
+    settings["worker_extra_args"] += configured.get("worker-extra-args") or []  # the last value of an option wins
     return settings
 
 
 def lifetime(walltime: float) -> list[str]:
-    """Have a worker end by itself, its shard done, before its job is ended; not all workers at the same time.
+    """Return options with which a worker finishes its shard and ends before its job; workers end at different times.
 
     Parameters
     ----------
     walltime : float, in s
-        Time that its job has.
+        Walltime of the worker's job.
     """
     stagger = min(STAGGER, walltime / 10)
     least = walltime - min(MARGIN, walltime / 5) - stagger
@@ -200,16 +200,16 @@ def lifetime(walltime: float) -> list[str]:
 
 
 def as_walltime(seconds: float, name: str) -> str:
-    """Write a time as a batch system reads it, such as "01:30:00"."""
+    """Format a time as a batch system expects it, such as "01:30:00"."""
     minutes, rest = divmod(round(seconds), 60)
-    if name == "lsf":  # which knows no seconds
+    if name == "lsf":  # LSF has no seconds
         minutes, rest = minutes + (rest > 0), 0
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}" if name == "lsf" else f"{hours:02d}:{minutes:02d}:{rest:02d}"
 
 
 def seconds_of(walltime: object, name: str) -> float | None:
-    """Read a walltime as a batch system does; None where it is not a time, such as "UNLIMITED".
+    """Parse a walltime, in s, as a batch system does; return None if it is not a time, such as "UNLIMITED".
 
     Examples
     --------
@@ -229,7 +229,7 @@ def seconds_of(walltime: object, name: str) -> float | None:
 
 @contextmanager
 def _folder(name: str) -> Iterator[Path]:
-    """Make a folder for what jobs say, in the user's home, which the machines of a cluster share; kept if it failed."""
+    """Make a folder for logs in the user's home, which the machines of a cluster share; keep it after a failure."""
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     folder = state / "melzarr" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(mode=0o700, parents=True)
@@ -237,13 +237,13 @@ def _folder(name: str) -> Iterator[Path]:
         yield folder
     except BaseException:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing is in it
+            folder.rmdir()  # only if it is empty
         raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_keys(cluster: Any) -> None:
-    """Remove the certificates that were written for workers; dask_jobqueue leaves it to Python's end, which may not."""
+    """Remove the certificates written for workers; dask_jobqueue leaves this to Python's exit, which may not do it."""
     for name, file in vars(cluster).items():
         if name.startswith("_job_") and hasattr(file, "close"):
             file.close()

@@ -1,4 +1,4 @@
-"""What all places have in common where a build runs on Dask: a client, one core a worker, few words, and Ctrl-C."""
+"""What all Dask clusters of a build share: a client, one core per worker, few log messages, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ POOLS = (
     "ZARR_ASYNC__CONCURRENCY",
     "ZARR_THREADING__MAX_WORKERS",
 )
-# Dask has the allocator return every freed array at once, and the next one is then paid for page by page (measured: the
-# mel room took 3 times as long). These are the bounds that glibc would come to by itself.
+# Dask makes the allocator return every freed array at once, and the next array is then allocated page by page
+# (measured: the mel computation took 3 times as long). These are the bounds that glibc would reach by itself.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 ENVIRONMENT = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
 
-SILENT = logging.CRITICAL + 1  # a message that a closed connection can take no more is critical to Dask
-PATIENCE = 60  # seconds in which a scheduler that is already there must answer, and have a worker
-NANNY_BYTES = 100 << 20  # beside a worker in its job or pod: a process that watches over it (60 MB, measured), a shell
+SILENT = logging.CRITICAL + 1  # Dask logs a message that fails on a closed connection as critical
+PATIENCE = 60  # seconds within which an existing scheduler must answer, and have a worker
+NANNY_BYTES = 100 << 20  # beside a worker in its job or pod: the nanny process (60 MB, measured), and a shell
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a build asks of the place where it runs.
+    """What a build requires of its cluster.
 
     Parameters
     ----------
     worker_bytes : int
-        Memory that one worker needs.
+        Memory that one worker needs, in bytes.
     workers : int, optional
-        Workers, or the most of them where they come and go.
+        Number of workers, or the maximum number if they come and go.
     memory : int, optional
-        Bytes of a job or pod, where they are not to follow from what a worker needs.
+        Memory of a job or pod, in bytes; by default it follows from `worker_bytes`.
     walltime : float, in s, optional
-        Time that a job of a batch system is given.
+        Walltime of each job of a batch system.
     say : callable
-        Told, in a sentence, what a person who waits would like to know.
+        Called with a message for the user who waits.
     dashboard : bool
-        Whether Dask shows what it does at an address, which everybody on this machine can open.
+        Whether Dask serves its dashboard, which all users of this machine can open.
     """
 
     worker_bytes: int
@@ -67,16 +67,16 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a build runs.
+    """A Dask cluster that runs a build.
 
     Parameters
     ----------
     client : distributed.Client
-        The client.
+        Client of its scheduler.
     n_workers : int, optional
-        Workers of one thread that will come; by default those that are there.
+        Number of single-threaded workers that will connect; by default those that are connected.
     watch : callable, optional
-        Called again and again while no job ends; it raises a BuildError where there is no hope.
+        Called repeatedly while no job ends; raises a BuildError if waiting is useless.
     """
 
     client: distributed.Client
@@ -86,8 +86,8 @@ class Cluster:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Dask's own reports of lost connections from the screen; what they mean is said in a sentence."""
-    names = ("distributed", "distributed.client", "dask_kubernetes")  # Dask gives each a level
+    """Silence Dask's own logs of lost connections; the errors of this package explain them."""
+    names = ("distributed", "distributed.client", "dask_kubernetes")  # Dask sets the level of each
     logs = [logging.getLogger(name) for name in names]
     before = [log.level for log in logs]
     for log in logs:
@@ -101,14 +101,14 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def orderly_end(*, on_sigterm: bool = False) -> Iterator[ExitStack]:
-    """Hold a cluster and its client, and close them whatever happens, but for a second Ctrl-C.
+    """Yield a stack for a cluster and its client, and close it on exit, ignoring a second Ctrl-C meanwhile.
 
-    That would leave the cluster half closed, and jobs behind or the end of the process waiting for it.
+    A second Ctrl-C would leave the cluster half closed: jobs would remain, or the process would wait for it at its end.
 
     Parameters
     ----------
     on_sigterm : bool
-        Whether SIGTERM, which batch systems send some seconds before they kill, is taken as Ctrl-C.
+        Whether SIGTERM, which batch systems send some seconds before they kill, is handled like Ctrl-C.
     """
     hears_signals = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if on_sigterm else (signal.SIGINT,)
@@ -133,12 +133,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (
 
 
 def http_settings(*, dashboard: bool) -> dict[str, object]:
-    """Dask's settings for the pages of its scheduler: a scheduler serves some even if it has no dashboard."""
+    """Return Dask's settings for the scheduler's web pages: it serves some even without a dashboard."""
     return {} if dashboard else {"distributed.scheduler.http.routes": []}
 
 
 def security() -> distributed.Security:
-    """Certificates that Dask's configuration names, or new ones; who has none reaches no scheduler and no worker."""
+    """Return the certificates in Dask's configuration, or new ones; no connection is possible without a certificate."""
     configured: distributed.Security = distributed.Security()
     if configured.get_tls_config_for_role("worker")["ca_file"]:
         return configured
@@ -147,5 +147,5 @@ def security() -> distributed.Security:
 
 
 def need(extra: str, what: str, error: ImportError) -> CallError:
-    """Say which extra has what is missing."""
+    """Return an error that names the extra that provides a missing package."""
     return CallError(f"{what} needs {error.name}: pip install 'melzarr[{extra}]'")

@@ -1,4 +1,4 @@
-"""A Dask scheduler that is already there, by its address, as the place where a build runs."""
+"""Run a build on an existing Dask scheduler, given by its address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMES = ("tcp://", "tls://")
 
 @contextmanager
 def existing(address: str, wish: Resources) -> Iterator[Cluster]:
-    """Connect to a scheduler, whose workers must have the same versions as this process."""
+    """Connect to an existing scheduler, whose workers must have the same versions as this process."""
     if wish.workers is not None:
         raise CallError(
             f"--workers {wish.workers} is for a local cluster, jobs or pods; {address} has the workers that were "
@@ -29,7 +29,7 @@ def existing(address: str, wish: Resources) -> Iterator[Cluster]:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except OSError as error:
         raise BuildError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
-    with quiet(), client:  # to its end, since a client whose scheduler is lost complains of it when it is closed
+    with quiet(), client:  # also while the client closes, because it then logs the loss of its scheduler
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
@@ -41,7 +41,7 @@ def existing(address: str, wish: Resources) -> Iterator[Cluster]:
 
 
 def _check(address: str) -> None:
-    """Refuse an address that Dask could not use, before a client is half made of it."""
+    """Raise a CallError if Dask cannot use an address, before a client is partly created."""
     try:
         parts = urlsplit(address)
         usable = bool(parts.hostname and parts.port)

@@ -1,4 +1,4 @@
-"""How many jobs a batch system is asked for, and what becomes of those that never work."""
+"""Choose the number of jobs of a batch system, and detect jobs that never become workers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from distributed.deploy.adaptive import Adaptive
 from melzarr.pipeline.errors import BuildError
 
 UNFINISHED = {"queued", "no-worker", "processing", "waiting"}
-LOOK = 10.0  # seconds between looks at the queue
-LONGEST_PAUSE = 600.0  # seconds between attempts, where jobs are refused or end before they work
-ROUNDS = 3  # of jobs that all ended before they worked, after which there is no hope
-SAY = 60.0  # seconds at least between two lines about the queue
-NOBODY = "No unfinished job"  # what LSF says, as an error, where there is no job
+LOOK = 10.0  # seconds between queries of the queue
+LONGEST_PAUSE = 600.0  # maximum seconds between attempts, if jobs are refused or end before they work
+ROUNDS = 3  # rounds of jobs that all ended before they worked, after which the build gives up
+SAY = 60.0  # minimum seconds between two messages about the queue
+NOBODY = "No unfinished job"  # error message of LSF if there is no job
 
 
 class Scaler(Adaptive):
-    """Has one worker for each shard that is not done, up to a number, and finds the jobs that became no worker.
+    """Request one worker per unfinished shard, up to a maximum, and detect jobs that never became workers.
 
-    Dask's own rule counts how much work there is in seconds, and so never asks for more than a few workers for shards
-    that take less than one. A job that ends before its worker has reached the scheduler is unknown to Dask, which
-    waits for it for ever; here it is missed in the queue.
+    Dask's own rule measures work in seconds, so it requests only a few workers for shards that take less than a second.
+    Dask does not notice a job that ends before its worker has connected to the scheduler, and waits for it forever;
+    this class notices that the job is missing from the queue.
 
     Parameters
     ----------
     cluster : dask_jobqueue.JobQueueCluster
-        The jobs.
+        Cluster of the jobs.
     listing : tuple of str
-        Command that lists the user's jobs, as in `jobqueue.System`.
+        Command that lists the user's jobs, as in `batch_systems.System`.
     title : str
-        How a person calls the batch system.
+        Name of the batch system in messages.
     logs : Path
         Folder of the jobs' logs.
     say : callable
-        Told what a person who waits would like to know.
+        Called with a message for the user who waits.
     **options
-        How many workers there are at the least and at the most, as Dask has it.
+        Minimum and maximum number of workers, as in Dask's `Adaptive`.
     """
 
     def __init__(
@@ -55,26 +55,26 @@ class Scaler(Adaptive):
         say: Callable[[str], None],
         **options: Any,
     ) -> None:
-        self.jobs = cluster  # of a class that has no types
+        self.jobs = cluster  # its class has no type annotations
         self.listing, self.title, self.logs, self.say = listing, title, logs, say
-        self.hopeless = ""  # why there is no use in waiting
+        self.hopeless = ""  # why waiting is useless, if it is
         self._worked: set[str] = set()  # jobs that have become workers
-        self._rounds = 0  # of jobs that were refused or ended, since a worker came
+        self._rounds = 0  # rounds of jobs that were refused or ended, since the last new worker
         self._look_at = self._pause_until = self._said_at = 0.0
         self._queue, self._said = "", ""
         super().__init__(cluster, interval="1s", **options)
 
     async def target(self) -> int:
-        """Count the shards that are not done."""
+        """Return the number of unfinished shards."""
         return sum(task.state in UNFINISHED for task in self.jobs.scheduler.tasks.values())
 
     async def scale_up(self, n: Any) -> None:
-        """Ask for jobs, and hear what the batch system says to that."""
+        """Request jobs, and wait for the answer of the batch system."""
         self.jobs.scale(n)
         await self.jobs
 
     async def adapt(self) -> None:
-        """Look after the jobs that there are, then ask for more or give some back."""
+        """Check the existing jobs, then request more or give some back."""
         now = time.monotonic()
         self._welcome()
         if now >= self._look_at:
@@ -84,16 +84,16 @@ class Scaler(Adaptive):
             return
         try:
             await super().adapt()
-        except Exception as error:  # noqa: BLE001  (whatever it is, a person has to read it)
+        except Exception as error:  # noqa: BLE001  (the user has to read any error)
             self._refused(error)
 
     def watch(self) -> None:
-        """Say what is waited for; called while no shard ends.
+        """Report what the build waits for; called while no shard ends.
 
         Raises
         ------
         BuildError
-            Where jobs are refused, or end again and again before they work.
+            If jobs are refused, or repeatedly end before they work.
         """
         if self.hopeless:
             raise BuildError(self.hopeless)
@@ -103,7 +103,7 @@ class Scaler(Adaptive):
             self.say(self._queue)
 
     def _welcome(self) -> None:
-        """Remember which jobs have become workers."""
+        """Record which jobs have become workers."""
         jobs = self.jobs.workers
         came = {jobs[name].job_id for name in self._names()} - self._worked
         if came:
@@ -111,12 +111,12 @@ class Scaler(Adaptive):
             self._rounds = 0
 
     def _names(self) -> set[str]:
-        """Jobs whose workers are there; those of a job that has several are called like it, with a number."""
+        """Return the jobs whose workers are connected; if a job has several, they have its name and a number."""
         observed = {str(name) for name in self.observed}
         return (observed | {name.rpartition("-")[0] for name in observed}) & set(self.jobs.workers)
 
     async def _miss(self) -> None:
-        """Find the jobs that are no longer in the queue and have never worked, and forget them: others take over."""
+        """Find jobs that left the queue and never worked, and forget them, so that new jobs replace them."""
         asked = {name: job for name, job in self.jobs.workers.items() if job.job_id}
         waiting = [job.job_id for job in asked.values() if job.job_id not in self._worked]
         self._queue = ""
@@ -127,7 +127,7 @@ class Scaler(Adaptive):
         if here:
             self._queue = f"waiting for {self.title}: {here} jobs without a worker yet{remark and f' ({remark})'}"
         gone = {name: job for name, job in asked.items() if job.job_id in set(waiting) - queue.keys()}
-        self._welcome()  # those that came while the queue was read
+        self._welcome()  # workers that connected while the queue was read
         gone = {name: job for name, job in gone.items() if job.job_id not in self._worked}
         for name, job in gone.items():
             self._forget(name, job)
@@ -140,7 +140,7 @@ class Scaler(Adaptive):
             )
 
     async def _listed(self) -> dict[str, str] | None:
-        """Jobs in the queue by their numbers, with what else is said of them; None where nobody can say."""
+        """Return the jobs in the queue by number, with the rest of their lines; None if they cannot be listed."""
         job = next(iter(self.jobs.workers.values()), None)
         if job is None or not shutil.which(self.listing[0]):
             return None
@@ -154,7 +154,7 @@ class Scaler(Adaptive):
         job.status = Status.closed
 
     def _refused(self, error: Exception) -> None:
-        """Take back what was asked for in vain; give up where there is nothing else to hope for."""
+        """Forget the jobs that were not accepted; give up if there are no others and none ever worked."""
         for name, job in list(self.jobs.workers.items()):
             if job.job_id is None:
                 self._forget(name, job)
@@ -167,14 +167,14 @@ class Scaler(Adaptive):
         self._round(f"{sentence}. Mend that in Dask's configuration (jobqueue), then run the same command again")
 
     def _round(self, sentence: str) -> None:
-        """Count an attempt that failed, and wait before the next, longer each time."""
+        """Count a failed attempt, and wait before the next, longer each time."""
         self._rounds += 1
         self._pause_until = time.monotonic() + min(LOOK * 2**self._rounds, LONGEST_PAUSE)
         if self._rounds >= ROUNDS and not self._names() and not self.hopeless:
             self.hopeless = sentence
 
     def _log(self, number: str) -> str:
-        """Say where the log of a job is, and how it ends."""
+        """Return a sentence with the path of a job's log and its last lines."""
         for path in sorted(self.logs.glob(f"*{number}*")):
             if lines := path.read_text(errors="replace").strip().splitlines()[-2:]:
                 return f"The log of {number} is {path} and ends: {' / '.join(line.strip() for line in lines)[-500:]}"
@@ -182,24 +182,24 @@ class Scaler(Adaptive):
 
 
 def listed(text: str) -> dict[str, str]:
-    """Read a listing of jobs.
+    """Parse a listing of jobs.
 
     Parameters
     ----------
     text : str
-        Lines that begin with a job's number; others are passed over.
+        Lines that begin with the number of a job; other lines are ignored.
 
     Returns
     -------
     dict of str to str
-        By number, the rest of the line.
+        The rest of each line, by job number.
     """
     found = (re.match(r"\s*(\d+)\S*\s*(.*)", line) for line in text.splitlines())
     return {match[1]: match[2].strip() for match in found if match}
 
 
 def words(error: Exception) -> str:
-    """Return what a command has said that failed, without what dask_jobqueue says around it."""
+    """Return the error output of a failed command, without the text that dask_jobqueue adds."""
     if isinstance(error, FileNotFoundError):
         return f"{error.filename} is not there; run this on a machine from which jobs are submitted"
     _, _, said = str(error).partition("stderr:\n")

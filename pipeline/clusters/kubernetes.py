@@ -1,4 +1,4 @@
-"""Pods of a Kubernetes cluster, by the operator of dask-kubernetes, as the place where a build runs."""
+"""Run a build in pods of a Kubernetes cluster, through the operator of dask-kubernetes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from melzarr.pipeline.clusters.cluster import (
 from melzarr.pipeline.clusters.worker_versions import require_on_scheduler
 from melzarr.pipeline.errors import BuildError, CallError
 
-WORKERS = 10  # pods at the most where nobody has said how many
-SCHEDULER_BYTES = 1 << 30  # measured: 100 MB with a few workers
-IDLE = 600  # seconds without work after which the operator removes all of it: the client has gone, or publishes
-WAIT = 1800  # seconds in which a pod has to become a worker: nodes are added and images pulled meanwhile
-SAY = 60  # seconds between two lines about pods that are waited for
-PRESET = "ghcr.io/dask/dask:latest"  # dask-kubernetes' image, which has none of what decodes audio
-# The operator asks the scheduler how many workers there should be, by its web interface, or by messages that only the
+WORKERS = 10  # default maximum number of pods
+SCHEDULER_BYTES = 1 << 30  # memory of the scheduler; measured: 100 MB with a few workers
+IDLE = 600  # seconds without work after which the operator removes all pods: the client is gone, or publishes
+WAIT = 1800  # seconds within which a pod must become a worker: nodes are added and images pulled meanwhile
+SAY = 60  # seconds between two messages about pods that the build waits for
+PRESET = "ghcr.io/dask/dask:latest"  # dask-kubernetes' default image, which has no libraries that decode audio
+# The operator asks the scheduler for the number of workers through its web interface, or else by messages that only the
 # same version of Dask is sure to understand.
 API = "distributed.http.scheduler.api"
-# One worker a shard, as `scaler` has it: the scheduler divides the work that it expects by this time.
+# One worker per shard, as in `job_scaling`: the scheduler divides the expected time of the work by this time.
 TARGET = "10ms"
 INSTALL = (
     "helm install --repo https://helm.dask.org --create-namespace -n dask-operator --generate-name "
@@ -46,11 +46,11 @@ INSTALL = (
 
 @contextmanager
 def kubernetes(wish: Resources) -> Iterator[Cluster]:
-    """Have a scheduler and workers in pods, which come and go with the work and are gone at the end.
+    """Run a scheduler and workers in pods, as many as there is work for; all pods are removed on exit.
 
-    What Dask's configuration says of them (``kubernetes``) goes before what is preset here, and options go before
-    both; a ``kubernetes.custom-cluster-spec`` is taken as it is. Beside dask-kubernetes' own settings,
-    ``kubernetes.env-from`` is what Kubernetes calls envFrom.
+    Dask's configuration (``kubernetes``) overrides the presets here, and options override both; a
+    ``kubernetes.custom-cluster-spec`` is used unchanged. In addition to dask-kubernetes' settings,
+    ``kubernetes.env-from`` is supported: it is envFrom of Kubernetes.
     """
     if wish.workers == 0:
         raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or give it workers")
@@ -77,34 +77,34 @@ def kubernetes(wish: Resources) -> Iterator[Cluster]:
 
 
 def _take_back(cluster_class: Any) -> None:
-    """Remove what was made of a cluster that failed, since it is tried once more, and loudly, as Python ends."""
-    for cluster in list(cluster_class._instances):  # noqa: SLF001  (nothing else knows of it)
+    """Remove the remains of a failed cluster; dask-kubernetes would retry with error messages at Python's exit."""
+    for cluster in list(cluster_class._instances):  # noqa: SLF001  (the only reference to it)
         with contextlib.suppress(Exception):
             cluster.close(timeout=10)
         cluster_class._instances.discard(cluster)  # noqa: SLF001
 
 
 def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which cluster the operator is to make.
+    """Return the description of the cluster that the operator creates.
 
     Parameters
     ----------
     name : str
-        Its name.
+        Name of the cluster.
     wish : Resources
-        What the build needs, and what options say.
+        What the build needs, and the user's options.
     configured : mapping
         The section ``kubernetes`` of Dask's configuration.
 
     Returns
     -------
     dict
-        A DaskCluster, as its custom resource definition has it. It has no worker yet.
+        A DaskCluster in the form of its custom resource definition, without workers.
 
     Raises
     ------
     CallError
-        Where no image is named, or a pod is too small for a shard.
+        If no image is configured, or a pod has too little memory for a shard.
     """
     from dask_kubernetes.operator import make_cluster_spec  # noqa: PLC0415  (an extra, and slow to import)
 
@@ -124,7 +124,7 @@ def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> d
             f"--memory {-(-least // 1_000_000)}MB, or a smaller --tracks-per-shard"
         )
     command = configured.get("worker-command")
-    if not command or command == "dask-worker":  # which is preset, and which Dask has no longer
+    if not command or command == "dask-worker":  # the preset, a command that Dask no longer has
         command = "dask worker --nthreads 1 --death-timeout 60"
     words = command.split() if isinstance(command, str) else list(command)
     spec = make_cluster_spec(
@@ -137,7 +137,7 @@ def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> d
         idle_timeout=int(configured.get("idle-timeout") or IDLE),
     )
     worker, scheduler = (spec["spec"][role]["spec"]["containers"][0] for role in ("worker", "scheduler"))
-    if configured.get("env-from"):  # secrets, by their names: what is in them passes nobody's hands here
+    if configured.get("env-from"):  # secrets by name: their contents are not read here
         worker["envFrom"] = configured["env-from"]
     worker["resources"] = resources
     for kind in ("requests", "limits"):
@@ -154,7 +154,7 @@ def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> d
 
 
 def environment(configured: Any, preset: Mapping[str, str] = ENVIRONMENT) -> list[dict[str, Any]]:
-    """Variables of a container: those that are configured, as a mapping or in Kubernetes' own form, and our own."""
+    """Return a container's environment: presets, overridden by configured variables (a mapping or Kubernetes' list)."""
     given = configured or []
     if isinstance(given, Mapping):
         given = [{"name": key, "value": str(value)} for key, value in given.items()]
@@ -163,12 +163,12 @@ def environment(configured: Any, preset: Mapping[str, str] = ENVIRONMENT) -> lis
 
 
 def quantity(text: str | int) -> int:
-    """Read a number of bytes as Kubernetes writes it, such as 2Gi or 500M."""
+    """Parse a number of bytes in the notation of Kubernetes, such as 2Gi or 500M."""
     return int(parse_bytes(f"{text}B" if str(text)[-1].isalpha() else text))
 
 
 def watch(client: distributed.Client, name: str, say: Say) -> Callable[[], None]:
-    """Give a watch that says when pods are waited for, and gives up where none comes for too long."""
+    """Return a function that reports a wait for pods, and raises a BuildError if none comes within `WAIT` s."""
     seen = time.monotonic()
     said = seen
 
@@ -190,9 +190,9 @@ def watch(client: distributed.Client, name: str, say: Say) -> Callable[[], None]
 
 
 def sentence(error: BaseException) -> str:
-    """Say why Kubernetes gives no scheduler, and what to do."""
+    """Return a sentence: why Kubernetes starts no scheduler, and what to do."""
     said = " ".join(str(error).split()) or type(error).__name__
-    unknown = getattr(getattr(error, "response", None), "status_code", None) == 404  # what a cluster is
+    unknown = getattr(getattr(error, "response", None), "status_code", None) == 404  # DaskCluster is unknown
     if unknown or "Custom Resource Definitions" in said or "Operator" in said:
         return f"Kubernetes has no Dask operator that answers ({said}); install it: {INSTALL}"
     if type(error).__name__ == "SchedulerStartupError":

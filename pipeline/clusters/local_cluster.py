@@ -1,4 +1,4 @@
-"""The cores of this machine as the place where a build runs."""
+"""Run a build on the cores of this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from melzarr.pipeline.main_guard import require_main_guard
 
 @contextmanager
 def local(wish: Resources) -> Iterator[Cluster]:
-    """Start single-threaded workers on this machine, which only this process can reach; they come in their time."""
+    """Start single-threaded workers on this machine, for this process only, without waiting for them."""
     require_main_guard()
     if wish.worker_bytes > MEMORY_LIMIT:
         raise CallError(
@@ -37,8 +37,8 @@ def local(wish: Resources) -> Iterator[Cluster]:
     n_workers = local_workers(wish.workers, wish.worker_bytes)
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in ENVIRONMENT.items()}
     settings |= http_settings(dashboard=wish.dashboard)
-    settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is tried track by track
-    # Quiet to the end, since a cluster that is closed in the middle of its work has much to say.
+    settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is retried track by track
+    # Quiet until the end, because a cluster that is closed during its work logs many messages.
     with quiet(), dask.config.set(settings), orderly_end() as held:
         cluster = held.enter_context(
             distributed.LocalCluster(
@@ -53,11 +53,11 @@ def local(wish: Resources) -> Iterator[Cluster]:
                 silence_logs=SILENT,
             )
         )
-        cluster.scale(n_workers)  # and goes on meanwhile: what a build imports takes as long as a worker's start
+        cluster.scale(n_workers)  # returns at once: the imports of a build take as long as the start of a worker
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         yield Cluster(client, n_workers)
 
 
 def local_workers(workers: int | None, worker_bytes: int) -> int:
-    """Count the workers that fit this machine: those asked for, or one a core, but no more than its memory holds."""
+    """Return the number of workers: as requested, or one per core, limited by the memory of this machine."""
     return max(1, min(workers or CPU_COUNT, MEMORY_LIMIT // worker_bytes))

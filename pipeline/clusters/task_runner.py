@@ -1,4 +1,4 @@
-"""Where a build runs: in this process, or on the workers of one of the places that Dask reaches."""
+"""Run the jobs of a build in this process, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from melzarr.pipeline.errors import BuildError, CallError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-IN_FLIGHT = 128  # jobs that the scheduler knows at a time, where the workers' threads are not more
-TICK = 2  # seconds without a result after which a place is asked whether there is still hope
+IN_FLIGHT = 128  # jobs at the scheduler at a time, or two per worker thread if that is more
+TICK = 2  # seconds without a result after which a cluster is checked
 
 
 class Runner(Protocol):
-    """Something that calls a function for many jobs."""
+    """Calls a function for many jobs."""
 
     n_workers: int
     dashboard: str
-    expendable: bool  # whether a process that computes may end itself, since another takes its place
+    expendable: bool  # whether a computing process may end itself, because another replaces it
 
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
     ) -> Iterator[Result]:
-        """Call a function for each job and yield the results as they come, in any order.
+        """Call a function for each job and yield the results as they complete, in any order.
 
-        For a job that ends its workers again and again, `rescue` is called in place of the function.
+        For a job that repeatedly ends its workers, `rescue` is called instead of the function.
         """
         ...
 
 
 class InProcess:
-    """Runs jobs one after the other in this process, so that a debugger sees them."""
+    """Runs jobs one after the other in this process, so that a debugger can be used."""
 
     n_workers = 1
     dashboard = ""
@@ -54,7 +54,7 @@ class InProcess:
         self,
         function: Callable[[Job], Result],
         jobs: Iterable[Job],
-        rescue: Callable[[Job], Result] | None = None,  # noqa: ARG002  (what ends this process ends the build)
+        rescue: Callable[[Job], Result] | None = None,  # noqa: ARG002  (a job that ends this process ends the build)
     ) -> Iterator[Result]:
         """Call a function for each job, lazily."""
         return map(function, jobs)
@@ -66,11 +66,11 @@ class OnDask:
     Parameters
     ----------
     client : distributed.Client
-        The client; it is not closed here.
+        The client; the caller closes it.
     n_workers : int, optional
-        Workers of one thread that will come; by default those that are there.
+        Number of single-threaded workers that will connect; by default those that are connected.
     watch : callable, optional
-        Called while no job ends; raises a BuildError where there is no hope. By default workers have to be there.
+        Called while no job ends; raises a BuildError if waiting is useless. By default it requires a worker.
     """
 
     expendable = True
@@ -89,19 +89,20 @@ class OnDask:
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], rescue: Callable[[Job], Result] | None = None
     ) -> Iterator[Result]:
-        """Call a function for each job; the scheduler is given a bounded number at a time.
+        """Call a function for each job, with a limited number of jobs at the scheduler at a time.
 
         Raises
         ------
         BuildError
-            Where a job ends its workers again and again, rescued or not, or the scheduler or all workers are lost.
+            If a job repeatedly ends its workers, rescued or not, a worker lacks a library, or the scheduler or all
+            workers are lost.
         """
         waiting, done = iter(jobs), queue.SimpleQueue[distributed.Future[Any]]()
-        # Futures are held here, since one that nobody holds is cancelled; and what could still save their jobs.
+        # Futures are kept, because Dask cancels an unreferenced one; with each, its job and what may rescue the job.
         running: dict[Any, tuple[distributed.Future[Any], Job, Callable[[Job], Result] | None]] = {}
 
         def submit(function: Callable[[Job], Result], job: Job, rescue: Callable[[Job], Result] | None) -> None:
-            # Never pure: a task that failed yesterday must not be answered from the scheduler's memory.
+            # Never pure: an old failure in the scheduler's memory must not be returned for a new task.
             future = self.client.submit(function, job, pure=False)
             running[future.key] = future, job, rescue
             future.add_done_callback(done.put)
@@ -133,7 +134,7 @@ class OnDask:
             yield result
 
     def _next(self, done: queue.SimpleQueue[distributed.Future[Any]]) -> distributed.Future[Any]:
-        """Wait for a job to end; give up where there is no worker left to end it, or none that would be heard."""
+        """Wait for a job to end; raise a BuildError if no worker is left, or a clock set back delays all messages."""
         while True:
             self._clock = max(self._clock, _time_of_day())
             try:
@@ -153,7 +154,7 @@ class OnDask:
 
 
 def _time_of_day() -> float:
-    """Time of day beside the time that has passed: it changes where the clock is set."""
+    """Return the time of day minus the monotonic clock, in s: it changes if the clock is set."""
     return time.time() - time.monotonic()
 
 
@@ -168,7 +169,7 @@ def connect(
     say: Say = lambda _: None,
     dashboard: bool = False,
 ) -> Iterator[Runner]:
-    """Open the place where a build runs, and close it afterwards.
+    """Yield a runner on the given cluster, and close the cluster on exit.
 
     Parameters
     ----------
@@ -176,25 +177,25 @@ def connect(
         "local" for workers on this machine; "slurm", "pbs", "sge" or "lsf" for jobs of a batch system; "kubernetes"
         for pods; or the address of a scheduler, ``tcp://…`` or ``tls://…``.
     workers : int, optional
-        Workers of a local cluster; 0 is this process, and by default there are as many as cores and memory allow. On a
-        batch system and Kubernetes, the most workers at a time.
+        Number of workers of a local cluster; 0 computes in this process, and the default is as many as cores and memory
+        allow. On a batch system and Kubernetes, the maximum number of workers at a time.
     worker_bytes : int
-        Memory that one worker needs.
+        Memory that one worker needs, in bytes.
     memory : int, optional
-        Bytes of each job or pod; by default those that a worker needs.
+        Memory of each job or pod, in bytes; by default what a worker needs.
     walltime : float, in s, optional
-        Time of each job of a batch system.
+        Walltime of each job of a batch system.
     say : callable
-        Told what a person who waits would like to know.
+        Called with a message for the user who waits.
     dashboard : bool
-        Whether Dask shows what it does, to everybody on this machine.
+        Whether Dask serves its dashboard, to all users of this machine.
 
     Raises
     ------
     CallError
-        Where the options name no cluster, or one that cannot hold a shard.
+        If the options name no cluster, or one whose memory is too small for a shard.
     BuildError
-        Where it cannot be reached, or its workers are not of this version.
+        If the cluster cannot be reached, or its workers have other versions.
     """
     if walltime is not None and cluster not in SYSTEMS:
         raise CallError(f"--walltime is for jobs of {', '.join(SYSTEMS)}; --cluster {cluster} has none")
@@ -206,7 +207,7 @@ def connect(
     with _place(cluster, Resources(worker_bytes, workers, memory, walltime, say, dashboard)) as place:
         runner = OnDask(place.client, place.n_workers, place.watch)
         if not dashboard and cluster in {"local", *SYSTEMS}:
-            runner.dashboard = ""  # Dask gives an address also where nothing answers
+            runner.dashboard = ""  # Dask gives an address even if nothing answers there
         yield runner
 
 

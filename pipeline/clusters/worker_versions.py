@@ -1,4 +1,4 @@
-"""Compare the versions of melzarr and its libraries on all workers with those here."""
+"""Compare the versions of melzarr's features and of libraries on all workers with those of this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.versions import versions
 
 IMPORT = "import melzarr.pipeline.builder.worker"
-NAMED = 3  # workers that are named before the rest is only counted
+NAMED = 3  # workers that an error names; the others are counted
 
 
 def require_same_versions(client: distributed.Client) -> None:
-    """Compare what computes on every worker with what is here.
+    """Raise a BuildError if a worker or the scheduler has other versions than this process.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def require_same_versions(client: distributed.Client) -> None:
         If a worker, or the scheduler, lacks a library or has another version of one.
     """
     require_on_scheduler(client)
-    # First without melzarr: what a worker cannot unpickle comes back without its type.
+    # First without melzarr: if a worker cannot unpickle a function, the type of the error is lost.
     found = client.run(exec, IMPORT, on_error="return")
     if able := [address for address, error in found.items() if error is None]:
         found |= client.run(versions, workers=able, on_error="return")
@@ -39,7 +39,7 @@ def require_same_versions(client: distributed.Client) -> None:
 
 
 def require_on_scheduler(client: distributed.Client) -> None:
-    """Raise a BuildError if the scheduler lacks melzarr or a library of it: it unpickles tasks, and so imports them."""
+    """Raise a BuildError if the scheduler lacks melzarr or its libraries, which it imports to unpickle tasks."""
     try:
         client.run_on_scheduler(exec, IMPORT)
     except ImportError as error:
@@ -51,19 +51,19 @@ def require_on_scheduler(client: distributed.Client) -> None:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, str]) -> list[str]:
-    """Say of each worker in which versions it differs.
+    """Describe the versions in which workers differ from the expected ones.
 
     Parameters
     ----------
     found : mapping of str to (dict or Exception)
-        By the worker's address, its versions, or what came of asking for them.
+        Versions of each worker by its address, or the exception raised by the query.
     expected : mapping of str to str
-        Versions that are right.
+        The correct versions.
 
     Returns
     -------
     list of str
-        A clause for each worker that is not right.
+        One clause per worker that differs.
     """
     wrong = []
     for address, there in sorted(found.items()):

@@ -1,4 +1,4 @@
-"""Stores made from stores: appended, merged, selected.
+"""Make stores from other stores: append, merge, select.
 
-It may import builder and what stands before it.
+It may import builder and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""A store that grows: what a source has and it lacks is built beside it, and both become the store in one step."""
+"""Append to a store: build the tracks that it lacks beside it, then merge both into the store in one step."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
 
-SHARES = ("valid", "test", "seed")  # of a split by hash
+SHARES = ("valid", "test", "seed")  # parameters of a split by hash
 Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What a source has that a store lacks.
+    """The tracks of a source that a store lacks.
 
     Parameters
     ----------
     workspace : Workspace
-        Where the store becomes the new one.
+        Workspace of the store, in which the extended store is made.
     store : Store
         The store.
     catalog : Catalog
-        The new tracks alone, each in its part.
+        Only the new tracks, each with its split.
     plan : Plan
-        How they become what the store's tracks are.
+        Plan to build the new tracks with the store's spec.
     n_there : int
-        Tracks of the source that the store has already, of the same files.
+        Number of tracks of the source that the store already has, from the same files.
     differing : tuple of str
-        Ids of those to which the source gives another label, path, group or part now; they stay as they are.
+        Ids of those tracks whose label, path, group or split is now different in the source; the store keeps its own.
     """
 
     workspace: Workspace
@@ -64,12 +64,12 @@ class Addition:
 
     @property
     def sibling(self) -> Directory:
-        """Where the new tracks are a store of their own for a while."""
+        """Directory of the temporary store of the new tracks, beside the store."""
         return _beside(self.store.directory)
 
     @property
     def about(self) -> dict[str, Any]:
-        """Attributes of the store with the new tracks; what is not said of single tracks stays."""
+        """Attributes of the store after the append: split and versions are merged, the others are kept."""
         before = self.store.attributes
         return {
             **before,
@@ -84,22 +84,22 @@ def _beside(directory: Directory) -> Directory:
 
 @contextmanager
 def growing(directory: Directory) -> Iterator[Workspace]:
-    """Hold a store that is to grow, after whatever an earlier append was stopped in, so that nobody else changes it.
+    """Lock a store for an append, so that no other process changes it; first finish an interrupted append.
 
     Parameters
     ----------
     directory : Directory
-        Where it lies.
+        Directory of the store.
 
     Yields
     ------
     Workspace
-        Held until the end of the block.
+        Workspace of the store, locked until the end of the block.
 
     Raises
     ------
     BuildError, CallError, StoreError
-        If it is a share, can only be read, is held by another process, has files of other kinds, or there is none.
+        If the store does not exist, is a share, is read-only, is locked by another process, or has foreign files in it.
     """
     workspace = open_workspace(directory)
     if directory.size(CHECKSUMS) is not None:
@@ -115,33 +115,33 @@ def growing(directory: Directory) -> Iterator[Workspace]:
 
 
 def shares_of(store: Store) -> dict[str, Any]:
-    """Shares and seed by which a store's tracks were split, where that was by hash."""
+    """Return the shares and the seed of a store's split if it was made by hash, else an empty dict."""
     rule = store.attributes["split"]
     return {name: rule[name] for name in SHARES if name in rule} if rule.get("method") == "hash" else {}
 
 
 def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Advance = lambda _: None) -> Addition:
-    """Find out what a source has that a store lacks.
+    """Find the tracks of a source that a store lacks.
 
     Parameters
     ----------
     workspace : Workspace
-        As `growing` gives it.
+        From `growing`.
     store : Store
         The store.
     catalog : Catalog
-        All tracks of the source, split by `shares_of` where no manifest says otherwise.
+        All tracks of the source, split with `shares_of` unless a manifest gives the splits.
     progress : callable
         Called with the number of files read since the last call.
 
     Raises
     ------
     BuildError
-        Where a file is no longer the one that a track of the store was made from.
+        If the file of a track in the store has changed.
     CallError
-        If a track of the source lies in the store.
+        If an audio file of the source is inside the store, or the store is inside the source folder.
     CatalogError
-        Where nothing says in which part a new track is, or a group would be in two.
+        If the split of a new track is not defined, or a group would be in two splits.
     """
     refuse_place(workspace, replace=True, catalog=catalog)
     tracks = Tracks.of(catalog.tracks)
@@ -163,10 +163,10 @@ def _refuse_changed(
     store: Store, catalog: Catalog, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp],
     progress: Advance,
 ) -> None:  # fmt: skip
-    """Compare the files of tracks that are in the store with what it was made from."""
+    """Raise a BuildError if the file of a track that is already in the store has changed."""
     before, changed = store.column("source_sha256").astype(TEXT)[numbers], []
     sources = (str(tracks.column("source")[number]) for number in there)
-    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the GIL
     for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
         progress(1)
         if digest != before[place]:
@@ -182,7 +182,7 @@ def _refuse_changed(
 def _differing(
     store: Store, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp]
 ) -> tuple[str, ...]:
-    """Ids of tracks to which a source gives other words than the store has."""
+    """Return the ids of tracks whose label, path, group or split differs between the source and the store."""
     other = np.zeros(there.size, bool)
     for field in FIELDS:
         if field != "id":
@@ -191,7 +191,7 @@ def _differing(
 
 
 def _require_rule(store: Store, catalog: Catalog) -> None:
-    """Refuse new tracks of which nothing says in which part they are."""
+    """Raise a CatalogError if neither the source nor the store defines the split of new tracks."""
     rule = store.attributes["split"]
     if catalog.rule.get("method") != "manifest" and rule.get("method") != "hash":
         raise CatalogError(
@@ -201,12 +201,12 @@ def _require_rule(store: Store, catalog: Catalog) -> None:
 
 
 def is_built(added: Addition) -> bool:
-    """Whether the new tracks are a store already, from an earlier run.
+    """Whether an earlier run has already built the store of the new tracks.
 
     Raises
     ------
     BuildError
-        Where something else is in that place.
+        If something else exists under its name.
     """
     if not open_workspace(added.sibling).occupied():
         return False
@@ -218,7 +218,7 @@ def is_built(added: Addition) -> bool:
 def build_new(
     added: Addition, runner: Runner, *, max_failed: float | None = None, progress: Progress = lambda _: None
 ) -> Summary:
-    """Build the new tracks beside the store, or go on with that.
+    """Build the store of the new tracks, or resume its build.
 
     Parameters
     ----------
@@ -233,9 +233,9 @@ def build_new(
 
 
 def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
-    """Let the store and the new tracks, once they are built, become the store in one step.
+    """Merge the new tracks, once they are built, into the store in one step.
 
-    Full shards of the store stay as they are; its last one, if it is not full, and the new tracks are packed anew.
+    Full shards of the store are kept. Its last shard, if it is not full, and the new tracks are repacked.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
     Raises
     ------
     MelzarrError
-        As `derive` says; the store is then as it was.
+        As for `derive`; the store is then unchanged.
     """
     store, parts = added.store, [TrackSelection.whole(added.store), TrackSelection.whole(open_store(added.sibling))]
     summary = derive(
@@ -258,12 +258,14 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
 
 
 def clean(added: Addition) -> None:
-    """Remove what a kill after the last step of an append has left, where all of it is in the store.
+    """Remove the leftovers of an append that was killed after its last step.
+
+    The store of the new tracks is removed only if the store contains all its tracks.
 
     Parameters
     ----------
     added : Addition
-        In which nothing is new.
+        An addition without new tracks.
     """
     added.workspace.cleanup_after_crash(added.store.receipts())
     beside = open_workspace(added.sibling)
@@ -275,5 +277,5 @@ def clean(added: Addition) -> None:
 
 
 def _files(store: Store) -> Iterator[tuple[str, str]]:
-    """Tracks, and the digests of their files."""
+    """Return the id of each track and the digest of its file."""
     return zip(store.column("track").tolist(), store.column("source_sha256").tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""A store of tracks of other stores: whole shards are kept as they are, the others packed anew from their chunks."""
+"""Make a store from tracks of other stores: keep whole shards unchanged, and repack the others from their chunks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store, reading
 
-ROOM = 1 << 29  # bytes that the shards in work may take together; one is always worked on
+ROOM = 1 << 29  # bytes that the shards in progress may take together; one shard is always allowed
 
 
 def derive(
@@ -41,36 +41,36 @@ def derive(
     said: str = "",
     progress: Progress = lambda _: None,
 ) -> Summary:
-    """Make a store of tracks of other stores, or go on where that was interrupted.
+    """Make a store from tracks of other stores, or resume an interrupted run.
 
-    A shard of whose tracks a part has a shard of its own is kept as it is: linked, copied or found where it is. Every
-    other is packed from chunks as they are, once their checksums were held against them. So the bytes depend on the
-    tracks, their order and `about` alone, and are those of a build of the same.
+    If a selection's store has a shard with the same tracks, that shard is kept unchanged: linked, copied or left in
+    place. Every other shard is packed from unchanged chunks, after their checksums are verified. The bytes therefore
+    depend only on the tracks, their order and `about`, and equal those of a build of the same tracks.
 
     Parameters
     ----------
     parts : sequence of TrackSelection
         The tracks, in this order.
     target : str, Path, Directory or Workspace
-        Where the store will be.
+        Where to write the store.
     about : mapping of str to value
-        Attributes of its group, as another store has them; spec and UUID are put in here.
+        Attributes of its group, as in another store; spec and UUID are filled in here.
     spec : FeatureSpec, optional
-        What its tracks are, by default what they are in the parts; levels in place of power, and float16 in place of
-        float32, are made of what is there.
+        Spec of the store, by default that of the selections. Conversions from power to dB and from float32 to float16
+        use the stored values.
     tracks_per_shard : int > 0, optional
-        By default as the first part has it.
+        By default that of the first selection.
     sharded : bool
-        False for each track in a file of its own.
+        If False, each track is stored in a separate file.
     replace : bool
-        Whether a store that is there is replaced, once the new one is complete.
+        Whether to replace an existing store, once the new one is complete.
     in_place : bool
-        Whether the store that is replaced is the first of the parts.
+        Whether the replaced store is that of the first selection.
     explain : callable, optional
-        Called with the whole store before it appears, and with the folder of all of it but its shards, into which it
-        may write further files: they appear with the store.
+        Called with the complete store before it is published, and with the folder of all its files except the shards.
+        Further files that it writes into this folder are published with the store.
     said : str
-        What else the files depend on that `explain` writes.
+        Anything else that the files written by `explain` depend on.
     progress : callable
         Called with each shard's receipt.
 
@@ -82,12 +82,12 @@ def derive(
     Raises
     ------
     CallError, SpecError, CatalogError
-        Where there are no tracks, two specs do not go together, an id comes twice, or a group is in two splits;
-        nothing was done then.
+        If there are no tracks, two specs are incompatible, an id occurs twice, or a group is in two splits. Nothing
+        is written in that case.
     StoreError
-        Where a part is damaged; the track or the shard is named, and nothing appears.
+        If a selection's store is damaged. The message names the track or the shard, and nothing is published.
     BuildError
-        Where the target is there and is not to be replaced, or is being built.
+        If the target exists and `replace` is False, or it is being built.
     """
     start = time.perf_counter()
     parts = [part for part in parts if part.numbers.size]
@@ -104,7 +104,7 @@ def derive(
         workspace.refuse_occupied(replace)
         for store in stores:
             store.refuse_replaced()
-        workspace.root.remove([PLAN])  # parts of a build that still run come to an end
+        workspace.root.remove([PLAN])  # stops the parts of a staged build that still run
         _begin(workspace, note)
         with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
             for receipt in in_order(
@@ -120,13 +120,13 @@ def is_made(
     parts: Sequence[TrackSelection], target: str | Path | Directory | Workspace, about: Mapping[str, Any], *,
     spec: FeatureSpec | None = None, sharded: bool = True, replace: bool = False, said: str = "",
 ) -> bool:  # fmt: skip
-    """Whether `derive` has made the very same, and was ended before it could say so; parameters as there."""
+    """Whether `derive` with the same parameters has published the store but was killed before it returned."""
     plan = plan_of(parts, about, spec, None, sharded)
     return _has_made(open_workspace(target), _note(plan, parts, said, replace), replace)
 
 
 def _has_made(workspace: Workspace, note: bytes, replace: bool) -> bool:
-    """Whether a run of the same note has let its store appear; with `replace`, the store may be the one before."""
+    """Whether a run with the same note has published its store; with `replace`, an existing store proves nothing."""
     if workspace.has_made(note):
         return True
     if replace or not workspace.occupied() or not workspace.notes(note) or not is_store(workspace.target):
@@ -135,7 +135,7 @@ def _has_made(workspace: Workspace, note: bytes, replace: bool) -> bool:
 
 
 def _summary_of(store: Store, wall: float) -> Summary:
-    """Say of a store that is there what was done: nothing."""
+    """Return the summary of a store that was already there: nothing was done."""
     return Summary(
         target=store.directory,
         shape=store.mel.shape,
@@ -148,7 +148,7 @@ def _summary_of(store: Store, wall: float) -> Summary:
 
 
 def _note(plan: Plan, parts: Sequence[TrackSelection], said: str, replace: bool) -> bytes:
-    """Write down what is being made, and of what."""
+    """Return the note of a run: what is made and from which selections, as JSON."""
     facts = {
         "parts": [
             [part.store.attributes["uuid"], hashlib.sha256(part.numbers.astype("<i8").tobytes()).hexdigest()]
@@ -165,13 +165,13 @@ def _note(plan: Plan, parts: Sequence[TrackSelection], said: str, replace: bool)
 
 
 def _begin(workspace: Workspace, note: bytes) -> None:
-    """Note what is being made; forget the work of an earlier run that was to make something else."""
+    """Write the note, and remove the work of an earlier run with another note."""
     if not workspace.notes(note):
         workspace.forget()
         workspace.root.write(DERIVED, note)
 
 
 def _threads(plan: Plan, parts: Sequence[TrackSelection]) -> int:
-    """So many that reading and packing keep up with each other, and no more than there is room for."""
+    """Return how many threads let reading and packing keep up with each other, within `ROOM`."""
     wanted = max(os.cpu_count() or 1, *(part.store.directory.io_threads for part in parts))
     return max(1, min(wanted, ROOM // plan.shard_bytes))

@@ -1,4 +1,4 @@
-"""Several stores of one spec become one: their tracks one after the other, and what is said of them joined."""
+"""Merge stores of one spec into one: concatenate their tracks and merge their attributes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from melzarr.pipeline.sources.tracks import FIELDS
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.reader import Store
 
-MERGED = "merged"  # method of a split, and field of a recipe, that are several
+MERGED = "merged"  # split method and recipe field of a merged store
 COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "source_sha256")
 
 
@@ -25,23 +25,23 @@ def merge(
     replace: bool = False,
     progress: Progress = lambda _: None,
 ) -> Summary:
-    """Join stores, or go on where that was interrupted.
+    """Merge stores into one, or resume an interrupted run.
 
     Parameters
     ----------
     stores : sequence of Store
-        The stores; the first says how many tracks are in a shard.
+        The stores; the first one determines the number of tracks per shard.
     target : str, Path or Directory
-        Where the new store will be.
+        Where to write the new store.
     replace : bool
-        Whether a store that is there is replaced.
+        Whether to replace an existing store.
     progress : callable
         Called with each shard's receipt.
 
     Raises
     ------
     MelzarrError
-        As `derive` says.
+        As for `derive`.
     """
     parts = [TrackSelection.whole(store) for store in stores]
     about = merged_attributes([store.attributes for store in stores])
@@ -49,14 +49,14 @@ def merge(
 
 
 def is_merged(store: Store, stores: Sequence[Store]) -> bool:
-    """Whether a store is what others give together: the same tracks of the same files, and the same said of them.
+    """Whether a store equals the merger of other stores: the same tracks, files, layout and attributes.
 
     Parameters
     ----------
     store : Store
         The store.
     stores : sequence of Store
-        The others.
+        The stores to merge.
     """
     first, about = stores[0], merged_attributes([other.attributes for other in stores])
     layout = (store.tracks_per_shard, store.is_sharded) == (first.tracks_per_shard, first.is_sharded)
@@ -69,17 +69,17 @@ def is_merged(store: Store, stores: Sequence[Store]) -> bool:
 
 
 def merged_attributes(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join what stores say of themselves.
+    """Merge the attributes of stores.
 
     Parameters
     ----------
     attributes : sequence of mapping
-        Attributes of each; what is the same in all is kept.
+        Attributes of each store; those that are equal in all are kept.
 
     Returns
     -------
     dict of str to value
-        Attributes of their merger, but for its UUID. It does not matter in how many steps they are merged.
+        Attributes of the merged store, without its UUID. They do not depend on the number of merge steps.
     """
     first = attributes[0]
     joined = {
@@ -93,19 +93,19 @@ def merged_attributes(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def merged_splits(rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Say how tracks were split of which some were split so, some otherwise."""
+    """Return the split rule that all stores share, or a merged rule that lists the different ones."""
     different = _different(part for rule in rules for part in (rule["of"] if rule.get("method") == MERGED else [rule]))
     return different[0] if len(different) == 1 else {"method": MERGED, "of": different}
 
 
 def merged_versions(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Name for each library all versions that have computed something."""
+    """Return all versions of each library that computed a track, joined by commas."""
     names = dict.fromkeys(name for each in versions for name in each)
     return {name: join((each[name] for each in versions if name in each), ", ") for name in names}
 
 
 def differing(versions: Sequence[Mapping[str, str]]) -> list[str]:
-    """Say which libraries come in several versions, such as "numpy 2.3.1, 2.4.0"."""
+    """List the libraries that have several versions, such as "numpy 2.3.1, 2.4.0"."""
     joined = merged_versions(versions)
     return [
         f"{name} {version}" for name, version in joined.items() if any(each.get(name) != version for each in versions)
@@ -124,7 +124,7 @@ def _recipes(recipes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _different(values: Iterable[Any]) -> list[Any]:
-    """Plain values, each once."""
+    """Return the distinct values, in the order of their first occurrence."""
     found: dict[str, Any] = {}
     for value in values:
         found.setdefault(as_json(value), value)
@@ -132,14 +132,14 @@ def _different(values: Iterable[Any]) -> list[Any]:
 
 
 def join(texts: Iterable[str], glue: str) -> str:
-    """Join texts, each once, also where some of them have been joined before.
+    """Join texts without repeats, even if some of them are already joined.
 
     Parameters
     ----------
     texts : iterable of str
         The texts.
     glue : str
-        What stands between them.
+        The separator.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""One shard of tracks that stores have already: kept as it is, or packed anew from their chunks."""
+"""Make one shard from tracks of other stores: keep a shard unchanged, or repack it from their chunks."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from melzarr.pipeline.zarr_store.shard import compressed, decode_chunk, encode_c
 
 
 class _Source:
-    """One of the stores that tracks are taken from.
+    """A store that tracks are taken from.
 
     Parameters
     ----------
     store : Store
         The store.
     plan : Plan
-        What is being made.
+        Plan of the new store.
     """
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self.store, self.step = store, store.tracks_per_shard
         self.read, chunks = store.reader(), store.chunks()
-        self.chunks = chunks if store.spec == plan.spec else None  # those that can be taken as they are
+        self.chunks = chunks if store.spec == plan.spec else None  # set if chunks can be copied unchanged
         layout = store.tracks_per_shard, store.is_sharded
         self.same_shards = self.chunks is not None and layout == (plan.tracks_per_shard, plan.sharded)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One track of a new shard: its store, the receipt of its shard there, and its place in that."""
+    """One track of a new shard: its store, the receipt of its shard there, and its position in that shard."""
 
     source: _Source
     receipt: Receipt
@@ -61,7 +61,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One new shard."""
+    """One new shard, and where its tracks are now."""
 
     shard: Shard
     key: str
@@ -69,21 +69,21 @@ class Job:
 
     @property
     def kept(self) -> Receipt | None:
-        """Receipt of the shard that has the same tracks and is kept, if there is one."""
+        """Receipt of an existing shard with the same tracks, which is kept; None if there is none."""
         source, receipt = self.rows[0].source, self.rows[0].receipt
         same = source.same_shards and len(self.rows) == len(receipt.tracks)
         return receipt if same and all(row.receipt is receipt for row in self.rows) else None
 
 
 def jobs_of(plan: Plan, parts: Sequence[TrackSelection]) -> Iterator[Job]:
-    """Say of each shard of a plan what it is made of, in order, so that no more than some receipts are held.
+    """Yield a job for each shard of a plan, in order; only a few receipts are held in memory at a time.
 
     Parameters
     ----------
     plan : Plan
-        What is being made.
+        Plan of the new store.
     parts : sequence of TrackSelection
-        Of what; together the plan's tracks.
+        Selections that together are the plan's tracks.
     """
     rows = itertools.chain.from_iterable(_rows(_Source(part.store, plan), part.numbers) for part in parts)
     for shard in plan.shards():
@@ -99,21 +99,21 @@ def _rows(source: _Source, numbers: npt.NDArray[np.intp]) -> Iterator[_Row]:
 
 
 def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
-    """Make one shard, or keep the one that an earlier run or a part has.
+    """Make one shard, or keep one of an earlier run or of a source store.
 
     Parameters
     ----------
     job : Job
         The shard.
     plan : Plan
-        What it is part of.
+        Plan of the new store.
     workspace : Workspace
-        Where it goes.
+        Where to write the shard.
 
     Raises
     ------
     StoreError
-        Where a part is damaged; the track or the shard is named.
+        If a source store is damaged; the message names the track or the shard.
     """
     earlier, kept = workspace.read_receipt(job.shard.index), job.kept
     if earlier is not None:
@@ -123,7 +123,7 @@ def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
     if kept is None:
         return _packed(job, plan, workspace)
     receipt, store = replace(kept, index=job.shard.index), job.rows[0].source.store
-    if workspace.holds(receipt):  # as where the store is replaced that it is taken from, and does not lie on a disk
+    if workspace.holds(receipt):  # already in place, as in an object store if its source is the replaced store
         workspace.keep(receipt)
     else:
         name = shard_name(kept.index)
@@ -133,7 +133,7 @@ def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
 
 
 def _fits(earlier: Receipt, job: Job, kept: Receipt | None) -> bool:
-    """Whether the shard of an earlier run is the one that would be made now."""
+    """Whether the shard of an earlier run equals the one that would be made now."""
     expected = (kept.key, kept.sha256) if kept else (job.key, earlier.sha256)
     same_tracks = repr(earlier.tracks) == repr(tuple(row.entry for row in job.rows))  # NaN is not equal to itself
     return same_tracks and (earlier.key, earlier.sha256) == expected
@@ -165,7 +165,7 @@ def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
 
 
 def _chunk(row: _Row, spec: FeatureSpec, *, wants_sums: bool) -> tuple[bytes, BandSums | None]:
-    """Give the chunk of a track, as it is where that can be; with the sums of its levels, where they are wanted."""
+    """Return the chunk of a track, unchanged if possible, and the sums of its levels if `wants_sums`."""
     source, n_valid = row.source, row.entry.n_windows
     if not 0 <= n_valid <= spec.n_windows:
         raise ValueError(f"it cannot have {n_valid} valid windows of {spec.n_windows}")
@@ -194,10 +194,10 @@ def _chunk(row: _Row, spec: FeatureSpec, *, wants_sums: bool) -> tuple[bytes, Ba
 
 @contextmanager
 def _blaming(store: Store, what: str) -> Iterator[None]:
-    """Say which part of a store cannot be read."""
+    """Re-raise read errors as a StoreError that names the damaged track or shard."""
     try:
         yield
-    except StorageError:  # the server's fault, and not the store's
+    except StorageError:  # an error of the server, not of the store
         raise
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else error

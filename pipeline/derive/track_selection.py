@@ -1,4 +1,4 @@
-"""Tracks of some stores: whether they go together, and what plan they make."""
+"""Select tracks from stores, check that they are compatible, and plan a store of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store
 
-CONVERSIONS = {"scale": {("power", "db")}, "dtype": {("float32", "float16")}}  # of a store's fields, from what to what
+CONVERSIONS = {"scale": {("power", "db")}, "dtype": {("float32", "float16")}}  # spec fields: allowed (from, to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class TrackSelection:
     store : Store
         The store.
     numbers : np.ndarray [shape=(n,), dtype=int]
-        Numbers of its tracks, ascending.
+        Numbers of the selected tracks, ascending.
     """
 
     store: Store
     numbers: npt.NDArray[np.intp]
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are no tracks, or in no order."""
+        """Raise a ValueError if the numbers are out of range or not ascending."""
         inside = not self.numbers.size or (self.numbers[0] >= 0 and self.numbers[-1] < self.store.n_tracks)
         if not inside or (np.diff(self.numbers) < 1).any():
             raise ValueError(
@@ -44,7 +44,7 @@ class TrackSelection:
 
     @classmethod
     def whole(cls, store: Store) -> TrackSelection:
-        """All tracks of a store."""
+        """Select all tracks of a store."""
         return cls(store, np.arange(store.n_tracks))
 
 
@@ -52,7 +52,7 @@ def plan_of(
     parts: Sequence[TrackSelection], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None,
     sharded: bool,
 ) -> Plan:  # fmt: skip
-    """Plan a store of the tracks of other stores.
+    """Plan a store of selected tracks of other stores.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def plan_of(
     Raises
     ------
     CallError, SpecError, CatalogError
-        Where there are no tracks, two specs do not go together, an id comes twice, or a group is in two splits.
+        If there are no tracks, two specs are incompatible, an id occurs twice, or a group is in two splits.
     """
     if not parts:
         raise CallError("there are no tracks to make a store of; choose others")
@@ -80,7 +80,7 @@ def plan_of(
 
 
 def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
-    """Refuse a store whose tracks are not what is to be made, nor can become it."""
+    """Raise a SpecError if a store does not have the wanted spec and cannot be converted to it."""
     before, after = other.spec.to_dict(), (spec or first.spec).to_dict()
     differing = [name for name in before if before[name] != after[name]]
     if spec is None and differing:
@@ -96,13 +96,13 @@ def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
 
 
 def tracks_of(parts: Sequence[TrackSelection]) -> Tracks:
-    """Tracks of all parts, one after the other, in columns."""
+    """Concatenate the tracks of all selections, in columns."""
     columns = {}
     for field in FIELDS:
         found = (part.store.column("track" if field == "id" else field)[part.numbers] for part in parts)
         columns[field] = np.concatenate([values.astype(TEXT) for values in found])
     if np.array_equal(columns["group"], columns["id"]):
-        columns["group"] = columns["id"]  # where nobody names groups, they need no memory of their own
+        columns["group"] = columns["id"]  # without named groups, both columns share memory
     return Tracks(columns)
 
 

@@ -1,4 +1,4 @@
-"""One audio file → its mel windows.
+"""Features: one audio file → its mel windows.
 
-It may import sources and what stands before it.
+It may import sources and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""A file → mono float32 samples at the spec's rate. The only place that knows codecs."""
+"""Decode an audio file to mono float32 samples at the spec's rate. Only this module and `opus` know codecs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ import soxr
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features.opus import mended_opus
 
-# The resampler's filter reaches this far beyond the last sample that is asked for (soxr HQ: about 10 ms at 8 kHz).
+# Seconds decoded beyond the last requested sample, for the resampler's filter (soxr HQ: about 10 ms at 8 kHz).
 RESAMPLE_MARGIN = 0.25
 RESAMPLE_QUALITY = "HQ"  # librosa's default, soxr_hq
-RATES = (1_000, 768_000)  # what real audio has; beyond it a header is wrong, and would ask for absurd memory
-LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this length or a larger one in a header
-# A track whose peak is below this has a loudness below -70 LUFS, where EBU R 128 takes audio for silence.
+RATES = (1_000, 768_000)  # Hz, of real audio; outside, a header is wrong and would need absurd amounts of memory
+LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this or a larger length in the header
+# A track with a peak below this has a loudness below -70 LUFS, which is silence in EBU R 128.
 SILENCE_PEAK = 10 ** (-70 / 20)
-FULL_SCALE = 0.999  # the largest value of 16 bits, and what a codec makes of it, is a little less than 1
-BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded whatever the number of channels
+FULL_SCALE = 0.999  # the largest 16-bit value is slightly less than 1, also after a codec
+BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded for any number of channels
 
-# How files begin that libsndfile cannot decode (offset, bytes), and what they are.
+# First bytes of files that libsndfile cannot decode (offset, bytes), and their formats.
 FOREIGN = (
     (4, b"ftyp", "MPEG-4 audio (AAC or ALAC)"),
     (0, b"\xff\xf1", "AAC"),
@@ -46,18 +46,18 @@ FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself.
+    """Header of an audio file.
 
     Parameters
     ----------
     sample_rate : int, in Hz
-        Rate of the file.
+        Sample rate of the file.
     channels : int
-        Channels of the file.
+        Number of channels of the file.
     duration : float, in s
-        Length of the audio that is there.
+        Length of the audio in the file.
     promised : float, in s
-        Length that the header promises; longer than `duration` where the file was cut off.
+        Length according to the header; longer than `duration` if the file was cut off.
     codec : str
         Container and encoding, such as "FLAC PCM_16".
     """
@@ -70,31 +70,32 @@ class Header:
 
 
 class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that is read from its start to its end.
+    """A sound file that is read from start to end.
 
-    Where a file can be sought in, soundfile seeks to where it is after each read. For MP3 and Opus that is another
-    place in the stream: a frame lacks what it shares with the one before, and the samples depend on the size of a read.
+    If a file is seekable, soundfile seeks to the current position after each read. For MP3 and Opus this changes the
+    position in the stream: a frame lacks data that it shares with the previous one, and the samples depend on the size
+    of a read.
     """
 
     def seekable(self) -> bool:
-        """Say that it cannot be sought in."""
+        """Return False, so that soundfile does not seek."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """The start of a track, decoded.
+    """Decoded start of a track.
 
     Parameters
     ----------
     samples : np.ndarray [shape=(n_samples,), dtype=float32]
-        Mono samples at the rate that was asked for.
+        Mono samples at the requested rate.
     header : Header
-        What the file says of itself.
+        Header of the file.
     peak : float
-        Largest magnitude of what was decoded, in any channel, before it was mixed and resampled; 1 is full scale.
+        Largest magnitude of the decoded samples in any channel, before mixing and resampling; 1 is full scale.
     clipped : float
-        Share of the samples of all channels that are at full scale or beyond.
+        Share of the samples of all channels at or beyond full scale.
     """
 
     samples: npt.NDArray[np.float32]
@@ -104,24 +105,24 @@ class Audio:
 
 
 def read_header(path: Path) -> Header:
-    """Read what an audio file says of itself, without decoding it.
+    """Read the header of an audio file, without decoding the audio.
 
     Raises
     ------
     AudioError
-        Where the file is missing, empty or none that libsndfile reads.
+        If the file is missing or empty, or libsndfile cannot read it.
     """
     with open_audio(path) as file:
         return _header(file)
 
 
 def stream_header(stream: IO[bytes]) -> Header:
-    """Read the same of a file that is open, and no more of it than libsndfile asks for.
+    """Read the header of an open file, and only the bytes that libsndfile asks for.
 
     Raises
     ------
     AudioError, OSError
-        Where that does not do; `read_header` of the whole file then says why.
+        If that fails; `read_header` of the whole file then gives the reason.
     """
     try:
         with SequentialFile(stream) as file:
@@ -136,21 +137,21 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
     Parameters
     ----------
     path : Path
-        WAV, AU, FLAC, Ogg Vorbis, Opus, MP3 and whatever else libsndfile reads.
+        A file in WAV, AU, FLAC, Ogg Vorbis, Opus, MP3 or another format that libsndfile reads.
     sample_rate : int > 0, in Hz
-        Rate of the samples that are returned.
+        Rate of the returned samples.
     n_samples : int > 0
-        How many samples are wanted at that rate; no more of the file is decoded than they need.
+        Number of samples to return at that rate; only the part of the file that they need is decoded.
 
     Returns
     -------
     Audio
-        With `n_samples` samples, or fewer where the file ends before.
+        With `n_samples` samples, or fewer if the file is shorter.
 
     Raises
     ------
     AudioError
-        Where the file cannot be decoded or its samples are no finite numbers.
+        If the file cannot be decoded or its samples are not finite.
 
     Notes
     -----
@@ -164,11 +165,11 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
             wanted = -(-n_samples * rate // sample_rate) + round(RESAMPLE_MARGIN * rate)
         level = _Level()
         mono = _decode(file, wanted, level)
-    if mono.size < min(wanted, round(header.duration * rate)):  # the header was wrong, as in an MP3 that was cut off
+    if mono.size < min(wanted, round(header.duration * rate)):  # the header is wrong, as in an MP3 that was cut off
         header = replace(header, duration=mono.size / rate)
     if rate == sample_rate:
         return Audio(mono, header, level.peak, level.clipped)
-    # Only samples that the file covers wholly: the resampler may round its length up.
+    # Only samples that the file fully covers: the resampler may round the length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
     return Audio(
         soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered], header, level.peak, level.clipped
@@ -177,7 +178,7 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
 
 @dataclass(slots=True)
 class _Level:
-    """Largest magnitude of samples, and how many are at full scale: of each channel, which mixing would hide."""
+    """Largest magnitude of samples, and the number at full scale, in all channels; mixing would hide them."""
 
     peak: float = 0.0
     n_full: int = 0
@@ -195,24 +196,24 @@ class _Level:
 
 
 def stream_audio(path: Path, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Decode a whole file to mono and resample it, some seconds at a time, so that its length takes no memory.
+    """Decode a whole file to mono and resample it in blocks, so that memory does not depend on its length.
 
     Parameters
     ----------
     path : Path
         As for `read_audio`.
     sample_rate : int > 0, in Hz
-        Rate of the samples that are given.
+        Rate of the yielded samples.
 
     Yields
     ------
     np.ndarray [shape=(n,), dtype=float32]
-        The next samples; together those that `read_audio` gives of the whole file.
+        The next samples; together they are the samples that `read_audio` returns for the whole file.
 
     Raises
     ------
     AudioError
-        Where the file cannot be decoded, up to there or at all.
+        If the file cannot be opened, or decoding stops partway.
     """
     with open_audio(path) as file:
         rate = _header(file).sample_rate
@@ -236,11 +237,11 @@ def open_audio(path: Path) -> SequentialFile:
     Raises
     ------
     AudioError
-        Where that cannot be done; the sentence says why.
+        If the file cannot be opened; the message gives the reason.
     """
     try:
         facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # a named pipe or a device would block for ever
+        if not stat.S_ISREG(facts.st_mode):  # a named pipe or a device would block forever
             raise AudioError("this is no regular file; give audio in a file")
         if facts.st_size == 0:
             raise AudioError("the file is empty (0 bytes); copy or download it again")
@@ -252,9 +253,9 @@ def open_audio(path: Path) -> SequentialFile:
 
 
 def _opened(path: Path) -> SequentialFile:
-    """Open a file by its content, and mend what libsndfile refuses but could read."""
-    # Through a descriptor libsndfile sees no name: neither an extension that it takes for a format, nor beside an MP3
-    # macOS's ._ twin, which it takes for a resource fork and gives up.
+    """Open a file by its content; repair an Opus stream that libsndfile refuses but could read."""
+    # By descriptor, so that libsndfile sees no name. It would take an extension for the format, and macOS's ._ twin
+    # beside an MP3 for a resource fork, and then give up.
     try:
         file = SequentialFile(os.open(path, os.O_RDONLY))
     except soundfile.LibsndfileError:
@@ -263,12 +264,12 @@ def _opened(path: Path) -> SequentialFile:
             raise
         file = SequentialFile(stream)
     if file.subtype == "OPUS":
-        file.seek(0)  # or libsndfile 1.2.2 gives the pre-skip as audio where the stream's clock starts late
+        file.seek(0)  # otherwise libsndfile 1.2.2 returns the pre-skip as audio if the stream's clock starts late
     return file
 
 
 def _diagnosis(path: Path, error: soundfile.LibsndfileError) -> str:
-    """Say what a file is that libsndfile cannot open, and what to do about it."""
+    """Return a message about a file that libsndfile cannot open: its format, if known, and a remedy."""
     with path.open("rb") as file:
         head = file.read(16)
     for offset, magic, name in FOREIGN:
@@ -286,7 +287,7 @@ def _header(file: SequentialFile) -> Header:
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(f"a sample rate of {rate} Hz is outside {RATES[0]} to {RATES[1]} Hz; the header is wrong")
     duration = file.frames / rate
-    # libsndfile's log of a WAV, AU or AIFF file that ends too early: "data : 1323000 (should be 661478)"
+    # libsndfile's log of a WAV, AU or AIFF file that was cut off: "data : 1323000 (should be 661478)"
     cut = re.search(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     promised = duration
     if cut and int(cut[2]) and int(cut[1]) < LEFT_OPEN:
@@ -295,7 +296,7 @@ def _header(file: SequentialFile) -> Header:
 
 
 def _decode(file: SequentialFile, n_samples: int, level: _Level) -> npt.NDArray[np.float32]:
-    """Decode the first samples of a file to mono, and measure them."""
+    """Decode the first samples of a file to mono, and measure their level."""
     mono = np.empty(min(n_samples, max(file.frames, 0)), np.float32)
     done = 0
     for block in _mono_blocks(file, mono.size, level):
@@ -307,7 +308,7 @@ def _decode(file: SequentialFile, n_samples: int, level: _Level) -> npt.NDArray[
 def _mono_blocks(
     file: SequentialFile, n_samples: int, level: _Level | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Decode the first samples of a file, block by block, and average the channels."""
+    """Yield the first samples of a file in blocks, averaged over the channels."""
     done = 0
     try:
         while done < n_samples and len(
@@ -327,7 +328,7 @@ def _mono_blocks(
 
 
 def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean of the channels; `np.mean` along so short an axis takes twenty times as long."""
+    """Return the mean of the channels; `np.mean` along such a short axis takes twenty times as long."""
     mono = block[:, 0].copy()
     for channel in range(1, block.shape[1]):
         mono += block[:, channel]

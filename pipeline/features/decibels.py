@@ -1,4 +1,4 @@
-"""Levels in dB: of mel spectra, of what a store holds, and summed for a store's statistics."""
+"""Levels in dB: of mel spectra, of stored values, and their sums for a store's statistics."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import numpy.typing as npt
 from melzarr.pipeline.shard_receipt import BandSums
 from melzarr.pipeline.spec import FeatureSpec
 
-AMIN = 1e-10  # power below which a level is not told apart from silence; librosa.power_to_db's amin
-BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they stay in a core's cache
+AMIN = 1e-10  # power below which all levels are the same, as for silence; librosa.power_to_db's amin
+BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they fit into a core's cache
 
 
 def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Level of mel spectra in dB relative to 1, at least -100 dB.
+    """Return the level of mel spectra in dB relative to 1, at least -100 dB.
 
     Parameters
     ----------
     mel : np.ndarray [shape=(…, n_mels)]
-        Mel spectra of magnitude to the ``spec.power``.
+        Mel spectra of the magnitude to the power of ``spec.power``.
     spec : FeatureSpec
-        The spec that they were computed for.
+        Spec of the mel spectra.
 
     Returns
     -------
     np.ndarray [shape=(…, n_mels), dtype=float32]
-        ``20 / power * log10(mel)``; for power 2 that of ``librosa.power_to_db(mel, top_db=None)``.
+        ``20 / power * log10(mel)``; for power 2 equal to ``librosa.power_to_db(mel, top_db=None)``.
     """
     level: npt.NDArray[np.float32] = np.float32(20 / spec.power) * np.log10(np.maximum(mel, _floor(spec)))
     return level
 
 
 def as_stored(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[Any]:
-    """Mel spectra as a store of the spec holds them: in its scale and dtype."""
+    """Convert mel spectra to the scale and dtype of a store of the spec."""
     return (level_db(mel, spec) if spec.scale == "db" else mel).astype(spec.dtype, copy=False)
 
 
 def stored_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
-    """Level in dB of what a store of the spec holds, whatever its scale."""
+    """Return the level in dB of the values of a store of the spec, for every scale."""
     return stored if spec.scale == "db" else level_db(stored, spec)
 
 
 def quick_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Return the same within 1e-4 dB in a third of the time, for sums: numpy takes many natural logarithms at once."""
+    """Return `stored_levels` within 1e-4 dB in a third of the time, for sums: numpy vectorises natural logarithms."""
     if spec.scale == "db":
         return stored.astype(np.float64)
     natural = np.log(np.maximum(stored, _floor(spec)).astype(np.float32, copy=False))
@@ -54,19 +54,19 @@ def quick_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[np.
 
 
 def _floor(spec: FeatureSpec) -> np.float32:
-    """Least value that has a level of its own, -100 dB."""
+    """Return the mel value at -100 dB; smaller values have the same level."""
     return np.float32(AMIN ** (spec.power / 2))
 
 
 def sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
-    """Sum what a store holds of one track, as levels in dB, some windows at a time.
+    """Sum the levels in dB of the stored windows of one track, in blocks of windows.
 
     Parameters
     ----------
     stored : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
-        Its valid windows, in the spec's scale.
+        Valid windows of the track, in the spec's scale.
     spec : FeatureSpec
-        Gives the scale.
+        Spec of the store; gives the scale.
     """
     level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for start in range(0, len(stored), BLOCK_WINDOWS):
@@ -78,7 +78,7 @@ def sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
 
 
 def add_sums(sums: list[BandSums], n_mels: int) -> BandSums:
-    """Add up the sums of a shard's train tracks, in their order, so that the rounding is always the same."""
+    """Add up the sums of a shard's train tracks, always in track order, so that the rounding is the same."""
     zero = np.zeros(n_mels)
     return BandSums(
         count=sum(part.count for part in sums),

@@ -1,4 +1,7 @@
-"""A track in a process of its own, where its shard has ended its workers: what crashes or hangs costs that track."""
+"""Compute one track in a subprocess, so that a crash or a hang of the decoder fails only that track.
+
+This is done for the tracks of a shard whose workers have died.
+"""
 
 from __future__ import annotations
 
@@ -20,32 +23,32 @@ from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import source_sha256
 
-TRACK_SECONDS = 120  # in which a track is decoded and computed, which takes some hundredths of one
+TRACK_SECONDS = 120  # time limit for one track, which normally takes hundredths of a second
 REMEDY = "the file is damaged or hostile: convert it to WAV or FLAC, or leave it out"
 
 
 def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], TrackReceipt]:
-    """Compute what `worker.featurise` does, in a process that may crash or hang.
+    """Run `extract.featurise` in a subprocess, which may crash or hang.
 
     Parameters
     ----------
     path : Path
         The audio file.
     spec : FeatureSpec
-        What it becomes.
+        Features to compute.
 
     Returns
     -------
     windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
-        The valid windows; none where the process has died.
+        The valid windows; none if the process crashed or took too long.
     receipt : TrackReceipt
-        What became of the track.
+        Status of the track, its error and facts about the file.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "job.json").write_text(json.dumps({"path": os.fspath(path), "spec": spec.to_dict()}))
         try:
-            # -P: the folder that a worker happens to run in is no place to import from.
+            # -P: import nothing from the folder in which the worker happens to run.
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "melzarr.pipeline.features.decoder_subprocess", name],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -67,7 +70,7 @@ def _lost(path: Path, spec: FeatureSpec, remark: str) -> tuple[npt.NDArray[Any],
 
 
 def main(folder: Path) -> None:
-    """Compute the track of a job that `featurise_apart` has written down."""
+    """Compute the track of a job that `featurise_apart` wrote to a folder."""
     job = json.loads((folder / "job.json").read_bytes())
     with one_thread():
         windows, receipt = featurise(Path(job["path"]), FeatureSpec.from_dict(job["spec"]))

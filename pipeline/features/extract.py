@@ -1,4 +1,4 @@
-"""One audio file → its windows, with status and facts."""
+"""Compute the mel windows of one audio file, with a status and facts about the file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from melzarr.pipeline.storage.atomic import source_sha256
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds spent in each step."""
+    """Measure the seconds spent in each step."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a step."""
+        """Add the duration of a block to a step."""
         start = time.perf_counter()
         try:
             yield
@@ -40,29 +40,29 @@ class Stopwatch:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep every thread pool of this process to one thread: a worker owns one core, and order must not vary."""
+    """Limit the thread pools of this process to one thread: a worker has one core, and sums need a fixed order."""
     with threadpoolctl.threadpool_limits(1):
         yield
 
 
 def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> tuple[npt.NDArray[Any], TrackReceipt]:
-    """Compute what the store holds of one file.
+    """Compute the windows of one file, as the store holds them.
 
     Parameters
     ----------
     path : Path
         The audio file.
     spec : FeatureSpec
-        What it becomes.
+        Features to compute.
     watch : Stopwatch, optional
-        Takes the time of "decode" and "mel".
+        Receives the time of the steps "decode" and "mel".
 
     Returns
     -------
     windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
-        The valid windows, in the spec's scale; none where the file cannot be used.
+        The valid windows, in the spec's scale; none if the file cannot be used.
     receipt : TrackReceipt
-        What became of the track.
+        Status of the track, its error and facts about the file.
     """
     watch = watch or Stopwatch()
     nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
@@ -97,7 +97,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written to or replaced."""
+    """Return values that change when a file is written to or replaced."""
     try:
         facts = path.stat()
     except OSError:
@@ -106,7 +106,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
-    """Status of decoded audio, and a sentence where it is not ok."""
+    """Return the status of decoded audio, and a sentence if it is not ok."""
     header = audio.header
     if audio.samples.size and (peak := _peak(audio)) < SILENCE_PEAK:
         level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
@@ -124,12 +124,12 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
 
 
 def _peak(audio: Audio) -> float:
-    """Largest magnitude of the samples."""
+    """Return the largest magnitude of the samples."""
     return float(max(np.max(audio.samples), -np.min(audio.samples)))
 
 
 def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:
-    """Whole track: its valid windows, and NaN from there on, [shape=spec.shape]."""
+    """Return a whole track: its valid windows followed by NaN, [shape=spec.shape]."""
     if len(windows) == spec.n_windows:
         return windows
     track = np.full(spec.shape, np.nan, spec.dtype)

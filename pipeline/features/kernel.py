@@ -1,25 +1,26 @@
-"""The hot loop, compiled by numba: windows side by side, so that each instruction works on `WIDTH` of them.
+"""The mel kernel, compiled by numba: each instruction works on `WIDTH` windows at once.
 
-A block is `WIDTH` windows, and all arrays in here are made of rows of `WIDTH` numbers, one for each window: its *lane*.
-Frames of different windows need the same steps at the same places, so a step is written once, as for one window, on
-values of the type `Lanes`, and the processor does it for all of them:
+A block is `WIDTH` windows. All arrays of a block consist of rows of `WIDTH` numbers, one per window: its *lane*. Frames
+of different windows need the same steps at the same positions. A step is therefore written once, as for one window, on
+values of the type `Lanes`, and the processor applies it to all of them:
 
     samples ─▶ block ─▶ tapered frame, through an FFT in passes ─▶ power ─▶ bands ─▶ mel
-               a row a sample           a row a real or imaginary part, a bin, a band
+               a row per sample         a row per real or imaginary part, per bin, per band
 
-How a frame is padded costs nothing: a sample beyond the window is another row of the block, or a row of zeros.
+Padding costs nothing: a sample beyond the window is another row of the block, or a row of zeros.
 
-A real frame of n_fft samples is transformed as n_fft / 2 complex numbers, even samples real and odd ones imaginary,
-and untangled after (Press et al., Numerical Recipes, 3rd ed., section 12.3). The transform is Stockham's, which sorts
-as it goes, in passes of radix 4 and a last one of radix 2 where one is left (Van Loan, Computational Frameworks for
-the Fast Fourier Transform, SIAM 1992, section 1.7 and chapter 2). A complex number of eight lanes is one line of 64
-bytes in the cache, and the two buffers of a default frame, 64 kB each, stay in a core's second-level cache.
+A real frame of n_fft samples is transformed as n_fft / 2 complex numbers, with even samples as real and odd ones as
+imaginary parts, and untangled afterwards (Press et al., Numerical Recipes, 3rd ed., section 12.3). The transform is
+Stockham's, which sorts during its passes: they have radix 4, and the last one has radix 2 if the length requires it
+(Van Loan, Computational Frameworks for the Fast Fourier Transform, SIAM 1992, section 1.7 and chapter 2). A complex
+number of eight lanes is one cache line of 64 bytes, and the two buffers of a default frame, 64 kB each, fit into a
+core's second-level cache.
 
-Lanes never meet: each is added, subtracted and multiplied by itself, in the order that is written here, and every
-result is rounded to float32 as IEEE 754 says. There is no ``fastmath``, so nothing is reordered and no product fused
-with a sum. Hence a window's bytes depend neither on the windows beside it nor on the processor, of whatever make.
-The vectors are named, and not left to the compiler to find: as loops over arrays the same steps took three times as
-long, since it cannot know that the rows of an array do not overlap.
+Lanes are independent: each is added, subtracted and multiplied separately, in the order that is written here, and
+every result is rounded to float32 according to IEEE 754. There is no ``fastmath``, so that nothing is reordered and no
+product is fused with a sum. A window's bytes therefore depend neither on the windows beside it nor on the processor.
+The vectors are explicit, and not left to the compiler: as loops over arrays the same steps took three times as long,
+because the compiler cannot know that the rows of an array do not overlap.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from numba import njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
-WIDTH = 8  # windows in a block: a register of AVX, two of NEON and of SSE
-RUN = 16  # bins that are summed before their sum joins the band's, with Kahan's compensation
+WIDTH = 8  # windows per block: one register of AVX, two of NEON or SSE
+RUN = 16  # bins that are summed before their sum is added to the band's, with Kahan's compensation
 
 # Lanes: WIDTH numbers of float32 -------------------------------------------------------------------------------------
 
 _VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 _INT = ir.IntType(32)
-_Lowered = tuple[Signature, Callable[..., Any]]  # an intrinsic's types, and what writes its instructions
+_Lowered = tuple[Signature, Callable[..., Any]]  # an intrinsic's types, and the function that emits its instructions
 
 
 class Lanes(types.Type):
-    """One number for each window of a block."""
+    """Numba type of a vector with one number per window of a block."""
 
 
 _LANES = Lanes(f"Lanes({WIDTH})")
@@ -54,26 +55,26 @@ _Complex = tuple[Lanes, Lanes]  # real and imaginary part
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
-    """LLVM's own vector of float32, which it maps to the registers that there are."""
+    """Data model of `Lanes`: LLVM's vector of float32, which LLVM maps to the available registers."""
 
     def __init__(self, manager: Any, lanes: Any) -> None:
         super().__init__(manager, lanes, _VECTOR)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Where an element of a contiguous array lies."""
+    """Return a pointer to an element of a contiguous array."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
 def _row_pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any) -> Any:
-    """Where a row of WIDTH elements lies."""
+    """Return a pointer to a row of WIDTH elements."""
     start = builder.mul(row, ir.Constant(row.type, WIDTH))
     return builder.bitcast(_pointer(context, builder, array_type, array, start), _VECTOR.as_pointer())
 
 
 @intrinsic
 def _load(typing: Any, array: Any, row: Any) -> _Lowered:
-    """Row of an array, as lanes."""
+    """Load a row of an array as lanes."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_row_pointer(context, builder, signature.args[0], *arguments), align=4)
@@ -94,7 +95,7 @@ def _store(typing: Any, array: Any, row: Any, lanes: Any) -> _Lowered:
 
 @intrinsic
 def _gather(typing: Any, array: Any, starts: Any, offset: Any) -> _Lowered:
-    """Elements of an array at an offset from each lane's start, as lanes."""
+    """Load the elements of an array at an offset from each lane's start, as lanes."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (array_type, starts_type, _), (array, starts, offset) = signature.args, arguments
@@ -110,7 +111,7 @@ def _gather(typing: Any, array: Any, starts: Any, offset: Any) -> _Lowered:
 
 @intrinsic
 def _spread(typing: Any, number: Any) -> _Lowered:
-    """One number in all lanes."""
+    """Return lanes that all hold one number."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         undefined = ir.Constant(_VECTOR, ir.Undefined)
@@ -121,7 +122,7 @@ def _spread(typing: Any, number: Any) -> _Lowered:
 
 
 def _define(operation: Callable[..., Any], instruction: str) -> None:
-    """Let an operator work on lanes, and on lanes and a number, by one IEEE operation of LLVM a lane."""
+    """Define an operator for lanes, and for lanes and a number, by one IEEE operation of LLVM per lane."""
 
     @intrinsic
     def on_lanes(typing: Any, left: Any, right: Any) -> _Lowered:
@@ -130,7 +131,7 @@ def _define(operation: Callable[..., Any], instruction: str) -> None:
 
         return _LANES(_LANES, _LANES), lower
 
-    @overload(operation, strict=False)  # or numba would want the annotations on the lambdas too
+    @overload(operation, strict=False)  # otherwise numba requires the annotations on the lambdas too
     def choose(left: Any, right: Any) -> Any:
         if left == _LANES and right == _LANES:
             return lambda left, right: on_lanes(left, right)  # noqa: PLW0108  (numba takes functions, not intrinsics)
@@ -151,7 +152,7 @@ _part = njit(nogil=True, error_model="numpy", forceinline=True)
 
 @_step
 def _buffer(rows: int) -> Any:
-    """Make room for rows of lanes that starts with a line of the cache."""
+    """Allocate rows of lanes, aligned with a cache line."""
     room = np.empty(rows * WIDTH + 16, np.float32)
     start = (-room.ctypes.data % 64) // 4
     return room[start : start + rows * WIDTH].reshape(rows, WIDTH)
@@ -159,7 +160,7 @@ def _buffer(rows: int) -> Any:
 
 @_part
 def _number(buffer: Any, k: int) -> _Complex:
-    """Complex number k."""
+    """Return complex number k."""
     return _load(buffer, 2 * k), _load(buffer, 2 * k + 1)
 
 
@@ -172,7 +173,7 @@ def _put(buffer: Any, k: int, re: Lanes, im: Lanes) -> None:
 
 @_part
 def _tapered(block: Any, place: Any, taper: Any, k: int) -> _Complex:
-    """Complex number k of a frame: its samples 2 k and 2 k + 1, tapered."""
+    """Return complex number k of a frame: its samples 2 k and 2 k + 1, tapered."""
     even, odd = 2 * k, 2 * k + 1
     return _load(block, place[even]) * taper[even], _load(block, place[odd]) * taper[odd]
 
@@ -185,7 +186,7 @@ def _turned(re: Lanes, im: Lanes, cos: Any, sin: Any) -> _Complex:
 
 @_part
 def _butterfly(a: _Complex, b: _Complex, c: _Complex, d: _Complex, turns: Any, target: Any, k: int, s: int) -> None:
-    """Transform four numbers, turn all but the first, and write them s numbers apart from the k-th on."""
+    """Transform four numbers, multiply all but the first by `turns`, and write them to k, k + s, k + 2 s, k + 3 s."""
     sum_re, sum_im, apart_re, apart_im = a[0] + c[0], a[1] + c[1], a[0] - c[0], a[1] - c[1]
     more_re, more_im = b[0] + d[0], b[1] + d[1]
     across_re, across_im = d[1] - b[1], b[0] - d[0]  # i (b - d)
@@ -200,7 +201,7 @@ def _butterfly(a: _Complex, b: _Complex, c: _Complex, d: _Complex, turns: Any, t
 
 @_step
 def _first_pass(block: Any, place: Any, taper: Any, turns: Any, target: Any) -> None:
-    """Taper a frame and take it through the pass of radix 4 that has the whole length."""
+    """Taper a frame and apply the first pass of radix 4, over the whole length."""
     m = taper.size // 8
     for p in range(m):
         a, b = _tapered(block, place, taper, p), _tapered(block, place, taper, p + m)
@@ -210,7 +211,7 @@ def _first_pass(block: Any, place: Any, taper: Any, turns: Any, target: Any) -> 
 
 @_step
 def _pass_of_four(source: Any, target: Any, n: int, s: int, turns: Any) -> None:
-    """Take s interleaved transforms of length n to 4 s of length n / 4."""
+    """Reduce s interleaved transforms of length n to 4 s of length n / 4."""
     m = n // 4
     for p in range(m):
         for q in range(s):
@@ -222,7 +223,7 @@ def _pass_of_four(source: Any, target: Any, n: int, s: int, turns: Any) -> None:
 
 @_step
 def _pass_of_two(source: Any, target: Any, s: int) -> None:
-    """Take s interleaved transforms of length 2 to their end."""
+    """Complete s interleaved transforms of length 2."""
     for q in range(s):
         a, b = _number(source, q), _number(source, q + s)
         _put(target, q, a[0] + b[0], a[1] + b[1])
@@ -247,7 +248,7 @@ def _power(spectrum: Any, untangling: Any, power: Any) -> None:
 def _bands(power: Any, first_bin: Any, ends: Any, weights: Any, mel: Any) -> None:
     """Sum the weighted bins of each band, run by run.
 
-    What rounding takes from a run is given to the next (Kahan 1965): beside a tone, all that is quiet could get lost.
+    The rounding error of a run is corrected in the next (Kahan 1965): otherwise quiet bins beside a tone could be lost.
     """
     for band in range(first_bin.size):
         total = lost = _spread(np.float32(0))
@@ -276,18 +277,18 @@ def mel_power(
     weights: Any,
     out: Any,
 ) -> None:
-    """Compute the mel power of windows; to be compiled, see `compiled`.
+    """Compute the mel power of windows; `kernel_cache` compiles this function.
 
     Parameters
     ----------
     samples : np.ndarray [shape=(n_samples,), dtype=float32]
-        Holds all windows.
+        Samples that contain all windows.
     window, stride, hop_length : int, in samples
-        Length and distance of the windows, and distance of a window's frames.
+        Length of a window, distance between windows, and distance between the frames of a window.
     place : np.ndarray [shape=(window + n_fft,), dtype=intp]
-        Which sample of the window is each of the padded window; the sample after the last stands for zero.
+        Index in the window of each sample of the padded window; the index ``window`` means zero.
     taper : np.ndarray [shape=(n_fft,), dtype=float32]
-        Half the weight of each sample of a frame; n_fft is a power of 2, and 8 at least.
+        Half the weight of each sample of a frame; n_fft is a power of 2, at least 8.
     turns : np.ndarray [shape=(n_fft / 8, 6), dtype=float32]
         Cosine and sine of the angles -p, -2 p and -3 p, times 2 pi / (n_fft / 2).
     untangling : np.ndarray [shape=(n_fft / 4 + 1, 2), dtype=float32]
@@ -295,11 +296,11 @@ def mel_power(
     first_bin : np.ndarray [shape=(n_mels,), dtype=intp]
         First bin of each band.
     ends : np.ndarray [shape=(n_mels + 1,), dtype=intp]
-        Between which of the weights each band has its own.
+        Band b has the weights from ``ends[b]`` up to, not including, ``ends[b + 1]``.
     weights : np.ndarray [shape=(n_weights,), dtype=float32]
         Weights of the bins in each band, band after band.
     out : np.ndarray [shape=(n_windows, n_frames, n_mels), dtype=float32]
-        Is filled.
+        Output, filled in place.
     """
     (n_windows, n_frames, n_mels), half = out.shape, taper.size // 2
     block, power, mel = _buffer(window + 1), _buffer(half + 1), _buffer(n_mels)
@@ -308,7 +309,7 @@ def mel_power(
     _store(block, window, _spread(np.float32(0)))
     for first in range(0, n_windows, WIDTH):
         for lane in range(WIDTH):
-            starts[lane] = stride * min(first + lane, n_windows - 1)  # lanes without a window repeat the last
+            starts[lane] = stride * min(first + lane, n_windows - 1)  # lanes without a window repeat the last one
         for row in range(window):
             _store(block, row, _gather(samples, starts, row))
         for frame in range(n_frames):
@@ -328,7 +329,7 @@ def mel_power(
 
 
 def _constant(dtype: Any, ndim: int) -> Any:
-    """Type of a contiguous array that is only read."""
+    """Return the type of a contiguous, read-only array."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 

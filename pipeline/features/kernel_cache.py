@@ -1,4 +1,4 @@
-"""The kernel as machine code: compiled once a machine, by one process at a time, and never at import."""
+"""Compile the kernel to machine code: once per machine, by one process at a time, and never at import."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 120  # seconds in which another process has compiled the kernel, on a slow machine and many times over
+PATIENCE = 120  # seconds to wait while another process compiles; many times what a slow machine needs
 
 _one_thread = threading.Lock()
 
 
 def compiled_kernel() -> Callable[..., None]:
-    """Compile `kernel.mel_power`, or load what numba's cache has of it, once a process.
+    """Return `kernel.mel_power`, compiled or loaded from numba's cache, once per process.
 
     Returns
     -------
     callable
-        It takes what the kernel takes, and lets other threads run meanwhile.
+        It has the parameters of the kernel, and releases the GIL while it runs.
 
     Notes
     -----
-    The cache is numba's: beside the source, or in the user's cache folder where that cannot be written to, or in
-    ``NUMBA_CACHE_DIR``. Numba does not keep processes apart that compile the same at the same time, so a lock does.
-    Whatever is wrong with the cache (no place for it, a full disk, damaged files, a lock that the file system does not
-    know), the kernel can be compiled in memory; then every process takes these seconds for itself.
+    The cache is numba's: beside the source, in the user's cache folder if the source's folder is not writable, or in
+    ``NUMBA_CACHE_DIR``. Numba does not coordinate processes that compile the same function at the same time; a lock
+    does. If the cache fails for any reason (no folder for it, a full disk, damaged files, a file system without locks),
+    the kernel is compiled in memory, and every process spends some seconds on it.
     """
     with _one_thread:
         return _compile()
@@ -34,17 +34,17 @@ def compiled_kernel() -> Callable[..., None]:
 @functools.cache
 def _compile() -> Callable[..., None]:
     import filelock  # noqa: PLC0415
-    import numba  # noqa: PLC0415  (slow to import; needed once a process that computes)
+    import numba  # noqa: PLC0415  (slow to import; needed once per process that computes)
 
     from melzarr.pipeline.features.kernel import SIGNATURE, mel_power  # noqa: PLC0415  (likewise)
 
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
-    compiler(_nothing).compile(())  # has numba get ready, which takes longer than to load a kernel, before the lock
+    compiler(_nothing).compile(())  # initialise numba before the lock: this takes longer than loading a kernel
     try:
         kernel = compiler(cache=True)(mel_power)
         with filelock.FileLock(Path(kernel.stats.cache_path) / "melzarr-kernel.lock", timeout=PATIENCE):
             kernel.compile(SIGNATURE)
-    except Exception:  # noqa: BLE001  (a cache may fail in any way; a fault of the kernel itself is raised below)
+    except Exception:  # noqa: BLE001  (a cache may fail in any way; an error of the kernel itself is raised below)
         kernel = compiler(mel_power)
         kernel.compile(SIGNATURE)
     kernel.disable_compile()
@@ -52,4 +52,4 @@ def _compile() -> Callable[..., None]:
 
 
 def _nothing() -> None:
-    """Take no time to compile."""
+    """Do nothing; this takes no time to compile."""

@@ -1,4 +1,4 @@
-"""Samples → (window, frame, band) power. Pure arrays in, arrays out; the hot room."""
+"""Compute mel spectrograms: samples → (window, frame, band). Pure, performance-critical functions of arrays."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ import numpy.typing as npt
 from melzarr.pipeline.features.mel_filterbank import filterbank
 from melzarr.pipeline.spec import FeatureSpec
 
-BLOCK_BYTES = 1 << 19  # frames that are plainly transformed at a time: they and their spectra stay in a core's cache
-KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, as far as it was held to the plain path
+BLOCK_BYTES = 1 << 19  # of frames per block of `plain_windows`: they and their spectra fit into a core's cache
+KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, up to the largest tested against the plain path
 
 
 def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Compute the mel spectrogram of every window that lies wholly inside the samples.
+    """Compute the mel spectrogram of every window that is entirely inside the samples.
 
     Parameters
     ----------
     samples : np.ndarray [shape=(n_samples,), dtype=float32]
         Mono samples at ``spec.sample_rate``.
     spec : FeatureSpec
-        What to compute; its scale and dtype are applied by `as_stored`.
+        Features to compute; `as_stored` applies its scale and dtype.
 
     Returns
     -------
     np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=float32]
-        Mel spectra of magnitude to the ``spec.power``; no more than ``spec.n_windows`` windows.
+        Mel spectra of the magnitude to the power of ``spec.power``; at most ``spec.n_windows`` windows.
 
     Raises
     ------
     SpecError
-        Where a mel band is so narrow that no bin of the FFT falls into it.
+        If a mel band is so narrow that it contains no bin of the FFT.
 
     Notes
     -----
-    Equal to ``librosa.feature.melspectrogram(y=window, center=True, pad_mode=spec.pad_mode, …)`` of each window by
-    itself, within 1e-6 of the window's largest value.
+    Equal to ``librosa.feature.melspectrogram(y=window, center=True, pad_mode=spec.pad_mode, …)`` of each single
+    window, within 1e-6 of the window's largest value.
 
-    The kernel computes in single precision. Its rounding spreads over all bins, each with some 1e-8 of the largest
-    magnitude; in power that is 1e-16 where there is nothing else, so it can be had. Smaller exponents would bring it up
-    (the root of 1e-8 is 1e-4), and windows beyond full scale overflow on the way: these are left to `plain_windows`.
+    The kernel computes in single precision. Its rounding error spreads over all bins and is about 1e-8 of the largest
+    magnitude in each. In the power of an otherwise empty bin this is 1e-16, which is negligible. Smaller exponents
+    would increase it (the root of 1e-8 is 1e-4), and windows beyond full scale can overflow: `plain_windows` computes
+    these.
     """
     if not (spec.power == 2.0 and spec.n_fft in KERNEL_FFTS):
         return plain_windows(samples, spec)
-    from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once a process)
+    from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once per process)
 
     tables = _kernel_tables(spec)
     mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, spec.n_mels), np.float32)
@@ -59,11 +60,11 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
 
 
 def plain_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Compute what `mel_windows` does, in double precision and for every spec; the kernel is held to it.
+    """Compute what `mel_windows` does, in double precision and for every spec; the reference for the kernel.
 
-    The frames of a block of windows are gathered as the rows of one matrix, so that one call of the FFT, one of the
-    power and one sparse product serve them all. Every array but the result is used again for the next block: memory
-    that is asked for anew costs more than the arithmetic where the allocator returns it at once, as in Dask's workers.
+    The frames of a block of windows are gathered as the rows of one matrix, so that a single call each of the FFT, the
+    power and the sparse product is enough. All arrays except the result are reused for the next block: new memory costs
+    more than the arithmetic if the allocator returns freed memory at once, as in Dask's workers.
     """
     n_valid = spec.valid_windows(samples.size)
     bands, (place, taper) = _sparse_bands(spec), _frame_layout(spec)
@@ -85,16 +86,16 @@ def plain_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.ND
         here += np.square(spectrum[rows].imag.T, out=imaginary[:, rows])
         if spec.power != 2.0:
             np.power(here, spec.power / 2, out=here)
-        with np.errstate(over="ignore"):  # samples far beyond full scale become infinite, for the caller to see
+        with np.errstate(over="ignore"):  # samples far beyond full scale become infinite; the caller checks
             mel[start : start + count] = (bands @ here).T.reshape(count, spec.n_frames, spec.n_mels)
     return mel
 
 
 @functools.lru_cache(maxsize=8)
 def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Where in a window each sample of each frame lies, and its weight; both of shape (n_frames, n_fft).
+    """Return the index in the window and the weight of each sample of each frame, both of shape (n_frames, n_fft).
 
-    Padding is a choice of places: reflected and edge samples are samples of the window, zeros have no weight.
+    Padding is a choice of indices: reflected and edge samples are samples of the window, and zeros have weight 0.
     """
     half, inside = spec.n_fft // 2, np.ones(spec.window)
     padding = "edge" if spec.pad_mode == "constant" else spec.pad_mode
@@ -108,15 +109,15 @@ def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[
 
 
 def _hann(n_fft: int) -> npt.NDArray[np.float64]:
-    """Hann window, periodic, as for spectral analysis."""
+    """Return a periodic Hann window, as used for spectral analysis."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
 
 
 @functools.lru_cache(maxsize=8)
 def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
-    """Make the tables that `kernel.mel_power` takes, in its order."""
+    """Return the tables that `kernel.mel_power` takes, in the order of its parameters."""
     bands, half = filterbank(spec), spec.n_fft // 2
-    filled = bands > 0  # in each band a run of neighbouring bins
+    filled = bands > 0  # each band is a run of adjacent bins
     zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
     place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]
     turns = np.exp(-2j * np.pi / half * np.outer(np.arange(half // 4), [1, 2, 3]))
@@ -133,7 +134,7 @@ def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Values as the kernel is compiled for: contiguous, aligned, read only."""
+    """Return values in the form that the compiled kernel takes: contiguous, aligned, read-only."""
     constant = np.require(values, dtype, ["C", "A"]).view()
     constant.flags.writeable = False
     return constant
@@ -141,7 +142,7 @@ def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 @functools.lru_cache(maxsize=8)
 def _sparse_bands(spec: FeatureSpec) -> Any:
-    """Return the filterbank without its zeros, for products with many frames."""
-    import scipy.sparse  # noqa: PLC0415  (slow to import, and the kernel does without it)
+    """Return the filterbank as a sparse array, for products with many frames."""
+    import scipy.sparse  # noqa: PLC0415  (slow to import, and not needed by the kernel)
 
     return scipy.sparse.csr_array(filterbank(spec))

@@ -1,4 +1,4 @@
-"""The mel filterbank: edges and centres of its bands, and its weights on the bins of an FFT."""
+"""The mel filterbank: edges and centres of its bands, and their weights for the bins of an FFT."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from melzarr.pipeline.spec import FeatureSpec
 
 @functools.lru_cache(maxsize=8)
 def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Weights of the FFT's bins in each mel band: triangles of area 2 between `mel_edges`, as librosa has them.
+    """Return the weights of the FFT's bins in each mel band: triangles of area 1 between `mel_edges`, as in librosa.
 
     Parameters
     ----------
     spec : FeatureSpec
-        Gives sample_rate, n_fft and n_mels.
+        Spec with sample_rate, n_fft and n_mels.
 
     Returns
     -------
     np.ndarray [shape=(n_mels, 1 + n_fft / 2)]
-        Each bin lies in two bands at most.
+        Each bin is in at most two bands.
 
     Raises
     ------
     SpecError
-        Where a band is empty: the bands are narrower than the bins are apart.
+        If a band is empty because it is narrower than the distance between bins.
     """
     edges = mel_edges(spec)
     bins = np.fft.rfftfreq(spec.n_fft, 1 / spec.sample_rate)
@@ -47,21 +47,21 @@ def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
 
 
 def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Frequencies between which the mel bands rise and fall: each of the three of a band is its neighbour's too.
+    """Return the edges of the mel bands: band i rises from edge i to edge i + 1 and falls to edge i + 2.
 
     Parameters
     ----------
     spec : FeatureSpec
-        Gives sample_rate and n_mels.
+        Spec with sample_rate and n_mels.
 
     Returns
     -------
     np.ndarray [shape=(n_mels + 2,)], in Hz
-        From 0 to ``sample_rate / 2``, equally far apart on Slaney's scale, which is linear up to 1 kHz and logarithmic
+        From 0 to ``sample_rate / 2``, equally spaced on Slaney's scale, which is linear up to 1 kHz and logarithmic
         above (M. Slaney, Auditory Toolbox, version 2, Interval Research Corporation, 1998).
     """
-    slope, corner = 200 / 3, 1000.0  # Hz a mel below the corner, Hz
-    step = math.log(6.4) / 27  # logarithm of the ratio of neighbouring mels above it
+    slope, corner = 200 / 3, 1000.0  # Hz per mel below the corner; Hz
+    step = math.log(6.4) / 27  # logarithm of the frequency ratio of adjacent mels above it
     nyquist, corner_mel = spec.sample_rate / 2, corner / slope
     highest = nyquist / slope if nyquist < corner else corner_mel + math.log(nyquist / corner) / step
     mels = np.linspace(0, highest, spec.n_mels + 2)
@@ -69,5 +69,5 @@ def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
 
 
 def band_centres(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Centre of each mel band, in Hz, shape (n_mels,)."""
+    """Return the centre of each mel band, in Hz, shape (n_mels,)."""
     return mel_edges(spec)[1:-1]

@@ -1,4 +1,4 @@
-"""Ogg Opus that was cut out of a longer stream, its clock set so that libsndfile reads it."""
+"""Repair the clock of an Ogg Opus file that was cut out of a longer stream, so that libsndfile reads it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-# A page of Ogg (RFC 3533, section 6): pattern, version, flags, granule position, serial, sequence, CRC, segments.
+# Ogg page header (RFC 3533, section 6): pattern, version, flags, granule position, serial, sequence, CRC, segments.
 PAGE = struct.Struct("<4sBBqIIIB")
 CRC = slice(22, 26)
-LARGEST = 64 << 20  # bytes, which a worker can spare; at 128 kbit/s more than an hour
+LARGEST = 64 << 20  # bytes of memory that a worker can spare; more than an hour at 128 kbit/s
 # Samples (at 48 kHz) of one frame for each configuration of a packet's first byte (RFC 6716, section 3.1).
 FRAMES = (*(480, 960, 1920, 2880) * 3, *(480, 960) * 2, *(120, 240, 480, 960) * 4)
 
@@ -19,11 +19,11 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def mended_opus(path: Path) -> io.BytesIO | None:
-    """Set the clock of an Ogg Opus stream so that it does not begin before zero.
+    """Shift the clock of an Ogg Opus stream that begins before zero.
 
-    A stream that was copied out of a longer one may say of its first page that it ends earlier than its own samples
-    last. RFC 7845, section 4.3, forbids that, and libsndfile refuses the file, though all of its audio is there. With
-    every granule position moved by the same number the audio is the same and the stream is legal.
+    In a stream that was copied out of a longer one, the end time of the first page may be less than the duration of the
+    page. RFC 7845, section 4.3, forbids this, and libsndfile refuses the file, although all of its audio is there.
+    Adding the same number to the granule position of every audio page keeps the audio and makes the stream valid.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def mended_opus(path: Path) -> io.BytesIO | None:
     Returns
     -------
     io.BytesIO or None
-        The same stream with another clock; None where the file is no Ogg Opus, or does not begin before zero.
+        The stream with a shifted clock; None if the file is not Ogg Opus, is too large (`LARGEST`), or needs no shift.
     """
     with path.open("rb") as file:
         if file.read(36)[28:] != b"OpusHead" or path.stat().st_size > LARGEST:
@@ -57,12 +57,12 @@ def mended_opus(path: Path) -> io.BytesIO | None:
 
 
 def _position(data: bytearray, start: int) -> int:
-    """Granule position of a page: samples until its last whole packet ends, or -1 where none does."""
+    """Return the granule position of a page: samples up to the end of its last whole packet, or -1 if none ends."""
     return int(PAGE.unpack_from(data, start)[3])
 
 
 def _packets(data: bytearray, start: int) -> Iterator[bytes]:
-    """Packets that end on a page; a run of segments of 255 bytes goes on in the next segment."""
+    """Yield the packets that end on a page; a packet continues after each segment of 255 bytes."""
     segments = start + PAGE.size
     here = segments + data[segments - 1]
     size = 0
@@ -89,7 +89,7 @@ def n_samples(packet: bytes) -> int:
 
 
 def _pages(data: bytearray) -> Iterator[tuple[int, int]]:
-    """Start and end of each whole page."""
+    """Yield start and end of each complete page."""
     start = 0
     while start + PAGE.size <= len(data) and data[start : start + 4] == b"OggS":
         segments = start + PAGE.size
@@ -101,12 +101,12 @@ def _pages(data: bytearray) -> Iterator[tuple[int, int]]:
 
 
 def ogg_crc(data: bytes) -> int:
-    """Checksum of an Ogg page: CRC-32 with the polynomial of zlib's, but from the highest bit on and not inverted.
+    """Return the checksum of an Ogg page: CRC-32 with zlib's polynomial, highest bit first and not inverted.
 
     Parameters
     ----------
     data : bytes
-        The page, its own checksum set to zero.
+        The page, with its checksum set to zero.
     """
     crc = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""Questions to a store or a source: describe, verify, scan, near duplicates, quality.
+"""Inspect a store or a source: describe, verify, scan, near duplicates, quality.
 
-It may import derive and what stands before it.
+It may import derive and the layers below it.
 """

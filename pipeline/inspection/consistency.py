@@ -1,4 +1,4 @@
-"""What in a store follows from other things in it, and must fit them, whoever has made its UUID fit."""
+"""Check that redundant contents of a store agree, even if its UUID was recomputed after a change."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from melzarr.pipeline.zarr_store.layout import statistics
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
-SUMS_RELATIVE = 1e-9  # of statistics to those of the receipts' sums; added up anew they differ by some 1e-13
+SUMS_RELATIVE = 1e-9  # tolerance of statistics to the receipts' sums; summing again changes them by some 1e-13
 
 
 def contradictions(store: Store) -> list[str]:
-    """Say what in a store does not fit the rest of it.
+    """List the contradictions within a store.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def contradictions(store: Store) -> list[str]:
     Returns
     -------
     list of str
-        A sentence each: coordinates that are not those of the spec, counts and statistics that are not those of the
-        receipts, an id that comes twice, a group in two parts, a table of tracks that says something else.
+        One sentence per contradiction: coordinates that differ from the spec, counts and statistics that differ from
+        the receipts, an id that occurs twice, a group in two splits, a table of tracks that differs from the store.
     """
     return [*_of_the_spec(store), *_of_the_receipts(store), *_of_the_tracks(store), *_of_the_table(store)]
 
@@ -69,7 +69,7 @@ def _of_the_tracks(store: Store) -> Iterator[str]:
 
 
 def _of_the_table(store: Store) -> Iterator[str]:
-    """Compare the table of a share with the store that it is of."""
+    """Compare the table of tracks in a share with its store."""
     directory = store.directory
     if directory.size(CHECKSUMS) is None or directory.size(TRACKS) is None:
         return

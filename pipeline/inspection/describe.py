@@ -1,4 +1,4 @@
-"""What a finished store holds, in numbers: shape, size, spec, labels × splits × status, statistics, provenance."""
+"""Describe a finished store in numbers: shape, size, spec, labels × splits × status, statistics, provenance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COUNTED = ("label", "split", "status")
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Describe a store in plain values, ready for JSON.
+    """Return a description of a store in plain values, ready for JSON.
 
     Parameters
     ----------
     store : Store
-        The store; none of its shards is read.
+        The store; its shards are not read.
     """
     attributes, mel = store.attributes, store.mel
     counts, troubled = _tracks(store)
@@ -49,13 +49,13 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def _tracks(store: Store) -> tuple[Counter[tuple[str, ...]], list[dict[str, str]]]:
-    """Count tracks by label, split and status, and name those that are not ok; a chunk of coordinates at a time."""
+    """Count tracks by label, split and status, and list those that are not ok; read one coordinate chunk at a time."""
     counts: Counter[tuple[str, ...]] = Counter()
     troubled: list[dict[str, str]] = []
     for start in range(0, store.n_tracks, CHUNK_VALUES):
         which = slice(start, start + CHUNK_VALUES)
         label, split, status = (store.column(name, which) for name in COUNTED)
-        # Of a million tracks most are ok: they are counted without their status, and nothing else of them is read.
+        # Of a million tracks, most are ok: they are counted without their status, and no other column is read for them.
         pairs = Counter(zip(label.tolist(), split.tolist(), strict=True))
         numbers = np.flatnonzero(status != "ok")
         if numbers.size:

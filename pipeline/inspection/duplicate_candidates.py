@@ -1,4 +1,4 @@
-"""Which tracks may be the same: the levels of a track as a few numbers that copies share, and their nearest ones."""
+"""Find candidates for duplicate tracks: reduce each track to a fingerprint that copies share, and find the nearest."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-GROUPS = 128  # of bands, at most; more bands are averaged, so that a million tracks take half a gigabyte
-RANGE_DB = 30.0  # below a track's mean power; what is quieter is the first that a codec leaves out
+GROUPS = 128  # maximum number of bands; more are averaged, so that a million tracks take half a gigabyte
+RANGE_DB = 30.0  # below a track's mean power; a codec drops quieter content first
 
-# Measured on 100 clips of real music: copies by MP3, Vorbis and Opus at middling quality are within 0.6 dB of their
-# origins, those that begin 5 s later or last 15 s in place of 24 s mostly within 2 dB. Different music is mostly
-# further apart, but all white noise is within 0.2 dB: what is near may be the same, and is then compared over time.
+# Measured on 100 clips of real music: copies by MP3, Vorbis and Opus at medium quality are within 0.6 dB of their
+# originals. Copies that begin 5 s later or last 15 s instead of 24 s are mostly within 2 dB. Different music is mostly
+# further apart, but all white noise is within 0.2 dB. Near tracks are therefore candidates, to be compared over time.
 NEAR_DB = 3.0
-NEAREST = 3  # tracks that each one is compared with, in each split
+NEAREST = 3  # candidates for each track, in each split
 
-WAVES = 6  # of a spectrum's slowest waves over its bands, that neighbours are sought by
-SOUGHT = 16  # neighbours by these waves, of which the nearest are taken
-BLOCK = 1 << 14  # prints that are compared at a time: 32 MB
+WAVES = 6  # slowest waves of a spectrum over its bands, used to search neighbours
+SOUGHT = 16  # neighbours found by these waves; the nearest of them are kept
+BLOCK = 1 << 14  # fingerprints that are compared at a time: 32 MB
 
 Prints = npt.NDArray[np.float16]
 
 
 def print_size(n_mels: int) -> int:
-    """Numbers of a fingerprint."""
+    """Return the length of a fingerprint."""
     return 2 * min(n_mels, GROUPS)
 
 
 def band_means(values: npt.NDArray[np.floating], n_bands: int) -> npt.NDArray[np.floating]:
-    """Average neighbouring bands, the last axis, so that there are no more than so many."""
+    """Average neighbouring bands, on the last axis, to at most `n_bands`."""
     n_mels = values.shape[-1]
     starts = np.linspace(0, n_mels, min(n_mels, n_bands), endpoint=False).astype(np.intp)
     sizes = np.diff(np.append(starts, n_mels)).astype(values.dtype)
@@ -37,12 +37,12 @@ def band_means(values: npt.NDArray[np.floating], n_bands: int) -> npt.NDArray[np
 
 
 def loudness_db(levels: npt.NDArray[np.floating]) -> float:
-    """Level of a track's mean power in dB, from the levels of its frames and bands."""
+    """Return the level of a track's mean power in dB, from the levels of its frames and bands."""
     return float(10 * np.log10(np.exp(levels * np.float32(np.log(10) / 10)).mean(dtype=np.float64)))
 
 
 def fingerprint(levels: npt.NDArray[np.floating], loudness: float) -> npt.NDArray[np.float32]:
-    """Mean and deviation of a track's level in each band: what stays when it is encoded again, moved or turned down.
+    """Return mean and deviation of a track's level in each band, which re-encoding, a shift or a gain hardly change.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ def fingerprint(levels: npt.NDArray[np.floating], loudness: float) -> npt.NDArra
     Returns
     -------
     np.ndarray [shape=(print_size(n_mels),), dtype=float32], in dB
-        First the means, relative to the level of the track's mean power, then the deviations; what lies more than 30 dB
-        below that level counts as if it lay there.
+        First the means, relative to the level of the track's mean power, then the deviations. Levels more than 30 dB
+        below that level are raised to 30 dB below it.
     """
-    levels = levels.astype(np.float32, copy=False)  # half the time, and far below the precision that is kept
+    levels = levels.astype(np.float32, copy=False)  # half the time; the rounding is far below the stored precision
     heard = np.maximum(levels, np.float32(loudness - RANGE_DB))
     mean = heard.mean(axis=0, dtype=np.float64)
     heard -= mean.astype(np.float32)
@@ -66,32 +66,32 @@ def fingerprint(levels: npt.NDArray[np.floating], loudness: float) -> npt.NDArra
 
 
 def apart_db(first: Prints, second: Prints) -> npt.NDArray[Any]:
-    """Distance of fingerprints in dB: the root of the mean square of what they differ by; broadcast over rows."""
+    """Return the distance of fingerprints in dB: the root mean square of their difference, broadcast over rows."""
     difference = first.astype(np.float32) - second.astype(np.float32)
     return np.asarray(np.sqrt(np.square(difference).mean(axis=-1)))
 
 
 def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = NEAR_DB) -> npt.NDArray[np.intp]:
-    """Find for each track its nearest ones in each part, if they are near enough.
+    """Find the nearest tracks of each track in each split, if they are near enough.
 
     Parameters
     ----------
     prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
         Fingerprints; one that is not finite is near to none.
     parts : np.ndarray [shape=(n_tracks,)]
-        Part of each track, from 0 on; negative if it is in none.
+        Split of each track, from 0 on; negative if it is in none.
     within : float, in dB
-        How near is near.
+        Largest distance of near tracks.
 
     Returns
     -------
     np.ndarray [shape=(n_pairs, 2)]
-        Numbers of two tracks, the lower first, each pair once; the nearest pairs first.
+        Numbers of two tracks, the lower first. Each pair occurs once, and the nearest pairs come first.
 
     Notes
     -----
-    Neighbours are sought by the slowest waves of the spectra, a dozen numbers of an orthonormal transform, whose
-    distance is never larger than the whole one: of the 16 nearest by these, the three nearest are taken.
+    Neighbours are searched by the slowest waves of the spectra, a dozen numbers of an orthonormal transform. Their
+    distance is never larger than the full distance. Of the 16 nearest by these waves, the three nearest are kept.
     """
     known = [np.isfinite(prints[start : start + BLOCK]).all(axis=1) for start in range(0, len(prints), BLOCK)]
     usable = np.flatnonzero((parts >= 0) & np.concatenate([*known, np.zeros(0, bool)]))
@@ -107,7 +107,7 @@ def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = N
 def _nearest(
     prints: Prints, here: npt.NDArray[np.intp], there: npt.NDArray[np.intp], within: float
 ) -> npt.NDArray[np.intp]:
-    """Pairs of each of some tracks and its nearest of others, itself left out."""
+    """Return pairs of each track in `here` and its nearest tracks in `there`, except itself."""
     from scipy.spatial import cKDTree  # noqa: PLC0415  (slow to import)
 
     found = [np.zeros((0, 2), np.intp)]
@@ -116,7 +116,7 @@ def _nearest(
     tree = cKDTree(_waves(prints, there))
     for start in range(0, len(here), BLOCK // SOUGHT):
         some = here[start : start + BLOCK // SOUGHT]
-        # A hair more than asked for: the waves are rounded, and a lower bound must stay one.
+        # Slightly more than `within`: the waves are rounded, and their distance must remain a lower bound.
         _, places = tree.query(_waves(prints, some), k=SOUGHT, distance_upper_bound=1.01 * within + 1e-3, workers=-1)
         numbers = there[np.minimum(places, len(there) - 1)]
         apart = apart_db(prints[some, None], prints[numbers])
@@ -131,7 +131,7 @@ def _nearest(
 
 
 def _waves(prints: Prints, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """Slowest waves of the means and of the deviations over the bands; their distance bounds that in dB from below."""
+    """Return the slowest waves of means and deviations over bands; their distance is a lower bound of that in dB."""
     from scipy.fft import dct  # noqa: PLC0415  (slow to import)
 
     blocks = [np.zeros((0, 2 * min(WAVES, prints.shape[1] // 2)), np.float32)]
@@ -145,7 +145,7 @@ def _waves(prints: Prints, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.floa
 def _without_repeats(
     prints: Prints, numbers: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Leave out tracks whose print is the very same as that of one before; give each of them with that one."""
+    """Drop tracks whose fingerprint equals that of an earlier track; return the rest, and pairs (earlier, dropped)."""
     order = numbers[np.lexsort((numbers, *_waves(prints, numbers).T))]
     repeated = np.zeros(len(order), bool)
     for start in range(1, len(order), BLOCK):

@@ -1,4 +1,4 @@
-"""A track computed again with nothing but librosa, and how far a store may be from it."""
+"""Recompute a track with librosa alone, and define how far a store may deviate from it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from melzarr.pipeline.features.audio import open_audio
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.spec import FeatureSpec
 
-# How far a store may be from librosa. The kernel and librosa both round in single precision, by a share of what is
-# loudest; so of a window whose largest value is m each value v may be off by r m, with r = MAX_RELATIVE. In dB, with
-# f = 20 / power, that is f log10(v ± r m) - f log10(v), at most -f log10(1 - r m / v): little where v is loud, and
-# nothing that could be judged where v is not above r m. Levels are therefore judged where this and what a level loses
-# when it is stored (ROUNDING_DB) are together no more than MAX_DB, which is so for
+# How far a store may deviate from librosa. The kernel and librosa both round in single precision, in proportion to the
+# largest value. If m is the largest value of a window, each of its values v may be off by r m, with r = MAX_RELATIVE.
+# In dB, with f = 20 / power, that is f log10(v ± r m) - f log10(v), at most -f log10(1 - r m / v). This is small for a
+# loud v, and has no bound for v <= r m. Levels are therefore compared only if this and the rounding of a stored level
+# (ROUNDING_DB) are together at most MAX_DB, that is for
 #     v >= r m / (1 - 10 ** (-(MAX_DB - ROUNDING_DB) / f)),
-# at power 2 down to 24 dB below the largest in float32, and 33 dB in float16. Power is judged everywhere: that of a
-# store in dB is what its levels stand for, and may be off by what ROUNDING_DB makes of it too.
+# at power 2 down to 24 dB below the largest value in float32, and 33 dB in float16. Power is compared for all values.
+# For a store in dB it is computed from the levels, and may also be off by the effect of ROUNDING_DB.
 MAX_RELATIVE = 1e-6
 MAX_DB = {"float32": 1e-3, "float16": 0.04}
-ROUNDING_DB = {"float32": 1e-5, "float16": 0.0313}  # half a step between 64 and 128 dB, and one of float32's logarithm
+ROUNDING_DB = {"float32": 1e-5, "float16": 0.0313}  # a step of float32's logarithm; half a float16 step at 64 to 128 dB
 
 
 def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[np.float64]:
-    """Compute the power of a track's valid windows with nothing but librosa.
+    """Compute the power of a track's valid windows with librosa alone.
 
     Parameters
     ----------
@@ -34,15 +34,15 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
     spec : FeatureSpec
         What to compute; scale and dtype are not applied.
     n_valid : int
-        How many windows.
+        Number of valid windows.
 
     Returns
     -------
     np.ndarray [shape=(n_valid, n_frames, n_mels)]
     """
-    import librosa  # noqa: PLC0415  (slow to import, and only a verification needs it)
+    import librosa  # noqa: PLC0415  (slow to import, and needed only for verification)
 
-    # One second more than is compared, so that the resampler's end lies beyond it.
+    # One second more than is compared, so that the end effects of the resampler are outside.
     samples, _ = librosa.load(open_audio(path), sr=spec.sample_rate, mono=True, duration=spec.seconds + 1)
     starts = range(0, n_valid * spec.stride, spec.stride)
     windows = np.stack([samples[start : start + spec.window] for start in starts])
@@ -63,24 +63,24 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
 
 
 def distances(here: npt.NDArray[np.float64], there: npt.NDArray[np.float64], spec: FeatureSpec) -> tuple[float, float]:
-    """Largest differences between what a store holds and what librosa computed.
+    """Return the largest differences between the windows of a store and of librosa.
 
     Parameters
     ----------
     here : np.ndarray [shape=(n, n_frames, n_mels)]
-        What the store holds, in the spec's scale.
+        Windows of the store, in the spec's scale.
     there : np.ndarray [shape=(n, n_frames, n_mels)]
-        Power, or magnitude, by librosa.
+        Power, or magnitude, computed by librosa.
     spec : FeatureSpec
-        Gives scale and power.
+        Spec of the store.
 
     Returns
     -------
     relative : float
-        Largest difference of power relative to the largest value of its window, beyond what the store's scale and dtype
-        explain.
+        Largest difference of power, relative to the largest value of its window, that the store's scale and dtype do
+        not explain.
     decibel : float, in dB
-        Largest difference of level, both at least -100 dB, among the values that are loud enough to be compared so.
+        Largest difference of levels, both at least -100 dB, among the values that are loud enough to be compared in dB.
     """
     factor, floor, rounding = 20 / spec.power, AMIN ** (spec.power / 2), ROUNDING_DB[spec.dtype]
     there = np.maximum(there, floor) if spec.scale == "db" else there

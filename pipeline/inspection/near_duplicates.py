@@ -1,4 +1,4 @@
-"""Tracks of a store that are the same recording: by the digests of their files, then by their sound."""
+"""Find tracks of a store that are the same recording: first by the digests of their files, then by their sound."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: a minute
-MAX_READ = 20_000  # tracks that are read again for it: some minutes
+MAX_READ = 20_000  # tracks that are read again for this: some minutes
 SHA256 = re.compile("[0-9a-f]{64}")
-HELD = 100_000_000  # bytes of tracks that are prepared for it, held at a time
+HELD = 100_000_000  # bytes of prepared tracks that are held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Pair:
     Parameters
     ----------
     first, second : int
-        Their numbers; the second comes earlier in the store.
+        Their numbers; the second track is the earlier one in the store.
     likeness : float
-        Of their levels over time, from `SAME` to 1; infinite if their files are the same, byte by byte.
+        Similarity of their levels over time, from `SAME` to 1; infinite if their files are identical.
     shift : int
-        By how many windows what is in the second comes later in the first.
+        Delay of the second track's content within the first, in windows.
     is_across : bool
         Whether they are in different splits.
     is_relabelled : bool
@@ -50,16 +50,15 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """What was found.
+    """Result of a search for duplicates.
 
     Parameters
     ----------
     pairs : list of Pair
-        Those in different splits first, then those of different labels, then the others; the most alike first. Of
-        several files of the same bytes each is in a pair with the first alone, and only the first is compared with
-        other tracks.
+        Those in different splits first, then those with different labels, then the others; the most alike first. Of
+        several identical files, each is paired only with the first, and only the first is compared with other tracks.
     n_left : int
-        Pairs that are near by their mean levels and were not compared over time, for there are too many.
+        Pairs with near fingerprints that were not compared over time, because there are too many.
     """
 
     pairs: list[Pair]
@@ -74,22 +73,22 @@ def find_duplicates(
     kept: Mapping[int, Levels],
     read: Callable[[int], Levels | None],
 ) -> Duplicates:
-    """Find tracks that are the same recording, in different splits or in one.
+    """Find tracks that are the same recording, in different splits or in the same split.
 
     Parameters
     ----------
     store : Store
         The store.
     parts : np.ndarray [shape=(n_tracks,)]
-        Split of each track, as a number; a track is left out if it is negative.
+        Split of each track, as a number; a track with a negative number is left out.
     labels : np.ndarray [shape=(n_tracks,)]
         Label of each track.
     prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
-        Fingerprints, by which candidates are found.
+        Fingerprints, from which candidates are found.
     kept : mapping of int to np.ndarray
-        Envelopes of some tracks.
+        Envelopes of some tracks, by track number.
     read : callable
-        Gives the envelope of another track; None if it cannot be read.
+        Returns the envelope of another track by its number; None if it cannot be read.
     """
     copies, firsts = _same_bytes(store, parts)
     found = [(int(copy), int(first), np.inf, 0) for copy, first in copies]
@@ -104,7 +103,7 @@ def find_duplicates(
     near = candidates(prints, np.where(firsts, parts, -1))
     n_read = np.cumsum([sum(number not in kept for number in pair) for pair in near[:MAX_COMPARED].tolist()])
     compared = near[: np.count_nonzero(n_read <= MAX_READ)]
-    for earlier, later in sorted(compared.tolist()):  # so that a track is prepared once for some pairs in turn
+    for earlier, later in sorted(compared.tolist()):  # so that a track is prepared once for consecutive pairs
         first, second = prepared(later), prepared(earlier)
         if first is not None and second is not None:
             likeness, shift = alike(first, second)
@@ -116,12 +115,12 @@ def find_duplicates(
 
 
 def _same_bytes(store: Store, parts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """Find files of the same bytes: each with the first of them, and which tracks are the first."""
+    """Find identical files: return pairs of each copy and the first of its kind, and which tracks are not copies."""
     keys = np.zeros(store.n_tracks, np.uint64)
     for start in range(0, store.n_tracks, CHUNK_VALUES):
         for number, digest in enumerate(store.values("source_sha256", slice(start, start + CHUNK_VALUES)), start):
-            if parts[number] >= 0 and SHA256.fullmatch(str(digest)):  # a store of others may say anything
-                keys[number] = int(digest[:16], 16)  # 64 bits: of a million files no two have them in common by chance
+            if parts[number] >= 0 and SHA256.fullmatch(str(digest)):  # a foreign store may contain any text
+                keys[number] = int(digest[:16], 16)  # 64 bits: no two of a million files share them by chance
     known = np.flatnonzero(keys)
     _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
     first_of = known[first][inverse]

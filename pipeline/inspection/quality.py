@@ -1,4 +1,4 @@
-"""What a person wants to know of a dataset, in plain numbers: one pass over all tracks, in bounded memory."""
+"""Report the quality of a dataset in plain numbers: one pass over all tracks, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
-# A mastered track comes within some dB of full scale. One whose peak is 40 dB below it uses ten of 16 bits at most,
+# A mastered track peaks within a few dB of full scale. A track with a peak 40 dB below it uses at most ten of 16 bits,
 # and was most probably recorded or scaled by mistake.
 QUIET_DB = -40.0
-# Four samples a second at 44.1 kHz. Of 100 clips of released music, the most clipped has 0.8 of this; a peak that
-# merely touches full scale has a handful of samples in all.
+# Four samples per second at 44.1 kHz. The most clipped of 100 clips of released music has 0.8 times this share. A peak
+# that only touches full scale has a handful of such samples in total.
 CLIPPED_SHARE = 1e-4
 
-LISTED = 50  # tracks or pairs that are named, before the rest is only counted
-MAX_LABELS = 100  # that have rows of their own: those with the most tracks
+LISTED = 50  # tracks or pairs that are named; the rest is only counted
+MAX_LABELS = 100  # labels with separate rows: those with the most tracks
 BINS = 24
-OTHER = "other"  # splits and statuses that melzarr does not give
+OTHER = "other"  # splits and statuses that melzarr does not write
 
 Floats = npt.NDArray[np.float64]
 Row = TypeVar("Row")
@@ -38,14 +38,14 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[Row]):
-    """The first of many.
+    """The first rows of a list, and the length of the list.
 
     Parameters
     ----------
     rows : tuple
-        Those that are named.
+        The rows that are named.
     n : int
-        How many there are.
+        Number of all rows.
     """
 
     rows: tuple[Row, ...] = ()
@@ -53,22 +53,22 @@ class Listing(Generic[Row]):
 
     @property
     def n_more(self) -> int:
-        """How many are not named."""
+        """Number of rows that are not named."""
         return self.n - len(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A track that is named.
+    """A track that is named in a report.
 
     Parameters
     ----------
     track, label, split, status, source : str
-        What the store says of it.
+        Its columns in the store.
     error : str
         What is wrong with it.
     value : float
-        What it is named for: its peak in dBFS, or the share of it that is clipped; else NaN.
+        Why it is named: its peak in dBFS, or its clipped share; NaN if neither applies.
     """
 
     track: str
@@ -89,9 +89,9 @@ class Duplicate:
     first, second : Noted
         The tracks.
     likeness : float
-        Of their levels over time, up to 1; infinite if their files are the same, byte by byte.
+        Similarity of their levels over time, up to 1; infinite if their files are identical.
     later : float, in s
-        By how much what is in the second comes later in the first.
+        Delay of the second track's content within the first.
     """
 
     first: Noted
@@ -102,16 +102,16 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long the tracks are.
+    """Durations of tracks.
 
     Parameters
     ----------
     n, n_unknown : int
-        Tracks whose length is known, and others.
+        Number of tracks with a known duration, and of the others.
     hours, shortest, median, longest : float
-        In h, then in s; NaN where none is known.
+        Total in h, the others in s; NaN if no duration is known.
     edges, counts : np.ndarray
-        A histogram; edges in s.
+        Histogram of the durations; edges in s.
     """
 
     n: int
@@ -126,45 +126,45 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QualityReport:
-    """What was found in a store.
+    """Quality of the dataset in a store.
 
     Parameters
     ----------
     facts : dict of str to value
         From `describe`.
     labels : tuple of str
-        Names of the labels that have rows of their own, sorted; no more than a hundred, those with the most tracks.
+        Names of the labels with separate rows, sorted; at most a hundred, those with the most tracks.
     n_labels : int
-        Labels in all.
+        Number of all labels.
     splits, statuses : tuple of str
-        Those that occur.
+        Splits and statuses that occur.
     counts : np.ndarray [shape=(n_labels_shown, n_splits, n_statuses)]
-        Tracks of each label that has a row.
+        Number of tracks of each label with a row.
     totals : np.ndarray [shape=(n_splits, n_statuses)]
-        Tracks of all labels.
+        Number of tracks of all labels.
     lacking : Listing of (label, splits)
-        Labels without an ok track in a split in which others have some.
+        Labels without an ok track in a split in which other labels have some.
     lengths : Lengths
         Durations of the files.
     bands : np.ndarray [shape=(n_mels,)], in Hz
         Centres of the bands.
     mean_db : np.ndarray [shape=(n_labels_shown, n_mels)], in dB
-        Mean level of each label over the valid windows of its tracks that are ok or short; NaN where there are none.
+        Mean level of each label over the valid windows of its ok and short tracks; NaN if there are none.
     all_db : np.ndarray [shape=(n_mels,)], in dB
-        The same of all labels together.
+        The same for all labels together.
     examples : tuple of Example
-        The first ok track of each label that is drawn, and one from its middle where there are few labels.
+        The first ok track of each label that is drawn, and one from its middle if there are few labels.
     troubled, unreadable, quiet, clipped : Listing of Noted
-        Tracks that are not ok; that are damaged; whose peak is below `QUIET_DB`, the quietest first; and of which more
-        than `CLIPPED_SHARE` is at full scale, the worst first.
+        Tracks that are not ok; that are damaged; with a peak below `QUIET_DB`, the quietest first; and with a larger
+        share than `CLIPPED_SHARE` at full scale, the worst first.
     pairs : Listing of Duplicate
-        Tracks that are the same recording: those in different splits first, then those under different labels.
+        Tracks that are the same recording: those in different splits first, then those with different labels.
     n_across, n_relabelled : int
-        How many of them are in different splits, and under different labels.
+        Number of these pairs in different splits, and with different labels.
     n_compared, n_too_short : int
-        Tracks among which such pairs were sought by sound, and those that are too short for it.
+        Number of tracks among which such pairs were searched by sound, and of tracks that are too short for it.
     n_left : int
-        Pairs that were not compared, for there are too many.
+        Pairs that were not compared, because there are too many.
     """
 
     facts: dict[str, Any]
@@ -192,7 +192,7 @@ class QualityReport:
     n_left: int
 
     def faults(self) -> list[str]:
-        """Say what is wrong with the dataset, or may be, in short sentences without a full stop."""
+        """List what is or may be wrong with the dataset, in short sentences without a full stop."""
         by_status = dict(zip(self.statuses, self.totals.sum(axis=0).tolist(), strict=True))
         said = [
             (by_status.get("failed", 0), "failed", "failed"),
@@ -214,26 +214,26 @@ class QualityReport:
 
 
 def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> QualityReport:
-    """Look at every track of a store.
+    """Assess the quality of a store from all its tracks.
 
     Parameters
     ----------
     store : Store
         The store.
     progress : callable
-        Called with a number of tracks after they were read; all tracks in all.
+        Called with the number of tracks read since the last call.
 
     Returns
     -------
     QualityReport
-        What was found. A track that is damaged is named among them.
+        The findings, which include damaged tracks.
 
     Raises
     ------
     StoreError
-        Where a coordinate cannot be read.
+        If a coordinate cannot be read.
     BuildError
-        If another store took its place meanwhile.
+        If another store replaced it in the meantime.
     """
     facts = describe(store)
     label, split, status = (store.column(name) for name in ("label", "split", "status"))
@@ -296,7 +296,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
 
 
 class _Names:
-    """Names some tracks by their numbers; each chunk of a column in which there is one is read once."""
+    """Look up the columns of some tracks by number; each chunk that contains one is read once."""
 
     def __init__(self, store: Store, numbers: set[int]) -> None:
         self.facts: dict[int, dict[str, str]] = {number: {} for number in numbers}
@@ -308,19 +308,19 @@ class _Names:
                     self.facts[number][name] = str(column[number - start])
 
     def noted(self, number: int, value: float = float("nan"), error: str | None = None) -> Noted:
-        """Name one track."""
+        """Return the entry of one track."""
         facts = self.facts[number]
         return Noted(**{**facts, "error": facts["error"] if error is None else error}, value=value)
 
     def listing(self, numbers: npt.NDArray[np.intp], values: Floats | None = None) -> Listing[Noted]:
-        """Name the first of some tracks."""
+        """Return the entries of the first `LISTED` tracks, and the number of all."""
         named = numbers[:LISTED].tolist()
         rows = (self.noted(n) if values is None else self.noted(n, float(values[n])) for n in named)
         return Listing(tuple(rows), len(numbers))
 
 
 def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
-    """Count tracks by label, split and status, and name the labels that lack a split."""
+    """Count tracks by label, split and status, and list the labels that lack a split."""
     known = (*SPLITS, UNUSED, OTHER), (*STATUSES, OTHER)
     place = {name: number for number, name in enumerate(labels)}
     counts = np.zeros((len(labels), len(known[0]), len(known[1])), np.int64)
@@ -349,9 +349,9 @@ def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str,
 
 
 def lengths(duration: Floats) -> Lengths:
-    """Describe durations in s; those that are not known are NaN.
+    """Summarise durations in s; an unknown duration is NaN.
 
-    The bins of the histogram are equally wide, or of equal ratios where a few tracks are very much longer than most.
+    The bins of the histogram have equal widths, or equal ratios if a few tracks are very much longer than most.
     """
     known = np.sort(duration[np.isfinite(duration) & (duration >= 0)])
     n_unknown, nan = int(duration.size - known.size), float("nan")

@@ -1,4 +1,4 @@
-"""A look at the audio before a build: formats, rates, durations, problems, and what a build would cost."""
+"""Scan audio before a build: formats, rates, durations, problems, and the cost of a build."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.shard import encode_chunk
 
-NAMED = 1000  # tracks that a scan names
-TRIALS = 3  # tracks that are computed to learn what one costs here
+NAMED = 1000  # problems that a scan lists; further ones are only counted
+TRIALS = 3  # tracks that are computed to measure the cost of one track
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scan:
-    """What was found.
+    """Result of a scan.
 
     Parameters
     ----------
     labels : dict of str to dict of str to int
-        For each label its tracks in each part of the split.
+        For each label, its number of tracks in each split.
     codecs, rates, channels : Counter
-        Tracks by codec, by sample rate in Hz, by number of channels.
+        Number of tracks by codec, by sample rate in Hz, by number of channels.
     hours : float
-        Length of all audio together.
+        Total duration of the audio, in h.
     durations : tuple of float, in s
-        Shortest, median and longest file.
+        Of the shortest, median and longest file.
     problems : tuple of str
-        Sentences about labels without a part, and about the first thousand tracks that will be short or failed.
+        Sentences about labels that lack a split, and about the first thousand tracks that will be short or failed.
     n_problems : int
-        How many there are.
+        Number of all problems.
     left_out : tuple of str
-        Files that are no audio by their extension.
+        Files that are not audio, by their extension.
     cost : Estimate or None
-        What a build would cost; None where not one track could be computed.
+        Estimated cost of a build; None if no track is readable.
     """
 
     labels: dict[str, dict[str, int]]
@@ -64,16 +64,16 @@ class Scan:
 
 
 def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int], object] = lambda _: None) -> Scan:
-    """Read the header of every track and try a few of them.
+    """Read the header of every track, and compute a few tracks to estimate the cost of a build.
 
     Parameters
     ----------
     catalog : Catalog
         The tracks.
     plan : Plan
-        What would be computed.
+        Plan of the build.
     n_workers : int
-        Workers to count on.
+        Number of workers to assume.
     progress : callable
         Called with the number of tracks read since the last call.
     """
@@ -81,7 +81,7 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     readable, lengths = array("q"), array("d")
     problems = missing_splits(catalog)
     n_problems = len(problems)
-    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # which wait for the disk or the server
+    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # threads mostly wait for the disk or the server
     headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)
     for number, (track, found) in enumerate(headers):
         progress(1)
@@ -115,9 +115,9 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
 
 
 def _header(catalog: Catalog, track: Track) -> Header | str:
-    """Header of a track's file, or the sentence that says why there is none."""
+    """Return the header of a track's file, or a sentence why it cannot be read."""
     root, name = catalog.root, track.source
-    if not root.folder:  # the start of a file often does, and is fetched sooner than all of it
+    if not root.folder:  # the start of a file is often enough, and is faster to fetch than the whole
         with suppress(AudioError, OSError), closing(root.open(name)) as stream:
             return stream_header(stream)
     try:
@@ -135,7 +135,7 @@ def _labels(catalog: Catalog) -> dict[str, dict[str, int]]:
 
 
 def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int) -> Estimate | None:
-    """Estimate from tracks spread over the catalog; the first one warms up and is not counted."""
+    """Estimate the cost from tracks spread over the catalog, after an uncounted warm-up run of the first one."""
     step = max(1, len(readable) // TRIALS)
     trials = [catalog.tracks[number] for number in readable[: step * TRIALS : step]]
     if not trials:
@@ -145,12 +145,12 @@ def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int)
         start = time.perf_counter()
         for track in trials:
             _try(catalog, track, plan.spec)
-    # Statistics and writing take a fifth to a third of the time of the rest, measured.
+    # Statistics and writing add a fifth to a third of this time, measured.
     return estimate(plan, 1.3 * (time.perf_counter() - start) / len(trials), n_workers)
 
 
 def _try(catalog: Catalog, track: Track, spec: FeatureSpec) -> None:
-    """Do what takes a worker most of its time."""
+    """Compute and encode one track, which takes most of a worker's time."""
     with catalog.root.local(track.source) as path:
         windows, _ = featurise(path, spec)
     encode_chunk(padded(windows, spec))

@@ -1,4 +1,4 @@
-"""Whether two tracks are one recording: their levels laid over one another where they are most alike."""
+"""Decide whether two tracks are the same recording: shift their levels in time to where they are most alike."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 
 from melzarr.pipeline.inspection.duplicate_candidates import RANGE_DB, band_means
 
-BANDS = 32  # that are compared; more are averaged
-MAX_WINDOWS = 4096  # that are compared; of longer tracks the first
-FEWEST = 50  # windows that two tracks must have in common: fewer are alike by chance
-ENOUGH = 200  # windows in common that are always enough; of shorter tracks two thirds of the shorter one
+BANDS = 32  # bands that are compared; more are averaged
+MAX_WINDOWS = 4096  # windows that are compared; only the first ones of longer tracks
+FEWEST = 50  # windows that two tracks must have in common; fewer may be alike by chance
+ENOUGH = 200  # common windows that are always enough; for short tracks, two thirds of the shorter one
 STEP = 6  # windows between the levels whose differences are compared
-STEADY_DB = 0.1  # by which the level of a band moves at least: what does not move says nothing
+STEADY_DB = 0.1  # added to a band's deviation, in quadrature: a steady band carries no information
 
-# Measured on 100 clips of real music and the demo's thousand tracks, 24 s each. Copies by MP3, Vorbis and Opus at usual
-# quality, at another level, with noise 20 dB below, that begin 0.02 to 10 s later, and excerpts of 6 to 15 s: from 0.82
-# on. Different clips of music: up to 0.46; the nearest of synthesised tracks, among which are drums in one tempo and
-# metre: up to 0.59. docs/gtzan.md has the table.
+# Measured on 100 clips of real music and the demo's thousand tracks, 24 s each. Copies have a likeness of 0.82 or more:
+# by MP3, Vorbis and Opus at usual quality, at another level, with noise 20 dB below, with a start 0.02 to 10 s later,
+# and excerpts of 6 to 15 s. Different clips of music have at most 0.46. The nearest synthesised tracks, which include
+# drums in one tempo and metre, have at most 0.59. The table is in docs/gtzan.md.
 SAME = 0.78
 
 Levels = npt.NDArray[np.float16]
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def envelope(levels: npt.NDArray[np.floating], loudness: float) -> Levels:
-    """Level of a track in some broad bands over its windows.
+    """Return the level of a track in a few broad bands, over its windows.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def envelope(levels: npt.NDArray[np.floating], loudness: float) -> Levels:
     Returns
     -------
     np.ndarray [shape=(min(n, MAX_WINDOWS), min(n_mels, BANDS)), dtype=float16], in dB
-        Mean level of the frames of each window, relative to the track's loudness; what lies more than 30 dB below that
-        counts as if it lay there.
+        Mean level of the frames of each window, relative to the track's loudness. Levels more than 30 dB below that
+        are raised to 30 dB below it.
     """
     heard = levels[:MAX_WINDOWS].mean(axis=1) - loudness
     return band_means(np.maximum(heard, -RANGE_DB), BANDS).astype(np.float16)
@@ -48,16 +48,16 @@ def envelope(levels: npt.NDArray[np.floating], loudness: float) -> Levels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outline:
-    """What is computed once of a track that is compared with several.
+    """Precomputed data of a track that is compared with several tracks.
 
     Parameters
     ----------
     levels : np.ndarray [shape=(n, n_bands)], in dB
-        Its envelope, less each band's mean.
+        Its envelope minus each band's mean.
     sums : np.ndarray [shape=(n + 1, n_bands)]
-        Sums of the first levels of each band.
+        Cumulative sums of the levels of each band, from 0 on.
     squares : np.ndarray [shape=(n + 1,)]
-        Sums of the squares of all bands.
+        Cumulative sums of squared levels over all bands, from 0 on.
     spectrum : np.ndarray [shape=(n_fft / 2 + 1, n_bands)]
         Fourier transform of each band over time.
     """
@@ -69,7 +69,7 @@ class Outline:
 
 
 def outline(track: Levels, longest: int) -> Outline:
-    """Prepare a track to be compared with others of up to so many windows."""
+    """Prepare a track for comparison with tracks of up to `longest` windows."""
     from scipy import fft  # noqa: PLC0415  (slow to import)
 
     levels = track.astype(np.float64)
@@ -90,34 +90,34 @@ def alike(first: Outline, second: Outline) -> tuple[float, int]:
     Returns
     -------
     likeness : float
-        The lower of two figures: the mean of the correlations of the levels and of their differences over 0.24 s, at
-        the defaults; and the correlation of the spectrum's shape, which is the levels less the mean of their window.
-        1 if one is the other, about 0 for unlike tracks; -1 if they are too short to be compared.
+        The lower of two values: the mean of the correlations of the levels and of their differences over 0.24 s, with
+        the default spec; and the correlation of the spectrum's shape, which is the levels minus the mean of their
+        window. 1 for the same track, about 0 for unlike tracks, -1 if they are too short to be compared.
     shift : int
-        By how many windows what is in the second comes later in the first.
+        Delay of the second track's content within the first, in windows.
 
     Notes
     -----
-    Each band is centred over what the two have in common, so that a filter or another level changes nothing. Shifts
-    are whole windows and a half: at a half, neighbours of the second are averaged. The shape tells apart what has but
-    one rise and fall of its loudness in common, such as noises that are clapped or faded in one rhythm.
+    Each band is centred over the common windows, so that a filter or another level has no effect. Shifts are multiples
+    of half a window: at a half, neighbouring windows of the second track are averaged. The shape separates tracks that
+    share only the rise and fall of their loudness, such as noises that are clapped or faded in one rhythm.
     """
     n, m = len(first.levels), len(second.levels)
     least = max(FEWEST, min(ENOUGH, 2 * min(n, m) // 3))
     if min(n, m) < least:
         return -1.0, 0
     shift, likeness = _best_shift(first, second, least)
-    if likeness < 2 * SAME - 1.1:  # the mean would be too low even if the differences were the same
+    if likeness < 2 * SAME - 1.1:  # the mean would be too low even with identical differences
         return likeness / 2, shift
     x = first.levels[max(shift, 0) : shift + m]
     y = second.levels[max(-shift, 0) :][: len(x)]
-    x = (x[:-2] + 2 * x[1:-1] + x[2:]) / 4  # as smooth as means of neighbours are, nearly
+    x = (x[:-2] + 2 * x[1:-1] + x[2:]) / 4  # nearly as smooth as means of neighbours
     half = (y[:-1] + y[1:]) / 2
     return max(_likeness(x, other) for other in ((half[:-1] + half[1:]) / 2, half[1:], half[:-1])), shift
 
 
 def _best_shift(first: Outline, second: Outline, least: int) -> tuple[int, float]:
-    """Find the shift of the highest correlation, by the Fourier transform; overlaps have so many windows at least."""
+    """Find the shift of the highest correlation by Fourier transform, with at least `least` common windows."""
     from scipy import fft  # noqa: PLC0415  (slow to import)
 
     n, m = len(first.levels), len(second.levels)
@@ -138,7 +138,7 @@ def _best_shift(first: Outline, second: Outline, least: int) -> tuple[int, float
 
 
 def _likeness(x: Floats, y: Floats) -> float:
-    """Return the lower one of how alike levels with their differences are, and spectral shapes."""
+    """Return the lower one of two correlations: of levels with their differences, and of spectral shapes."""
     levels = (_correlation(x, y) + _correlation(x[STEP:] - x[:-STEP], y[STEP:] - y[:-STEP])) / 2
     if x.shape[1] == 1:  # a single band has no shape
         return levels
@@ -146,7 +146,7 @@ def _likeness(x: Floats, y: Floats) -> float:
 
 
 def _correlation(x: Floats, y: Floats) -> float:
-    """Correlation over time and bands, each band centred."""
+    """Return the correlation over time and bands, with each band centred."""
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     steady = x.size * STEADY_DB**2
     return float((x * y).sum() / np.sqrt((np.square(x).sum() + steady) * (np.square(y).sum() + steady)))

@@ -1,4 +1,4 @@
-"""All tracks of a store heard once: the levels of each label, a fingerprint of each track, examples to be drawn."""
+"""Read all tracks of a store once: mean levels of each label, a fingerprint of each track, examples to draw."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from melzarr.pipeline.inspection.time_alignment import Levels, envelope
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Reader, Store
 
-MAX_DRAWN = 24  # labels of which there are examples
-FEW_LABELS = 12  # up to which there are two of each
-SECONDS = 10.0  # of each example
-COLUMNS = 500  # of each example at most, in time
-BLOCK = 256  # tracks that are read before their numbers are added up
-KEPT = 200_000_000  # bytes of envelopes that are kept, of 5000 tracks at the defaults; others are read again
+MAX_DRAWN = 24  # labels with examples
+FEW_LABELS = 12  # up to this number of labels, each has two examples
+SECONDS = 10.0  # s, duration of each example
+COLUMNS = 500  # maximum number of time columns in each example
+BLOCK = 256  # tracks that are read before their results are added up
+KEPT = 200_000_000  # bytes of envelopes that are kept, for 5000 tracks at the defaults; others are read again
 NAMED = 50  # damaged tracks whose errors are kept
 
 Floats = npt.NDArray[np.float64]
@@ -35,11 +35,11 @@ class Example:
     Parameters
     ----------
     track, label : str
-        Which.
+        Id and label of the track.
     seconds : float, in s
-        How much of it.
+        Duration of the example.
     levels : np.ndarray [shape=(n_mels, n_columns), dtype=float32], in dB
-        Mean level of each band; NaN where it has no window.
+        Mean level of each band; NaN if there is no valid window.
     """
 
     track: str
@@ -50,22 +50,22 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What was heard in a store.
+    """Results of reading all tracks of a store.
 
     Parameters
     ----------
     mean_db : np.ndarray [shape=(n_labels, n_mels)], in dB
-        Mean level of each label; NaN where nothing of it was heard.
+        Mean level of each label; NaN if none of its tracks counts.
     all_db : np.ndarray [shape=(n_mels,)], in dB
-        Mean level of everything.
+        Mean level of all tracks that count.
     prints : np.ndarray [shape=(n_tracks, size), dtype=float16], in dB
-        Fingerprint of each track; NaN where it was not heard.
+        Fingerprint of each track; NaN if the track does not count.
     envelopes : dict of int to np.ndarray
-        Envelopes of the first tracks by their numbers.
+        Envelopes of the first tracks, by track number.
     unreadable : list of (int, str)
-        Number of each damaged track, and what is wrong with it; the first of them.
+        Number and error of the first damaged tracks.
     n_unreadable : int
-        How many there are.
+        Number of all damaged tracks.
     """
 
     mean_db: Floats
@@ -80,18 +80,18 @@ def listen(
     store: Store, heard: npt.NDArray[np.bool_], classes: npt.NDArray[np.intp], n_labels: int,
     progress: Callable[[int], object],
 ) -> Sound:  # fmt: skip
-    """Read every track once.
+    """Read every track once, and collect levels, fingerprints and envelopes.
 
     Parameters
     ----------
     store : Store
         The store.
     heard : np.ndarray [shape=(n_tracks,), dtype=bool]
-        Tracks that count; the others are only read, to see whether they can be.
+        Tracks that count; the others are only read to check that they can be read.
     classes : np.ndarray [shape=(n_tracks,)]
-        Number of each track's label; -1 where it is none of the `n_labels`.
+        Number of each track's label; -1 if it is not one of the `n_labels`.
     n_labels : int
-        Labels whose levels are asked for.
+        Number of labels whose levels are computed.
     progress : callable
         Called with 1 after each track.
     """
@@ -124,12 +124,12 @@ def listen(
 
 
 def n_valid(store: Store) -> npt.NDArray[np.int64]:
-    """Count the valid windows of each track, whatever a store of others says."""
+    """Return the number of valid windows of each track, clipped to the spec: a foreign store may contain anything."""
     return np.asarray(np.clip(store.values("n_windows"), 0, store.spec.n_windows), np.int64)
 
 
 def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
-    """Give the function that reads a track's envelope by its number; None if the track cannot be read."""
+    """Return a function that returns a track's envelope by its number, or None if the track cannot be read."""
     read, spec, valid = store.reader(), store.spec, n_valid(store)
 
     def one(number: int) -> Levels | None:
@@ -145,7 +145,7 @@ _Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, n
 def _sounds(
     store: Store, valid: npt.NDArray[np.integer], progress: Callable[[int], object]
 ) -> Iterator[tuple[int, _Heard | str | None]]:
-    """Read tracks in several threads; give each track's numbers in order, or what is wrong with it."""
+    """Read tracks in several threads; yield each track's number and results, or what is wrong with it, in order."""
     read, spec = store.reader(), store.spec
 
     def one(number: int) -> _Heard | str | None:
@@ -160,7 +160,7 @@ def _sounds(
 
 
 def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard | str | None:
-    """Read one track; None where it has no valid window."""
+    """Read one track; return an error sentence if it is damaged, and None if it has no valid window."""
     mel = np.empty(spec.shape, spec.dtype)
     try:
         read(number, mel)
@@ -170,13 +170,13 @@ def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard
         return f"it is damaged: {error}"
     if not n_valid:
         return None
-    with np.errstate(all="ignore"):  # what is no number is said below
+    with np.errstate(all="ignore"):  # values that are not finite are reported below
         levels = quick_levels(mel[:n_valid], spec)
         frames = levels.reshape(-1, spec.n_mels)
         total = frames.sum(axis=0, dtype=np.float64)
         if not np.isfinite(total).all():
             return "it is damaged: its windows are no finite numbers"
-        frames = frames.astype(np.float32)  # half the time, and far below the precision that is kept
+        frames = frames.astype(np.float32)  # half the time; the rounding is far below the stored precision
         loudness = loudness_db(frames)
         heard = fingerprint(frames, loudness)
         return total, len(frames), heard, envelope(frames.reshape(levels.shape), loudness)
@@ -185,16 +185,16 @@ def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard
 def examples(
     store: Store, label: npt.NDArray[Any], status: npt.NDArray[Any], labels: Sequence[str]
 ) -> Iterator[Example]:
-    """Read the first seconds of the first ok track of each label, and of one from its middle where labels are few.
+    """Read the first seconds of the first ok track of each label, and of one from its middle if there are few labels.
 
     Parameters
     ----------
     store : Store
         The store.
     label, status : np.ndarray [shape=(n_tracks,)]
-        Of each track.
+        Label and status of each track.
     labels : sequence of str
-        Which labels; of many only the first. A track that is damaged is passed over.
+        The labels; only the first `MAX_DRAWN` are used. A damaged track is skipped.
     """
     spec, read, ok = store.spec, store.reader(), status == "ok"
     n_windows = min(spec.n_windows, max(1, round(SECONDS * spec.sample_rate / spec.stride)))

@@ -1,4 +1,4 @@
-"""Is a store what it says? Every checksum, every status against its data, and a sample computed again by librosa."""
+"""Verify a store: every checksum, every status against its data, and a sample recomputed with librosa."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from melzarr.pipeline.zarr_store.companion_files import differences
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import shard_name
 
-STATISTICS_DB = 1e-3  # mean and deviation, which are summed in another order here
+STATISTICS_DB = 1e-3  # tolerance of mean and deviation, which are summed in another order here
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What a verification found.
+    """Result of a verification.
 
     Parameters
     ----------
     problems : list of str
-        What is wrong, with the name of the track or file; empty for a sound store.
+        What is wrong, with the name of the track or file; empty if the store is intact.
     n_tracks, n_sampled, n_sources : int
-        Tracks read back, computed again by librosa, and compared with the digests of their files.
+        Number of tracks read back, recomputed with librosa, and compared with the digests of their files.
     n_files : int
-        Files compared with the list of checksums that a shared store has.
+        Number of files compared with the checksum list of a shared store.
     max_relative : float
-        Largest difference of power to librosa's, relative to the window's largest value; NaN where nothing was
-        computed.
+        Largest difference of power from librosa's, relative to the window's largest value; NaN if nothing was
+        recomputed.
     max_db : float, in dB
-        Largest difference of levels to librosa's, where a window is loud; NaN where nothing was computed.
+        Largest difference of levels from librosa's, over the loud values of windows; NaN if nothing was recomputed.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -67,16 +67,16 @@ def verify(
     seed: int = 0,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Verdict:
-    """Verify a store.
+    """Check that a store is intact and consistent, and optionally that it fits its audio files.
 
     Parameters
     ----------
     store : Store
         The store.
     root : str, Path or Directory, optional
-        Below which its audio files lie; with it their digests are compared too.
+        Directory of its audio files. If given, their digests are compared too.
     n_samples : int
-        Tracks to compute again with librosa, drawn at random; needs `root`.
+        Number of tracks to recompute with librosa, drawn at random; needs `root`.
     seed : int
         Seed of the draw.
     progress : callable
@@ -85,7 +85,7 @@ def verify(
     Raises
     ------
     BuildError
-        If another store took its place meanwhile, so that what was found says nothing.
+        If another store replaced it in the meantime, so that the problems found are meaningless.
     """
     verdict = _verify(store, root, n_samples, seed, progress)
     if verdict.problems:
@@ -106,7 +106,7 @@ def _verify(
         differing, verdict.n_files = differences(store.directory, digests)
         verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
-    except StorageError:  # the server's fault, and not the store's
+    except StorageError:  # an error of the server, not of the store
         raise
     except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
@@ -121,7 +121,7 @@ def _verify(
 def _check_shards(
     store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Callable[[int], object]
 ) -> tuple[_Levels, dict[str, str]]:
-    """Check each track, then the bytes of each shard; return the levels of what is trained on, and the digests."""
+    """Check each track, then the bytes of each shard; return the levels of the training tracks, and the digests."""
     digests: dict[str, str] = {}
     levels, step, expected = _Levels.zero(store.spec.n_mels), store.tracks_per_shard, store.values("receipts/sha256")
     metadata = store.directory.read("mel/zarr.json")
@@ -141,7 +141,7 @@ def _check_shards(
 
 
 def _shards(store: Store, n_shards: int) -> Iterator[bytes | None]:
-    """Bytes of each shard, the next one read meanwhile; None where it is not there."""
+    """Yield the bytes of each shard, or None if it is missing; the next shard is read ahead."""
 
     def read(index: int) -> bytes | None:
         try:
@@ -159,7 +159,7 @@ def _shards(store: Store, n_shards: int) -> Iterator[bytes | None]:
 
 
 def _mel_of(metadata: bytes, name: str, shard: bytes) -> zarr.Array[Any]:
-    """Give the array `mel` with no more than one of its shards, for zarr itself to decode: not what has written it."""
+    """Return the array `mel` with one of its shards, to decode it with zarr itself, not with the code that wrote it."""
     as_buffer = default_buffer_prototype().buffer.from_bytes
     store = MemoryStore({"mel/zarr.json": as_buffer(metadata), name: as_buffer(shard)}, read_only=True)
     return zarr.open_array(store, path="mel", mode="r", zarr_format=3)
@@ -178,7 +178,7 @@ def _check_track(
     verdict.n_tracks += 1
     try:
         mel = np.asarray(stored[number])
-    except Exception as error:  # noqa: BLE001  (whatever a codec makes of damaged bytes, it is this track's problem)
+    except Exception as error:  # noqa: BLE001  (any error of a codec on damaged bytes is a problem of this track)
         verdict.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
         return False
     n_valid = int(facts["n_windows"][number])
@@ -190,16 +190,16 @@ def _check_track(
 
 
 def status_problem(mel: npt.NDArray[Any], status: str, n_valid: int, error: str) -> str:
-    """Say where a track's status does not fit its data; nothing where it does.
+    """Return how a track's status contradicts its data; an empty string if it does not.
 
     Parameters
     ----------
     mel : np.ndarray [shape=(n_windows, n_frames, n_mels)]
-        What the store holds of the track.
+        Stored windows of the track.
     status, error : str
-        What it says of the track.
+        Stored status and error of the track.
     n_valid : int
-        Valid windows that it says there are.
+        Stored number of valid windows.
     """
     n_windows = len(mel)
     faults = (
@@ -241,7 +241,7 @@ class _Levels:
 
 def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
     if verdict.problems:
-        return  # they come from data that is not sound
+        return  # they come from damaged data
     if not levels.count:
         expected = {"mean_db": np.full(store.spec.n_mels, np.nan), "std_db": np.full(store.spec.n_mels, np.nan)}
     else:
@@ -252,9 +252,9 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
 
 
 def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
-    """Compare the files' digests; return the numbers of the tracks whose files are there and unchanged."""
+    """Compare the files' digests; return the numbers of tracks with an unchanged file and valid windows."""
     unchanged = []
-    with ThreadPoolExecutor(root.io_threads) as pool:  # hashing releases the interpreter
+    with ThreadPoolExecutor(root.io_threads) as pool:  # hashing releases the GIL
         found_digests = pool.map(functools.partial(source_sha256, root), facts["source"])
         for number, (name, found) in enumerate(zip(facts["track"], found_digests, strict=True)):
             expected, source = facts["source_sha256"][number], facts["source"][number]
@@ -269,7 +269,7 @@ def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict:
 
 
 def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
-    """Draw some tracks at random, in order."""
+    """Draw up to `n_samples` tracks at random; return their numbers in order."""
     drawn = np.random.default_rng(seed).permutation(numbers)[:n_samples]
     return sorted(drawn.astype(int).tolist())
 
@@ -277,7 +277,7 @@ def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
 def _check_sample(
     store: Store, root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
 ) -> None:
-    """Compute some tracks again with librosa."""
+    """Recompute some tracks with librosa, and compare them with the store."""
     spec, relative, decibel = store.spec, [], []
     for number in numbers:
         name, n_valid = facts["track"][number], facts["n_windows"][number]
@@ -287,7 +287,7 @@ def _check_sample(
                 there = librosa_windows(path, spec, n_valid)
         except StorageError:
             raise
-        except Exception as error:  # noqa: BLE001  (whatever librosa or a codec makes of it, it is this track's problem)
+        except Exception as error:  # noqa: BLE001  (any error of librosa or a codec is a problem of this track)
             verdict.problems.append(f"{name}: it cannot be computed again ({type(error).__name__}: {error})")
             continue
         apart, apart_db = distances(here, there, spec)

@@ -1,4 +1,4 @@
-"""Work in progress beside a store, and how it becomes the store in one step.
+"""Workspaces in which stores are built, and the step that publishes the result as the store.
 
-It may import zarr_store and what stands before it.
+It may import zarr_store and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""A store that is built on a disk: it appears by one rename."""
+"""Build a store on a local disk, and publish it by one rename."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
-ASIDE = "replaced"  # folder of a store whose place another one takes
+ASIDE = "replaced"  # folder of a store that is being replaced
 SPLITS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
-PRIVATE = 0o700  # mode of a workspace: nobody else may put anything into it
+PRIVATE = 0o700  # mode of a workspace: other users may not write to it
 
 
 class LocalWorkspace(Workspace):
-    """A workspace in a folder; ``store/`` in it becomes the store. ``owner.json`` says by whom it was last held."""
+    """A workspace in a folder. Its ``store/`` becomes the store; ``owner.json`` names its last lock holder."""
 
     def _store(self) -> Directory:
         return self.root.child("store")
 
     @property
     def folder(self) -> Path:
-        """The folder."""
+        """Path of the workspace."""
         return _folder(self.root)
 
     def occupied(self) -> bool:
-        """Whether there is anything."""
+        """Return whether the target exists."""
         return self.target.exists()
 
     def refuse_foreign(self) -> None:
-        """Raise a BuildError if the workspace, or a folder in it, is a link or another user's."""
+        """Raise a BuildError if the workspace, or a folder in it, is a link or belongs to another user."""
         for folder in (self.folder, *(self.folder / name for name in SPLITS)):
             require_own_folder(folder)
 
     def probe(self) -> None:
-        """Raise a CallError or BuildError if the store could not get its name."""
+        """Raise a CallError or BuildError if the store could not be created at its target."""
         folder = self.folder.absolute().parent
         while not folder.exists():
             folder = folder.parent
@@ -70,11 +70,11 @@ class LocalWorkspace(Workspace):
             raise BuildError(f"{target} is a disk of its own, which cannot be replaced; name a folder on it")
 
     def _longest_name(self) -> str:
-        """Longest name of a file or folder that is made beside the store."""
+        """Return the longest name of all files and folders that are created next to the store."""
         return self._trash.name
 
     def reuse_published_shard(self, receipt: Receipt) -> None:
-        """Link a shard of the finished store, or copy it where the file system has no links."""
+        """Hard-link a shard of the finished store, or copy it if it cannot be linked."""
         published = _folder(self.target) / shard_name(receipt.index)
         shard = self.folder / self.written(receipt.index, receipt.sha256)
         earlier = self.read_receipt(receipt.index)
@@ -85,10 +85,9 @@ class LocalWorkspace(Workspace):
         self.keep(receipt)
 
     def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
-        """Link the shard where the store is replaced that it is of, else copy it.
+        """Hard-link the shard if its store is the one being replaced, else copy it.
 
-        Two stores that stay have no file in common: who changes the owner or the rights of one would change the
-        other's too.
+        Two stores that both stay share no file: changing the owner or mode of a file in one would change the other.
         """
         shard = self.folder / self.written(receipt.index, receipt.sha256)
         if not (self.may_link(directory) and _linked(_folder(directory) / name, shard)):
@@ -100,19 +99,19 @@ class LocalWorkspace(Workspace):
             raise ValueError(NOT_WRITTEN)
 
     def may_link(self, directory: Directory) -> bool:
-        """Whether a file of another store may be this one's too."""
+        """Return whether the new store may share files with another store."""
         return directory == self.target
 
-    def preview(self, folder: Path, digests: Sequence[str]) -> Directory:  # noqa: ARG002  (they are in their places)
-        """Give the folder, in which the shards lie already."""
+    def preview(self, folder: Path, digests: Sequence[str]) -> Directory:  # noqa: ARG002  (the shards are moved already)
+        """Return the folder, which contains the shards already."""
         return LocalDirectory(folder)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold the workspace by a lock of the file system, which a dead process lets go."""
+        """Hold the workspace with a file lock, which the system releases if the process dies."""
         self.refuse_foreign()
         self.folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        self.refuse_foreign()  # once more, for it may have come in between
+        self.refuse_foreign()  # again, because a link may have been created in between
         lock = filelock.FileLock(self.folder / "lock", timeout=0)
         try:
             lock.acquire()
@@ -132,14 +131,14 @@ class LocalWorkspace(Workspace):
                 yield
         finally:
             if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {"lock", "owner.json"}:
-                self._discard()  # nothing was begun
+                self._discard()  # nothing was started
             lock.release()
 
     def _require_hold(self) -> None:
-        """Do nothing: a file system takes a lock from nobody who lives."""
+        """Do nothing: a living process does not lose a file lock."""
 
     def _clear_spent(self) -> None:
-        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
+        """Remove what is left of a published build, so that the next build does not take it for its own work."""
         if self.is_spent:
             for name in ("shards", "store", "receipts", ASIDE):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -150,17 +149,17 @@ class LocalWorkspace(Workspace):
         store = _folder(self.store)
         store.mkdir(exist_ok=True)
         expected = frozenset(map(shard_name, range(len(digests))))
-        sweep(store, expected)  # first, or a shard could be moved to where a link leads
+        sweep(store, expected)  # first, because a link in the folder could redirect a shard
         self.move_shards(digests, sizes)
         sweep(store, expected)
         yield store
         self.refuse_occupied(replace)
-        self.require_settled(sizes)  # once more, at the last moment
+        self.require_settled(sizes)  # again, at the last moment
         self._put(store)
-        sync(self.folder.parent)  # before the receipts go, from which it could be done again
+        sync(self.folder.parent)  # before the receipts, which allow a retry, are removed
 
     def _put(self, store: Path) -> None:
-        """Have the finished store be where it belongs, in one step."""
+        """Rename the finished store to the target, or exchange the two if a store is there."""
         target = _folder(self.target)
         if target.exists():
             _exchange(store, target)
@@ -174,28 +173,28 @@ class LocalWorkspace(Workspace):
             target.rename(aside)
 
     def finish_interrupted_publish(self) -> None:
-        """Put back what was put aside where a system exchanges folders in two steps."""
+        """Restore the old store if a replacement in two steps was interrupted between them."""
         if not self.target.exists() and (self.folder / ASIDE).exists():
             with self.locked():
                 if not self.target.exists() and (self.folder / ASIDE).exists():
                     (self.folder / ASIDE).rename(_folder(self.target))
 
     def _discard(self) -> None:
-        """Remove what is left of a build; what cannot go (a lock that is held, on NFS) is left for the next one.
+        """Remove the workspace; what cannot be removed (a held lock on NFS) is left for the next build.
 
-        It is renamed first, so that what a kill leaves of it is never taken for work.
+        The folder is renamed first, so that after a kill its rest is never taken for work in progress.
         """
         self.clear_trash()
         try:
             self.folder.rename(self._trash)
         except FileNotFoundError:
             return
-        except OSError:  # something of somebody else's is in the way
+        except OSError:  # the new name is taken by a file or folder of another user
             _remove(self.folder)
         self.clear_trash()
 
     def clear_trash(self) -> None:
-        """Remove what kills have left of a workspace that was being removed, and of the note beside its store."""
+        """Remove what killed processes left of a workspace being removed, and of the note next to the store."""
         _remove(self._trash, last=DERIVED)
         remove_parts(self.folder.with_name(f"{self.target.name}{BUILT}"))
 
@@ -212,9 +211,9 @@ class LocalWorkspace(Workspace):
 
 
 def _remove(folder: Path, last: str = "") -> None:
-    """Remove a folder of one's own and all in it; a link and the folder of another user are left.
+    """Remove a folder and its contents, unless it is a link or belongs to another user.
 
-    The file `last` goes last, for it says what the others were.
+    The file `last` is removed last, because it describes the others.
     """
     with suppress(BuildError):
         require_own_folder(folder)
@@ -224,12 +223,12 @@ def _remove(folder: Path, last: str = "") -> None:
 
 
 def _folder(directory: Directory) -> Path:
-    assert isinstance(directory, LocalDirectory)  # noqa: S101  (by whom it was made)
+    assert isinstance(directory, LocalDirectory)  # noqa: S101  (callers pass local directories only)
     return directory.path
 
 
 def _linked(path: Path, name: Path) -> bool:
-    """Give a file a second name where that can be; a link to it is not followed, for it may be a tool's own file."""
+    """Hard-link a file and return whether that worked; a symbolic link, perhaps to a tool's own file, is skipped."""
     name.parent.mkdir(parents=True, exist_ok=True)
     name.unlink(missing_ok=True)
     try:
@@ -237,23 +236,23 @@ def _linked(path: Path, name: Path) -> bool:
             os.link(path, name)
     except FileNotFoundError:
         raise
-    except OSError:  # another disk, a file system without links, a file of another user's
+    except OSError:  # another disk, a file system without links, or a file of another user
         return False
     return name.exists()
 
 
 def sweep(folder: Path, expected: frozenset[str]) -> None:
-    """Keep the expected files below a folder, and the folders that hold them; remove all else.
+    """Remove everything below a folder except the expected files and the folders that contain them.
 
-    What is removed are leftovers of other plans and of kills. No link is followed: each folder is opened by a
-    descriptor, and a link is removed as such. What is kept is synced to the disk.
+    This removes leftovers of other plans and of killed processes. No link is followed: folders are opened by
+    descriptor, and links themselves are removed. Folders that are kept are synced to disk.
 
     Parameters
     ----------
     folder : Path
         The folder.
     expected : frozenset of str
-        Paths below it, with forward slashes.
+        Paths relative to the folder, with forward slashes.
     """
     descriptor = os.open(folder, _FOLDER)
     try:
@@ -266,10 +265,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def _sweep(folder: int, prefix: str, expected: frozenset[str]) -> bool:
-    """Sweep one folder by its descriptor; return whether anything was kept."""
+    """Sweep one folder, given by its descriptor; return whether anything was kept."""
     kept = False
     with os.scandir(folder) as found:
-        entries = list(found)  # before any is removed
+        entries = list(found)  # list all before removing any
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
@@ -291,16 +290,16 @@ def _sweep(folder: int, prefix: str, expected: frozenset[str]) -> bool:
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange two folders in one step where the system can, else in two."""
+    """Exchange two folders in one step if the system supports it, else in two."""
     if not _renamed_by_exchange(first, second):
         aside = first.with_name(ASIDE)
-        shutil.rmtree(aside, ignore_errors=True)  # left where a build was killed between the two steps
+        shutil.rmtree(aside, ignore_errors=True)  # left by a build that was killed between the two steps
         second.rename(aside)
         first.rename(second)
 
 
 def _renamed_by_exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders by the system's own call; False where system or file system has none."""
+    """Exchange two folders with a system call; return False if the system or the file system has none."""
     libc = ctypes.CDLL(None, use_errno=True)
     a, b = os.fsencode(first), os.fsencode(second)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):

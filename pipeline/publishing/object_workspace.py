@@ -1,4 +1,4 @@
-"""A store that is built in an object store: its metadata are written last, so what opens is complete."""
+"""Build a store in an object store; its metadata is written last, so a store that opens is complete."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from melzarr.pipeline.storage.lock import Lease
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
-METADATA = "zarr.json"  # of the group: without it nothing opens
+METADATA = "zarr.json"  # of the group: without it, the store does not open
 BEGUN = "publishing"
-DESCRIBED = "described"  # folder of what describes the store that takes another one's place, and a file beside it
+DESCRIBED = "described"  # description of a store that replaces another one: a folder, and a .json file
 
 
 class ObjectWorkspace(Workspace):
-    """A workspace under a prefix. Shards are moved to the store's own place, under which nothing opens meanwhile."""
+    """A workspace under a prefix. Shards are moved to the target, which does not open as a store in the meantime."""
 
     def __init__(self, target: Directory, plan_id: str = "") -> None:
         if not target.can_list:
@@ -42,16 +42,16 @@ class ObjectWorkspace(Workspace):
         return self.target
 
     def occupied(self) -> bool:
-        """Whether a store is there, or anything that no build has left that was stopped when it published."""
+        """Return whether the target has a store, or files that are not from an interrupted publish."""
         return self.target.size(METADATA) is not None or (self.target.exists() and self.root.size(BEGUN) is None)
 
     def reuse_published_shard(self, receipt: Receipt) -> None:
-        """Write the receipt down: a worker finds the shard where it is."""
+        """Write only the receipt: a worker finds the shard in the target."""
         if self.read_receipt(receipt.index) is None:
             self.keep(receipt)
 
     def preview(self, folder: Path, digests: Sequence[str]) -> Directory:
-        """Give what is in the folder, with the shards where they lie: as they were written, or settled before."""
+        """Return a view of the folder and the shards, whether these are still in the workspace or moved already."""
         written = {f"shards/{name}" for name, _ in self.root.child("shards").files()}
 
         def place(index: int) -> tuple[Directory, str]:
@@ -62,15 +62,15 @@ class ObjectWorkspace(Workspace):
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold the workspace by a file that is written again and again."""
+        """Hold the workspace with a lock file that is rewritten periodically."""
         with self._lease.held():
             if self.is_spent:
                 self._clear()
             yield
 
     def _clear(self) -> None:
-        """Forget a build that has been published, so that none of it is taken for the work of the next one."""
-        last = [DERIVED, PUBLISHED]  # since they say what was made, and that the rest may go
+        """Remove all files except the lock, so that the next build does not take them for its own work."""
+        last = [DERIVED, PUBLISHED]  # they record what was built, and that the rest can be removed
         self.root.remove(name for name, _ in list(self.root.files()) if name not in {"lock", *last})
         self.root.remove(last)
 
@@ -78,7 +78,7 @@ class ObjectWorkspace(Workspace):
     def _appearing(self, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="melzarr-") as name:
             folder = Path(name)
-            yield folder  # before anything is changed, for it can fail
+            yield folder  # before anything is changed, because the block can fail
             self._lease.require()
             self.refuse_occupied(replace)
             if replace:
@@ -86,8 +86,8 @@ class ObjectWorkspace(Workspace):
             self._put(LocalDirectory(folder), digests, sizes, replace)
 
     def _put(self, described: Directory, digests: Sequence[str], sizes: Sequence[int], replace: bool) -> None:
-        """Have the store be where it belongs, and nothing else there."""
-        self.root.write(BEGUN)  # from here on the store's place holds something, which is this build's
+        """Move the store to the target, and remove everything else there."""
+        self.root.write(BEGUN)  # from here on, files in the target are from this build
         if replace:
             self.target.remove([METADATA])
         self.move_shards(digests, sizes)
@@ -99,7 +99,7 @@ class ObjectWorkspace(Workspace):
         self._appear(described.read(METADATA))
 
     def _copy(self, source: Directory, directory: Directory, without: str = "") -> None:
-        """Copy all files but one, none of which is large."""
+        """Copy all files except one; all are small."""
 
         def copy(name: str) -> None:
             self._require_hold()
@@ -110,7 +110,7 @@ class ObjectWorkspace(Workspace):
                 pass
 
     def _keep_description(self, described: Directory, digests: Sequence[str], sizes: Sequence[int]) -> None:
-        """Keep what a store is described by: between the one that is replaced and the new one there is none to read."""
+        """Save the new store's description: if the replacement is interrupted, neither store can be opened."""
         kept = self.root.child(DESCRIBED)
         self.root.remove([f"{DESCRIBED}.json"])
         kept.remove([name for name, _ in kept.files()])
@@ -119,13 +119,13 @@ class ObjectWorkspace(Workspace):
         self.root.write(f"{DESCRIBED}.json", json.dumps(facts).encode())
 
     def finish_interrupted_publish(self) -> None:
-        """Let the store appear that was taking another one's place, where all of it is there."""
+        """Publish a store whose replacement of another one was interrupted, if all its shards are there."""
         if self.target.size(METADATA) is not None or self.root.size(f"{DESCRIBED}.json") is None:
             return
         with self.locked():
             try:
                 facts = json.loads(self.root.read(f"{DESCRIBED}.json"))
-            except FileNotFoundError:  # somebody else has done it since
+            except FileNotFoundError:  # another process has finished it since
                 return
             if not self.missing(facts["digests"], facts["sizes"]):
                 self._put(self.root.child(DESCRIBED), facts["digests"], facts["sizes"], replace=False)
@@ -137,21 +137,21 @@ class ObjectWorkspace(Workspace):
         self.target.remove(name for name, _ in list(self.target.files()))
 
     def _require_hold(self) -> None:
-        """See that nobody has taken over since this process was last heard of."""
+        """Raise a BuildError if another process took the lock after this one failed to renew it."""
         self._lease.require_lately()
 
     def _appear(self, metadata: bytes) -> None:
         try:
             _bucket(self.target).exchange(METADATA, metadata, None)
         except FileExistsError as error:
-            if self.target.read(METADATA) != metadata:  # else it was written, and the answer lost
+            if self.target.read(METADATA) != metadata:  # if equal, it was written and the response was lost
                 raise BuildError(f"{self.target} has appeared meanwhile; look at it, and build another") from error
 
     def _discard(self) -> None:
-        """Remove what is left of a build but its lock, which goes when it is let go."""
+        """Remove the workspace except its lock file, which is removed when the lock is released."""
         self._clear()
 
 
 def _bucket(directory: Directory) -> ObjectStoreDirectory:
-    assert isinstance(directory, ObjectStoreDirectory)  # noqa: S101  (by whom it was made)
+    assert isinstance(directory, ObjectStoreDirectory)  # noqa: S101  (callers pass object stores only)
     return directory

@@ -1,4 +1,4 @@
-"""Where a store is built, by its address."""
+"""Open the workspace for the path or address of a store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from melzarr.pipeline.storage.zip import ZipDirectory
 
 
 def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "") -> Workspace:
-    """Give the workspace of a store on a disk, in a zip archive, or in an object store.
+    """Return the workspace of a store on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
     where : str, Path, Directory or Workspace
-        Where the store will be; a link is followed. A workspace is given back, with its lock.
+        Path or address of the store; a link is followed. A workspace is returned unchanged, with its lock.
     plan_id : str
-        Plan of which receipts are read and written; empty for a build in one piece.
+        Plan whose receipts are read and written; empty for a build in one piece.
     """
     if isinstance(where, Workspace):
         return where
@@ -30,7 +30,7 @@ def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "")
     if isinstance(target, ZipDirectory):
         return ZipWorkspace(target, plan_id)
     if not target.folder:
-        from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace  # noqa: PLC0415  (an extra: most stores are local)
 
         return ObjectWorkspace(target, plan_id)
     if not target.folder.is_symlink():

@@ -1,4 +1,4 @@
-"""Where something new may be put: nowhere that anything else would be lost or damaged."""
+"""Refuse to write where existing data would be lost or damaged."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from melzarr.pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_c
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
 from melzarr.pipeline.zarr_store.reader import is_store
 
-HARMLESS = {".gitattributes", ".DS_Store"}  # files that are made again, or not missed
+HARMLESS = {".gitattributes", ".DS_Store"}  # files that may be lost: unimportant, or created again
 
 
 def refuse_place(
     workspace: Workspace, others: Iterable[Directory] = (), *, replace: bool, catalog: Catalog | None = None
 ) -> None:
-    """Refuse to put a store where it cannot be, or where something else would be lost.
+    """Raise if a store cannot be created at its target, or if existing data would be lost.
 
     Parameters
     ----------
     workspace : Workspace
-        Of the new store.
+        Workspace of the new store.
     others : iterable of Directory
-        Stores that it is made of and that stay.
+        Stores that it is derived from and that stay.
     replace : bool
-        Whether a store that is there may be replaced; anything else never is.
+        Whether an existing store may be replaced; anything else is never replaced.
     catalog : Catalog, optional
-        The tracks that it is made of.
+        The tracks that it is built from.
 
     Raises
     ------
     CallError
-        If the place has no name or the wrong one, lies in a store, or is, holds or lies in what stays.
+        If the target has no name or a wrong one, is inside a store, or is, contains or is inside data that stays.
     BuildError
-        If something is there, or the place cannot be written to.
+        If something is there that may not be replaced, or the target cannot be written to.
     """
     target = workspace.target
     if target.name in {"", ".", ".."}:
@@ -60,7 +60,7 @@ def refuse_place(
         _refuse_source(target, catalog)
     workspace.probe()
     if workspace.is_spent:
-        workspace.cleanup_after_crash()  # what a kill after the last step has left
+        workspace.cleanup_after_crash()  # left by a kill after the last step
     if not workspace.occupied():
         return
     if not _is_store(target):
@@ -75,17 +75,17 @@ def refuse_place(
 
 
 def refuse_inside(place: Directory) -> None:
-    """Refuse to write into a store, for its UUID is that of all its files.
+    """Raise if a path is inside a store, whose UUID depends on all its files.
 
     Parameters
     ----------
     place : Directory
-        What would be written: a store, or a file.
+        The store or the file that would be written.
 
     Raises
     ------
     CallError
-        If it lies in a store.
+        If it is inside a store.
     """
     for parent in _parents(place):
         if parent.size("zarr.json") is not None and is_store(parent):
@@ -93,7 +93,7 @@ def refuse_inside(place: Directory) -> None:
 
 
 def _parents(directory: Directory) -> Iterator[Directory]:
-    """All folders in which a tree lies, the nearest first."""
+    """Yield the parent folders of a directory, the nearest first."""
     path = directory.path if isinstance(directory, ZipDirectory) else directory.folder
     if path:
         yield from map(LocalDirectory, Path(os.path.realpath(path)).parents)
@@ -103,7 +103,7 @@ def _parents(directory: Directory) -> Iterator[Directory]:
 
 
 def _refuse_source(target: Directory, catalog: Catalog) -> None:
-    """Refuse a place that holds the tracks, or lies where it would be taken for tracks itself."""
+    """Raise if the target contains the tracks, or is inside the source and would be taken for tracks."""
     here, root = _place(target), _place(catalog.root)
     if root.is_relative_to(here):
         raise CallError(f"the source {catalog.root} lies in {target}, and would go with it; name another place")
@@ -123,14 +123,14 @@ def _refuse_source(target: Directory, catalog: Catalog) -> None:
 
 
 def _lead_into(place: PurePosixPath, catalog: Catalog) -> bool:
-    """Whether a file of the tracks is a link to one below a place."""
+    """Return whether any track's file is a link to a file below a path."""
     root = str(catalog.root)
     files = (os.path.realpath(f"{root}/{source}") for (source,) in Tracks.of(catalog.tracks).rows("source"))
     return any(file.startswith(f"{place}/") for file in files)
 
 
 def _foreign_files(target: Directory) -> Iterator[str]:
-    """Names of the files in the place of a store that neither it nor its list of checksums knows."""
+    """Yield the names of files in a store's folder that neither the store nor its list of checksums contains."""
     if isinstance(target, ZipDirectory):
         return
     try:
@@ -147,11 +147,11 @@ def _is_store(target: Directory) -> bool:
         return is_store(target)
     except StorageError:
         raise
-    except StoreError:  # an archive that is none
+    except StoreError:  # not a valid archive
         return False
 
 
 def _place(directory: Directory) -> PurePosixPath:
-    """Where a tree is, so that places can be compared."""
+    """Return the path or address of a directory in a form that can be compared."""
     path = directory.path if isinstance(directory, ZipDirectory) else directory.folder
     return PurePosixPath(os.path.realpath(path)) if path else PurePosixPath(str(directory))

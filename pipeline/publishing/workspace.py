@@ -1,4 +1,4 @@
-"""Work in progress: it lies beside its store under another name, and becomes the store in one step."""
+"""The workspace: a directory next to the store, in which it is built and from which it is published in one step."""
 
 from __future__ import annotations
 
@@ -15,100 +15,100 @@ from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
-BUILT = ".built.json"  # ending of the note beside a store of how fast it was built
-PUBLISHED = "published"  # file that says that the store is there, and that the rest may go
-REMOVING = "removing"  # file that says that the store is on its way out
-DERIVED = "derived.json"  # what is being made there of other stores, and of which
-PLAN = "plan.json"  # what the parts of a build make; written by its first stage
-PLAN_DIGITS = 16  # of a plan's digest, in the names of its receipts
+BUILT = ".built.json"  # suffix of a file next to the store with the build's timings
+PUBLISHED = "published"  # marker file: the store is published, and the rest can be removed
+REMOVING = "removing"  # marker file: the store is being removed
+DERIVED = "derived.json"  # what is being derived here, and from which stores
+PLAN = "plan.json"  # what a job array's parts compute; written by its first stage
+PLAN_DIGITS = 16  # digits of a plan's digest in the names of its receipts
 RECEIPT = re.compile(r"receipts/(?P<index>[0-9]{7})(\.[0-9a-f]{16})?\.json")
-LATE = re.compile(r"shards/|receipts/\.?[0-9]{7}\.[0-9a-f]{16}\.")  # a part's files, with those that are being written
+LATE = re.compile(r"shards/|receipts/\.?[0-9]{7}\.[0-9a-f]{16}\.")  # a part's files, complete or being written
 NOT_WRITTEN = "its bytes are not those that were written"
 
 
 class Workspace(ABC):
-    """The tree of files in which a store is built.
+    """The directory in which a store is built.
 
     Parameters
     ----------
     target : Directory
-        Where the store will be.
+        Where the store will be published.
     plan_id : str
-        Plan of which receipts are read and written; empty for a build in one piece.
+        Plan whose receipts are read and written; empty for a build in one piece.
 
     Attributes
     ----------
     root : Directory
-        ``music.zarr.building``, beside the store. It holds ``shards/`` (what workers have written), ``receipts/`` (one
-        per shard and plan, written after it), and a lock, held while a build lives. A file ``published`` says that the
-        store is there, and that the rest may go.
+        ``music.zarr.building``, next to the store. It contains ``shards/`` (written by workers), ``receipts/`` (one per
+        shard and plan, written after the shard), and a lock, which is held while a build runs. A file ``published``
+        means that the store is published and the rest can be removed.
     store : Directory
-        Where shards are moved when all are there.
+        Where shards are moved once all are there.
 
     Notes
     -----
-    A worker names a shard by its content, and only the client that holds the lock moves it into the store. So a worker
-    of another build, dead to all but itself, can write what it likes: nobody looks for it there. A receipt is named by
-    its plan, so that a late part of an older plan does not replace one of the current plan.
+    A worker names a shard by its content, and only the client that holds the lock moves it into the store. It does not
+    matter what a stray worker of an abandoned build still writes, because those names are not looked up. A receipt is
+    named by its plan, so that a late part of an older plan does not replace a receipt of the current plan.
     """
 
     def __init__(self, target: Directory, plan_id: str = "") -> None:
         self.target, self.plan_id = target, plan_id
         self.root = target.sibling(f"{target.name}.building")
         self.store = self._store()
-        self._n_holds, self._is_over = 0, False  # of the lock, by this process
+        self._n_holds, self._is_over = 0, False  # of the lock in this process
 
     # What workers do.
 
     @staticmethod
     def written(index: int, sha256: str) -> str:
-        """Name of a shard as a worker writes it: by its content."""
+        """Return the name under which a worker writes a shard: it contains the digest of its content."""
         return f"shards/{index:07d}.{sha256}"
 
     def receipt(self, index: int) -> str:
-        """Name of a shard's receipt."""
+        """Return the name of a shard's receipt."""
         plan = f".{self.plan_id[:PLAN_DIGITS]}" if self.plan_id else ""
         return f"receipts/{index:07d}{plan}.json"
 
     def write(self, parts: Iterable[bytes], receipt: Receipt) -> None:
-        """Keep a shard and, once it is whole, its receipt; where the build is over, there is nobody to keep it for."""
+        """Write a shard, then its receipt; raise a BuildError if the build is over."""
         if not self.root.exists():
             raise BuildError(f"the build of {self.target} is over")
         self.root.write(self.written(receipt.index, receipt.sha256), *parts)
         self.keep(receipt)
 
     def keep(self, receipt: Receipt) -> None:
-        """Write a receipt down."""
+        """Write a receipt."""
         self.root.write(self.receipt(receipt.index), receipt.to_json())
 
     def read_receipt(self, index: int) -> Receipt | None:
-        """Return the receipt that an earlier run left of a shard, if there is one that can be read."""
+        """Return the receipt of a shard from an earlier run; None if it is missing or unreadable."""
         try:
             return Receipt.from_json(self.root.read(self.receipt(index)))
         except (FileNotFoundError, ValueError):
             return None
 
     def holds(self, receipt: Receipt) -> bool:
-        """Whether the bytes of a shard are those of its receipt."""
+        """Return whether a shard's size and SHA-256 match its receipt."""
         return any(directory.size(name) == receipt.n_bytes and directory.sha256(name) == receipt.sha256
                    for directory, name in self._places(receipt))  # fmt: skip
 
     def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
-        """Keep a shard of another store as it is, and its receipt.
+        """Copy a shard of another store unchanged, and write its receipt.
 
         Parameters
         ----------
         receipt : Receipt
-            The shard's; its number is the one that it will have here.
+            Receipt of the shard, with its number in the new store.
         directory : Directory
             The other store.
         name : str
-            The shard's file in it.
+            Path of the shard in it.
 
         Raises
         ------
         ValueError
-            Where the bytes are not those of the receipt.
+            If the bytes do not match the receipt.
         """
         data = directory.read(name)
         if hashlib.sha256(data).hexdigest() != receipt.sha256:
@@ -116,7 +116,7 @@ class Workspace(ABC):
         self.write([data], receipt)
 
     def forget(self) -> None:
-        """Remove the shards and receipts of an earlier run that was to make another store."""
+        """Remove the shards and receipts of an earlier run that built another store."""
         for folder in map(self.root.child, ("receipts", "shards")):
             folder.remove([name for name, _ in folder.files()])
 
@@ -127,9 +127,9 @@ class Workspace(ABC):
     # What the client does.
 
     def adopt_receipts(self) -> None:
-        """Rename the receipts of other plans to this one's, so that their shards can be kept.
+        """Rename receipts of other plans to names of this plan, so that their shards can be kept.
 
-        A receipt of this plan is not replaced. Call it with the lock held, before workers start.
+        Receipts of this plan are not replaced. Call this with the lock held, before workers start.
         """
         names = {f"receipts/{name}" for name, _ in self.root.child("receipts").files()}
 
@@ -147,20 +147,20 @@ class Workspace(ABC):
                 pass
 
     def n_receipts(self) -> int:
-        """How many shards an earlier run has finished."""
+        """Return the number of shards that an earlier run finished."""
         return sum(name.endswith(".json") for name, _ in self.root.child("receipts").files())
 
     def has(self, receipt: Receipt) -> bool:
-        """Whether the file of a shard is there in the size of its receipt; a look, where `holds` reads all of it."""
+        """Return whether a shard's file exists in the size of its receipt; unlike `holds`, this does not read it."""
         return any(directory.size(name) == receipt.n_bytes for directory, name in self._places(receipt))
 
     def _places(self, receipt: Receipt) -> Iterator[tuple[Directory, str]]:
-        """Where the file of a shard can be, before it is settled and afterwards."""
+        """Yield where the file of a shard can be: in the workspace, or moved to the store."""
         yield self.root, self.written(receipt.index, receipt.sha256)
         yield self.store, shard_name(receipt.index)
 
     def missing(self, digests: Sequence[str], sizes: Sequence[int]) -> list[int]:
-        """Numbers of the shards whose files are not there in their sizes; the size is -1 where none was made."""
+        """Return the numbers of shards that are missing or have another size; a size of -1 means not built."""
         found = {f"shards/{name}": size for name, size in self.root.child("shards").files()}
         lacking = [
             index
@@ -173,7 +173,7 @@ class Workspace(ABC):
         return [index for index in lacking if settled.get(shard_name(index), -2) != sizes[index]]
 
     def move_shards(self, digests: Sequence[str], sizes: Sequence[int]) -> None:
-        """Move all shards to their places in the store, and see that they are there; those that were there stay."""
+        """Move all shards into the store, and check that they are there; shards that are already there stay."""
 
         def move(index: int) -> None:
             self._require_hold()
@@ -186,7 +186,7 @@ class Workspace(ABC):
         self.require_settled(sizes)
 
     def require_settled(self, sizes: Sequence[int]) -> None:
-        """Raise a BuildError if a shard is not in its place in the store, in its size."""
+        """Raise a BuildError if a shard is not in the store in its size."""
         found = self._settled()
         if lost := [index for index, size in enumerate(sizes) if found.get(shard_name(index)) != size]:
             raise BuildError(
@@ -195,12 +195,12 @@ class Workspace(ABC):
             )
 
     def _settled(self) -> dict[str, int]:
-        """Sizes of the shards that are in the store, by their names there."""
+        """Return the sizes of the shards that are in the store, by name."""
         return {f"{SHARDS}/{name}": size for name, size in self.store.child(SHARDS).files()}
 
     @abstractmethod
     def _require_hold(self) -> None:
-        """Raise a BuildError where the lock was lost."""
+        """Raise a BuildError if the lock was lost."""
 
     @contextmanager
     def publishing(
@@ -211,24 +211,24 @@ class Workspace(ABC):
         replace: bool = False,
         check: Callable[[Directory], object] = lambda _: None,
     ) -> Iterator[Path]:
-        """Let a store appear.
+        """Publish the store.
 
         Parameters
         ----------
         digests : sequence of str
-            SHA-256 of all shards, in order; they are moved into the store, and whatever else is there removed.
+            SHA-256 of all shards, in order; they are moved into the store, and everything else there is removed.
         sizes : sequence of int
-            Bytes of their files.
+            Sizes of their files, in bytes.
         replace : bool
-            Whether a store that is there is replaced.
+            Whether an existing store is replaced.
         check : callable
-            Called with the store once it is there; raises if it does not open, and then the workspace stays.
+            Called with the published store; if it raises, because the store does not open, the workspace is kept.
 
         Yields
         ------
         Path
-            A folder for all of the store but its shards. At the end of the block the store is there, and the rest of
-            the workspace is removed.
+            A folder for everything of the store except its shards. At the end of the block, the store is published
+            and the workspace is removed.
         """
         with self._appearing(digests, sizes, replace) as folder:
             yield folder
@@ -236,23 +236,23 @@ class Workspace(ABC):
         self.root.write(PUBLISHED)
         self.discard()
 
-    def probe(self) -> None:  # noqa: B027  (in an object store, taking the lock shows it)
-        """Raise a CallError or BuildError if the store could not appear in its place, before anything is computed."""
+    def probe(self) -> None:  # noqa: B027  (in an object store, taking the lock tests it)
+        """Raise a CallError or BuildError if the store could not be published; called before anything is computed."""
 
     def refuse_occupied(self, replace: bool) -> None:
-        """Raise a BuildError where something is in the store's place that is not to be replaced."""
+        """Raise a BuildError if the target is occupied and `replace` is False."""
         if self.occupied() and not replace:
             raise BuildError(
                 f"{self.target} has appeared meanwhile; look at it, and replace it with --force if you like"
             )
 
     def cleanup_after_crash(self, published: Iterable[Receipt] = ()) -> None:
-        """Remove what a kill after publishing has left; a build that lives, or that can go on, is left alone.
+        """Remove what a kill after publishing left; a build that runs or can be resumed is not touched.
 
         Parameters
         ----------
         published : iterable of Receipt
-            All receipts of the finished store: a workspace that has the very same is what is left of that store.
+            All receipts of the finished store: a workspace with the same receipts is a leftover of that store.
         """
         self.clear_trash()
         if self.root.size(REMOVING) is not None:
@@ -262,7 +262,7 @@ class Workspace(ABC):
                 self.discard()
 
     def _is_of_late_parts(self) -> bool:
-        """Whether it holds nothing but what parts have written after their plan was finished."""
+        """Return whether all files are from job-array parts that wrote after their plan was finished."""
         n_files = 0
         for name, _ in self.root.files():
             if not LATE.match(name):
@@ -271,7 +271,7 @@ class Workspace(ABC):
         return n_files > 0
 
     def is_left_of(self, published: Iterable[Receipt]) -> bool:
-        """Whether the receipts are those of a finished store, each of them, and no stage of a build is to come."""
+        """Return whether all receipts are those of a finished store, and no job array is in progress."""
         if self.root.size(PLAN) is not None:
             return False
         n_same = 0
@@ -283,9 +283,9 @@ class Workspace(ABC):
         return n_same > 0 and n_same == self.n_receipts()
 
     def require_plan(self) -> None:
-        """Raise a BuildError if the plan that is written down is not this one.
+        """Raise a BuildError if the plan in the workspace is not this one.
 
-        A build in one piece has no plan there: it holds the lock while its workers write.
+        A build in one piece has no plan in the workspace: it holds the lock while its workers write.
         """
         if not self.plan_id:
             return
@@ -299,26 +299,26 @@ class Workspace(ABC):
             )
 
     def has_made(self, note: bytes) -> bool:
-        """Whether the store that is there was made from a note, by a run that was ended before it had tidied up.
+        """Return whether the existing store was built for a note, by a run that was killed before it cleaned up.
 
         Parameters
         ----------
         note : bytes
-            As `DERIVED` holds it.
+            Content of the file `DERIVED`.
         """
         if not self.occupied():
             return False
         return self._discarded(DERIVED) == note or (self.is_spent and self.notes(note))
 
     def notes(self, note: bytes) -> bool:
-        """Whether what is made here is what a note says."""
+        """Return whether the workspace's file `DERIVED` contains this note."""
         try:
             return self.root.read(DERIVED) == note
         except FileNotFoundError:
             return False
 
     def remove_store(self) -> None:
-        """Remove the finished store; a kill leaves it as it was, or what `cleanup_after_crash` removes."""
+        """Remove the finished store; after a kill, it is intact or `cleanup_after_crash` removes the rest."""
         with self.locked():
             self.root.write(REMOVING)
             self._remove_target()
@@ -329,11 +329,11 @@ class Workspace(ABC):
 
     @abstractmethod
     def finish_interrupted_publish(self) -> None:
-        """See that a store is there, after a kill in the last step of one that was to take its place."""
+        """Make sure that a store is there after a kill in the last step of replacing it."""
 
     @property
     def is_spent(self) -> bool:
-        """Whether the store was published, and a kill fell before the rest was removed."""
+        """Whether the store was published, but a kill left the workspace."""
         return self.root.size(PUBLISHED) is not None
 
     @abstractmethod
@@ -345,43 +345,43 @@ class Workspace(ABC):
     ) -> AbstractContextManager[Path]: ...
 
     def refuse_foreign(self) -> None:  # noqa: B027  (in an object store there are neither links nor owners)
-        """Raise a BuildError if the workspace, or a part of it, is a link or another user's."""
+        """Raise a BuildError if the workspace, or a folder in it, is a link or belongs to another user."""
 
     def _discarded(self, name: str) -> bytes | None:  # noqa: ARG002
-        """Read a file of a workspace that was being removed."""
+        """Read a file of a workspace whose removal was interrupted; None if there is none."""
         return None
 
-    def clear_trash(self) -> None:  # noqa: B027  (in an object store files go one by one)
-        """Remove what a kill has left of a workspace that was being removed."""
+    def clear_trash(self) -> None:  # noqa: B027  (an object store removes files one by one)
+        """Remove the rest of a workspace whose removal was interrupted."""
 
     @abstractmethod
     def occupied(self) -> bool:
-        """Whether something is where the store will be, that is not of this build."""
+        """Return whether the target has anything that is not from this build."""
 
     @abstractmethod
     def reuse_published_shard(self, receipt: Receipt) -> None:
-        """Put a shard of the finished store where a worker looks for one of an earlier run, and its receipt."""
+        """Offer a shard of the finished store, with its receipt, to workers as one of an earlier run."""
 
     @abstractmethod
     def preview(self, folder: Path, digests: Sequence[str]) -> Directory:
-        """Give the store as it will be, to read, while it is being published.
+        """Return a readable view of the complete store while it is being published.
 
         Parameters
         ----------
         folder : Path
-            The folder that `publishing` gave, once it holds all of the store but its shards.
+            The folder from `publishing`, after everything except the shards is written to it.
         digests : sequence of str
             SHA-256 of all shards, in order.
         """
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the workspace for one build; a dead build's lock is free. Who holds it already may hold it once more.
+        """Hold the workspace for one build; the lock is reentrant, and a dead build does not keep it.
 
         Raises
         ------
         BuildError
-            Where another build holds it.
+            If another build holds it.
         """
         if self._n_holds:
             self._n_holds += 1
@@ -400,7 +400,7 @@ class Workspace(ABC):
                     self._discard()
 
     def discard(self) -> None:
-        """Remove what is left of a build; if it is held for more than that, at the end of it all."""
+        """Remove the workspace; if an outer block holds the lock too, do so at the end of that block."""
         if self._n_holds > 1:
             self.root.write(PUBLISHED)
             self._is_over = True
@@ -409,7 +409,7 @@ class Workspace(ABC):
 
     @abstractmethod
     def _lock(self) -> AbstractContextManager[None]:
-        """Hold the workspace, which this process does not hold yet."""
+        """Take the lock, which this process does not hold yet, until the end of the block."""
 
     @abstractmethod
     def _discard(self) -> None: ...

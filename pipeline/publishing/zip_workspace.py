@@ -1,4 +1,4 @@
-"""A store that is built to be one zip archive: it appears by one rename of the archive."""
+"""Build a store as one zip archive, and publish it by one rename of the archive."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from melzarr.pipeline.zarr_store.companion_files import checksum_lines
 
 
 class ZipWorkspace(LocalWorkspace):
-    """A workspace in a folder beside the archive; ``store/`` in it is what is packed, so it takes its size twice.
+    """A workspace in a folder next to the archive, packed from ``store/`` in it: a build takes twice the space.
 
-    Beside the archive comes ``NAME.zarr.zip.sha256``.
+    The digest ``NAME.zarr.zip.sha256`` is written next to the archive.
     """
 
     def reuse_published_shard(self, receipt: Receipt) -> None:
-        """Offer nothing: a shard in an archive cannot be linked, and to copy one takes as long as to make it."""
+        """Do nothing: a shard in an archive cannot be linked, and copying it takes as long as computing it."""
 
     def may_link(self, directory: Directory) -> bool:
-        """Any file on a disk: it goes into the archive by its bytes."""
+        """Return whether a directory is local: the archive gets a copy of the bytes of a linked file."""
         return isinstance(directory, LocalDirectory)
 
     def _longest_name(self) -> str:
-        return f".{digest_file(Path(self.target.name)).name}.{'0' * 16}.part"  # while it is written
+        return f".{digest_file(Path(self.target.name)).name}.{'0' * 16}.part"  # while the digest is written
 
     def _put(self, store: Path) -> None:
-        assert isinstance(self.target, ZipDirectory)  # noqa: S101  (by whom it was made)
+        assert isinstance(self.target, ZipDirectory)  # noqa: S101  (see `open_workspace`)
         archive = self.folder / "archive"
         archive.unlink(missing_ok=True)  # left by a kill, or a link
         pack_folder(store, archive)
-        # First, for a kill in between is followed by the same again: no archive has another one's digest for long.
+        # The digest is written first. After a kill in between, the next run writes both again, so they match soon.
         digests = {self.target.name: sha256_of(archive)}
         write_whole(digest_file(self.target.path), checksum_lines(digests))
         archive.replace(self.target.path)
 
 
 def digest_file(path: Path) -> Path:
-    """File beside an archive that has its digest, for who downloads it and checks it before it is opened."""
+    """Return the path of an archive's digest file, with which users check a download before they open it."""
     return path.with_name(f"{path.name}.sha256")

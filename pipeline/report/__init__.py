@@ -1,4 +1,4 @@
-"""The page about a store, with its charts.
+"""The report about a store: an HTML page with charts.
 
-It may import inspection and what stands before it.
+It may import `inspection` and the layers below it.
 """

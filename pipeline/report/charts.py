@@ -1,4 +1,4 @@
-"""The charts of a report, as SVG that follows the reader's colour scheme; mel spectrograms as bare pixels, as PNG."""
+"""Draw the charts of a report: SVG that follows the reader's colour scheme, and mel spectrograms as PNG pixels."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
     from melzarr.pipeline.report.run_reader import Training
 
-POINTS = 8.0  # eleven of a page's pixels
+POINTS = 8.0  # font size, 11 pixels of the page
 MEL_CMAP = "magma"
 SPECTRUM, LENGTHS, HISTORY = (320, 160), (360, 190), (320, 200)  # width and height, in pixels of the page
-NEAREST_TICKS = 0.17  # of the axis; a frequency takes that much room
-FEW_EPOCHS = 40  # that are marked, each by itself
-CELL = 2  # pixels of a band, so that a picture of pixels may be enlarged without growing soft
-FONT = "DejaVu Sans"  # comes with matplotlib, so that letters take the same room everywhere
+NEAREST_TICKS = 0.17  # smallest distance of two tick labels, as a share of the axis: the width of a label
+FEW_EPOCHS = 40  # up to this number of epochs, each has a marker
+CELL = 2  # pixels per band, so that an enlarged image stays sharp
+FONT = "DejaVu Sans"  # comes with matplotlib, so that text has the same width on every machine
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Colours of a chart; the paper is that of the page's cards. No two are the same."""
+    """Colours of a chart. `paper` is the background of the page's cards. No two are the same (see `_dark_rules`)."""
 
     paper: str
     ink: str
@@ -53,13 +53,13 @@ DARK = Scheme("#171b22", "#e6e9ef", "#a3adbb", "#2b323d", "#7db8f0", "#f0a35e")
 
 
 class Charts(Protocol):
-    """What draws the pictures of a page; this module, or what a test puts in its place."""
+    """Interface of the functions that draw the pictures of a page: this module, or a substitute in a test."""
 
     def draw_examples(self, store: Store, path: Path) -> object:
         """Draw one track of each label into a PNG file."""
 
     def mel_pixels(self, levels: npt.NDArray[np.floating]) -> bytes:
-        """Draw levels as PNG."""
+        """Draw levels as PNG, without axes."""
 
     def draw_spectrum(self, bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
         """Draw a mean spectrum as SVG."""
@@ -72,7 +72,7 @@ class Charts(Protocol):
 
 
 def require_matplotlib() -> None:
-    """Raise MelzarrError where there is nothing to draw with."""
+    """Raise MelzarrError if matplotlib is not installed."""
     try:
         import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
     except ImportError as error:
@@ -80,17 +80,17 @@ def require_matplotlib() -> None:
 
 
 def draw_examples(store: Store, path: Path) -> object:
-    """Draw one track of each label, see `picture.draw`."""
+    """Draw one track of each label; see `mel_figure.draw`."""
     return draw(store, path)
 
 
 def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
-    """Draw levels on the one scale of all mel spectrograms, low bands below: bare pixels, a palette, no axes.
+    """Draw levels as a palette PNG without axes, low bands at the bottom, on the scale of all mel spectrograms.
 
     Parameters
     ----------
     levels : np.ndarray [shape=(n_mels, n_columns)], in dB
-        What is NaN is drawn as the quietest.
+        NaN is drawn as the lowest level.
     """
     from matplotlib import colormaps  # noqa: PLC0415  (an extra)
     from PIL import Image  # noqa: PLC0415  (comes with matplotlib)
@@ -107,14 +107,14 @@ def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
 
 
 def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
-    """Draw the mean level of a label in each band, over that of all labels.
+    """Draw the mean level of a label in each band, and that of all labels as a dashed line.
 
     Parameters
     ----------
     bands, level, everything : np.ndarray [shape=(n_mels,)]
-        Centres in Hz, and levels in dB.
+        Band centres in Hz, levels of the label in dB, and levels of all labels in dB.
     limits : tuple of float, in dB
-        Of the axis, the same for all labels.
+        Ends of the level axis, the same for all labels.
     """
     with _style():
         figure, axes = _chart(SPECTRUM)
@@ -128,7 +128,7 @@ def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tupl
 
 
 def band_ticks(bands: Floats) -> list[tuple[int, str]]:
-    """Places of round frequencies among the bands, and what is written there; none too near to the one before."""
+    """Return the bands nearest to round frequencies and their tick labels, without labels too close to the previous."""
     ticks: list[tuple[int, str]] = []
     for hertz in (100, 250, 500, 1000, 2000, 4000, 8000, 16000):
         place = int(np.argmin(np.abs(bands - hertz)))
@@ -139,7 +139,7 @@ def band_ticks(bands: Floats) -> list[tuple[int, str]]:
 
 
 def draw_lengths(found: Lengths) -> bytes:
-    """Draw how many tracks are how long."""
+    """Draw a histogram of track durations."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415  (an extra)
 
     with _style():
@@ -157,7 +157,7 @@ def draw_lengths(found: Lengths) -> bytes:
 
 
 def draw_history(training: Training) -> tuple[bytes, bytes]:
-    """Draw the loss and the accuracies of each epoch, as two charts."""
+    """Draw loss and accuracies by epoch, as two charts."""
     epochs, loss, accuracy, valid = (list(column) for column in zip(*training.history, strict=True))
     lines: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(epochs) <= FEW_EPOCHS else "", "markersize": 3.5}
     with _style():
@@ -175,7 +175,7 @@ def draw_history(training: Training) -> tuple[bytes, bytes]:
 
 
 def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
-    """Choose the ends of an axis for some levels in dB, at whole tens."""
+    """Return the ends of an axis that holds all finite levels, at multiples of 10 dB."""
     known = [float(value) for level in levels for value in level if math.isfinite(value)]
     if not known:
         return RANGE_DB
@@ -183,7 +183,7 @@ def level_limits(levels: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _style() -> AbstractContextManager[None]:
-    """Have all that is drawn in a block look alike, whatever a person has set for charts of their own."""
+    """Return a context that sets the style of the charts, regardless of the user's matplotlib settings."""
     import matplotlib as mpl  # noqa: PLC0415  (an extra)
 
     own: dict[Any, Any] = {
@@ -200,7 +200,7 @@ def _style() -> AbstractContextManager[None]:
 
 
 def _chart(pixels: tuple[int, int]) -> tuple[Figure, Axes]:
-    """Begin a chart of so many of a page's pixels."""
+    """Create the figure and axes of a chart, given its width and height in pixels of the page."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
 
     figure = Figure(figsize=(pixels[0] / 100, pixels[1] / 100), layout="constrained")
@@ -208,21 +208,21 @@ def _chart(pixels: tuple[int, int]) -> tuple[Figure, Axes]:
 
 
 def _whole_numbers() -> Locator:
-    """Put no ticks between whole numbers."""
+    """Return a locator that sets ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  (an extra)
 
     return MaxNLocator(integer=True, nbins=6)
 
 
 def _svg(figure: Figure) -> bytes:
-    """Give a chart's bytes: as drawn, and with the colours of the dark scheme for who prefers it."""
+    """Return a chart as SVG that also has the colours of the dark scheme."""
     data = io.BytesIO()
     figure.savefig(data, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return data.getvalue().replace(b"</style>", f"{_dark_rules()}</style>".encode(), 1)
 
 
 def _dark_rules() -> str:
-    """Write the CSS that takes the place of each colour; programs that know none show the light scheme."""
+    """Return CSS that replaces each colour in a dark scheme; viewers without colour schemes show the light one."""
     pairs = [(getattr(LIGHT, role), getattr(DARK, role)) for role in Scheme.__slots__]
     rules = [f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
              for light, dark in pairs for what in ("fill", "stroke")]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Mel windows as a picture: the first seconds of one track of each label, on one fixed scale."""
+"""Draw mel windows as a picture: the first seconds of one track of each label, on one fixed scale."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS = 10.0  # of each track
-RANGE_DB = (-60.0, 30.0)  # one scale for all, so that pictures of two stores can be compared
+RANGE_DB = (-60.0, 30.0)  # the same for all pictures, so that two stores can be compared
 COLUMNS = 2
 MAX_LABELS = 20
-MAX_LABEL = 32  # letters of a label
+MAX_LABEL = 32  # characters of a label
 
 
 def draw(store: Store, path: Path) -> list[str]:
@@ -33,17 +33,17 @@ def draw(store: Store, path: Path) -> list[str]:
     store : Store
         The store.
     path : Path
-        The picture, in a format that its extension names: .png, .svg, .pdf.
+        The picture to write, in the format of its extension: .png, .svg, .pdf.
 
     Returns
     -------
     list of str
-        Ids of the tracks that were drawn: for each label, the first that is ok.
+        Ids of the tracks drawn: the first ok track of each label.
 
     Raises
     ------
     MelzarrError
-        Where matplotlib is missing, or no track is ok.
+        If matplotlib is missing, or no track is ok.
     """
     numbers = _examples(store)
     if not numbers:
@@ -64,19 +64,19 @@ def draw(store: Store, path: Path) -> list[str]:
 
 
 def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
-    """Begin a picture.
+    """Create the figure of a picture.
 
     Parameters
     ----------
     path : Path
-        Where it will be saved; its extension names the format.
+        File that the figure will be saved to; its extension gives the format.
     inches : tuple of float
         Width and height.
 
     Raises
     ------
     MelzarrError
-        Where matplotlib is missing, or does not know the format.
+        If matplotlib is missing, or does not support the format.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
@@ -88,9 +88,9 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a picture in the format that the path's extension names, without a word of what drew it.
+    """Save a picture in the format of the path's extension. A PNG does not name the software that drew it.
 
-    Text is drawn as it is: a label may hold what matplotlib would read as mathematics.
+    Text is drawn literally, because matplotlib would read some labels as mathematics.
     """
     from matplotlib.text import Text  # noqa: PLC0415  (an extra)
 
@@ -98,25 +98,25 @@ def save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label in letters that no font here has
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # no installed font has a label's characters
         figure.savefig(data, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
     write_whole(path, data.getvalue())
 
 
 def drawable(label: str) -> str:
-    """Give a label, or the name of a song, in a length that fits a picture and without what cannot be drawn."""
+    """Shorten a label or a song title to fit a picture, and replace characters that cannot be drawn by spaces."""
     short = label if len(label) <= MAX_LABEL else f"{label[:MAX_LABEL]}…"
     return "".join(char if char.isprintable() else " " for char in short)
 
 
 def _examples(store: Store) -> list[int]:
-    """Numbers of the first ok track of each label."""
+    """Return the index of the first ok track of each label."""
     labels, ok = store.values("label"), store.values("status") == "ok"
     return [int(np.flatnonzero(ok & (labels == label))[0]) for label in sorted(set(labels[ok]))[:MAX_LABELS]]
 
 
 def _draw_track(axes: Axes, store: Store, number: int) -> Any:
-    """Draw the windows of one track side by side, each with its frames."""
+    """Draw the first windows of one track side by side, each with all its frames."""
     spec = store.spec
     n_windows = min(spec.n_windows, max(1, round(SECONDS * spec.sample_rate / spec.stride)))
     mel = np.asarray(store.mel[number])[:n_windows].astype(np.float32)

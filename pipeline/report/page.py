@@ -1,4 +1,4 @@
-"""What was found in a store as one page that stands by itself, and its pictures beside it."""
+"""Write the report about a store: one self-contained HTML page, with its pictures as files beside it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 MINUS = "\u2212"
-TEXT = 200  # characters of any text that somebody else wrote
-NAME = 80  # of the name of a label or a track
-MAX_CELLS = 20  # classes up to which a confusion is a table of all of them
-CONFUSIONS = 30  # that are listed where there are more
+TEXT = 200  # maximum length of text that is not from melzarr, in characters
+NAME = 80  # maximum length of the name of a label or a track, in characters
+MAX_CELLS = 20  # up to this number of classes, the page shows the full confusion matrix
+CONFUSIONS = 30  # most frequent confusions to list if there are more classes
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart as an address that holds the picture itself, and in words."""
+    """A chart as a data URL, and its description."""
 
     image: str
     said: str
@@ -50,7 +50,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Mel:
-    """A mel spectrogram as an address that holds the picture itself, and in words."""
+    """A mel spectrogram as a data URL, and its description."""
 
     example: Example
     image: str
@@ -73,33 +73,33 @@ def write_report(
     Parameters
     ----------
     store : Store
-        The store; the page names it by its last name, never by where it lies.
+        The store; the page shows the last part of its path, never the whole path.
     found : QualityReport
-        What was found in it.
+        Findings about the store.
     folder : Path
-        Where ``report.html`` goes; it is made where it is missing.
+        Folder for ``report.html``; created if missing.
     run : Path, optional
-        Folder of a training that the page also tells of.
+        Folder of a training run to include in the page.
     built : Built, optional
-        How the store was built, where that is known.
+        How the store was built, if known.
     pictures : str
-        Folder in `folder` for the pictures; by default they lie beside the page, which holds them all itself.
+        Subfolder of `folder` for the picture files; by default they are beside the page. The page embeds them all.
     name : str
-        What the page calls the store, by default the last part of where it lies.
+        Name of the store in the page; by default the last part of its path.
     draw : Charts
-        What draws the pictures.
+        Functions that draw the pictures.
 
     Returns
     -------
     list of Path
-        What was written, the page first. The same store and run give the same bytes.
+        The files written, the page first. The same store and run give the same bytes.
 
     Raises
     ------
     MelzarrError
-        Where matplotlib is missing.
+        If matplotlib is missing.
     RunError
-        Where `run` is no training.
+        If `run` is not a training run.
     """
     charts.require_matplotlib()
     training = None if run is None else read_run(run)
@@ -135,18 +135,18 @@ def write_report(
 
 
 class _Pictures:
-    """Pictures that a page holds, and that also become files of their own."""
+    """Pictures that are embedded in a page and also written as separate files."""
 
     def __init__(self, folder: Path, draw: Charts) -> None:
         self.folder, self.draw = folder, draw
         self.files: dict[str, bytes] = {}
 
     def keep_png(self, name: str, data: bytes) -> str:
-        """Take a picture of pixels and return its address."""
+        """Add a PNG image and return its data URL."""
         return self._keep(f"{name}.png", "png", data)
 
     def chart(self, name: str, data: bytes, said: str) -> Chart:
-        """Take a chart."""
+        """Add an SVG chart and return it with its description."""
         return Chart(self._keep(f"{name}.svg", "svg+xml", data), said)
 
     def _keep(self, file: str, kind: str, data: bytes) -> str:
@@ -156,14 +156,14 @@ class _Pictures:
         return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")  # noqa: S704  (plain ASCII)
 
     def write(self) -> list[Path]:
-        """Write the files."""
+        """Write the picture files and return their paths."""
         for name, data in self.files.items():
             write_whole(self.folder / name, data)
         return [self.folder / name for name in self.files]
 
 
 def file_name(kind: str, number: int, label: str) -> str:
-    """Name a picture: labels are by others, and several may become the same without what a file name cannot have."""
+    """Return a file name for a picture; the number keeps it unique if labels differ only in characters left out."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", label)[:32].strip("-").lower()
     return f"{kind}-{number:02d}{plain and f'-{plain}'}"
 
@@ -177,7 +177,7 @@ def _mels(found: QualityReport, drawn: _Pictures) -> list[Mel]:
 
 
 def _seen(example: Example, bands: Floats) -> str:
-    """Say what a mel spectrogram shows."""
+    """Describe a mel spectrogram in words."""
     levels = example.levels[np.isfinite(example.levels)]
     if not levels.size:
         return "nothing is known of it"
@@ -218,7 +218,7 @@ def _lengths(found: QualityReport, drawn: _Pictures) -> Chart | None:
 
 
 def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
-    """Draw how a training went."""
+    """Draw loss and accuracies of a training run, if there is one."""
     if training is None or not training.history:
         return []
     first, last = training.history[0], training.history[-1]
@@ -234,7 +234,7 @@ def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
 
 
 def _confusion(training: Training | None) -> dict[str, Any] | None:
-    """Lay out which label was taken for which: all of them, or the most frequent confusions where they are many."""
+    """Return the confusion matrix of the test split, if its classes are few, and the most frequent confusions."""
     if training is None or "test" not in training.parts:
         return None
     figures = training.parts["test"]
@@ -251,48 +251,48 @@ def _confusion(training: Training | None) -> dict[str, Any] | None:
     return {"labels": figures.labels, "rows": rows if is_table else [], "pairs": pairs, "n_wrong": int(wrong.sum())}
 
 
-# What the page says, as its template asks for it.
+# Filters and functions of the page's template.
 
 
 def clean(value: object, most: int = TEXT) -> str:
-    """Write text of others so that it steers nothing and does not flood the page."""
+    """Shorten text that is not from melzarr, and escape its control characters."""
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}…"
     return printable(text)
 
 
 def brief(name: str) -> str:
-    """Write the name of a label or a track."""
+    """Shorten and escape the name of a label or a track."""
     return clean(name, NAME)
 
 
 def hours(value: float) -> str:
-    """Say a length in h."""
+    """Format a duration given in hours."""
     return duration(3600 * value) if math.isfinite(value) else number(value)
 
 
 def db(value: float) -> str:
-    """Say a level."""
+    """Format a level given in dB."""
     return f"{value:.0f} dB".replace("-", MINUS) if math.isfinite(value) else "no level"
 
 
 def hertz(value: float) -> str:
-    """Say a frequency."""
+    """Format a frequency given in Hz."""
     return f"{value / 1000:.1f} kHz" if value >= 1000 else f"{value:.0f} Hz"
 
 
 def number(value: float, digits: int = 0) -> str:
-    """Say a number; a dash where it is none."""
+    """Format a number; a dash if it is not finite."""
     return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "\u2013"
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Say a share."""
+    """Format a share between 0 and 1 as a percentage."""
     return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "\u2013"
 
 
 def items(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and value of each entry of a table, also of tables in it."""
+    """Yield name and value of each entry of a table, including nested tables."""
     for name, entry in value.items():
         if isinstance(entry, Mapping):
             yield from ((f"{name}.{inner}", said) for inner, said in items(entry))
@@ -302,7 +302,7 @@ def items(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _environment() -> Environment:
-    """Read templates, in which whatever is not ours is escaped, cleaned and bounded."""
+    """Return the template environment, which escapes, cleans and shortens all text from outside."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  (slow to import)
     from markupsafe import Markup  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What a training has left in its folder, read as files: no network is opened, and nothing in them is trusted."""
+"""Read the files that a training run left in its folder. No model is loaded, and the content is not trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.untrusted_text import as_was
 
-SPLITS = ("test", "valid")  # that a training is judged by; the first counts
+SPLITS = ("test", "valid")  # splits on which a run is evaluated; the first is the main result
 ACCURACIES = {
     "window_accuracy": "windows",
     "track_accuracy": "tracks, by mean log-probability",
@@ -23,24 +23,25 @@ ACCURACIES = {
     "macro_f1": "macro F1 of tracks",
 }
 MAX_EPOCHS = 10_000
-WORST = 50  # wrong answers that are kept
+WORST = 50  # wrong answers to keep
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How good a network is on one part.
+    """Accuracy of a network on one split.
 
     Parameters
     ----------
     n_tracks, n_windows : int
-        That it answered.
+        Tracks and windows that were evaluated.
     accuracies : tuple of (str, float, float, float)
-        What was counted, its share of right answers (last the mean F1 of the classes), and the ends of its interval.
+        For each metric its name, the share of right answers (in the last, the mean F1 of the classes), and the ends of
+        its confidence interval.
     labels : tuple of str
         Names of the classes.
     confusion : tuple of tuple of int
-        Tracks by true class (row) and answer (column).
+        Number of tracks by true class (row) and predicted class (column).
     """
 
     n_tracks: int
@@ -52,7 +53,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A track that was answered wrongly, and how sure the network was; probabilities from 0 to 1."""
+    """A misclassified track, with the probabilities, from 0 to 1, of the predicted and the true label."""
 
     split: str
     track: str
@@ -64,28 +65,28 @@ class Wrong:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """A training, as its files tell it.
+    """A training run, as read from its files.
 
     Parameters
     ----------
     name : str
-        Of its folder.
+        Name of its folder.
     protocol, words : str
-        By which it was judged, and what that means.
+        Name of the evaluation protocol, and its explanation.
     store_uuid : str
         UUID of the store that it was trained on.
     recipe : dict of str to value
-        How it was trained.
+        Settings of the training.
     history : tuple of (float, float, float, float)
         Epoch, loss, accuracy of train windows, accuracy of valid windows.
     parts : dict of str to Figures
-        How good it is, by part; empty where the training is not finished.
+        Accuracy by split; empty if the training is not finished.
     wrong : tuple of Wrong
-        Tracks that were answered wrongly, that with the least probability of its label first; of many the first.
+        Misclassified tracks, sorted by increasing probability of the true label; at most `WORST`.
     n_wrong, n_answered : int
-        How many there are, of how many.
+        Number of misclassified tracks, and of all evaluated tracks.
     notes : tuple of str
-        What is missing or damaged, a sentence each.
+        Missing or damaged files, one sentence per file.
     """
 
     name: str
@@ -102,17 +103,17 @@ class Training:
 
 
 def read_run(folder: Path) -> Training:
-    """Read what a training has left.
+    """Read the files of a training run.
 
     Parameters
     ----------
     folder : Path
-        Its folder.
+        Folder of the run.
 
     Raises
     ------
     RunError
-        Where there is no training. What else is missing or damaged is a note.
+        If ``config.json`` is missing or damaged. Other missing or damaged files become notes.
     """
     try:
         config = _read_json(folder / "config.json")
@@ -146,7 +147,7 @@ def read_run(folder: Path) -> Training:
 
 
 def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str) -> Any:
-    """Read a file; where it is missing or damaged, note that and go on."""
+    """Read a file; if it is missing or damaged, add a note and return `nothing`."""
     try:
         return read(path)
     except FileNotFoundError:
@@ -192,7 +193,7 @@ def _part(found: Mapping[str, Any]) -> Figures:
 
 
 def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:
-    """Read the answers row by row, and keep those that were furthest from right."""
+    """Read the answers row by row, and keep the wrong ones with the lowest probability of the true label."""
     counts = {"wrong": 0, "all": 0}
 
     def wrong() -> Any:

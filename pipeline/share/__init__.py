@@ -1,4 +1,4 @@
-"""A store for others: card, table of tracks, Croissant, checksums.
+"""Sharing a store as a dataset: card, table of tracks, Croissant, checksums.
 
-It may import report and what stands before it.
+It may import `report` and the layers below it.
 """

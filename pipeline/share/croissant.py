@@ -1,4 +1,4 @@
-"""What crawlers and loaders read of a shared store: Croissant 1.0, the vocabulary of MLCommons for datasets."""
+"""Describe a shared store for crawlers and loaders in Croissant 1.0, the vocabulary of MLCommons for datasets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from melzarr.pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT,
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 
-# Which of the vocabularies each name is from, as the specification has it (docs.mlcommons.org/croissant, appendix 1).
+# The vocabulary of each name, from the specification (docs.mlcommons.org/croissant, appendix 1).
 OF_CROISSANT: Final = (
     "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
     "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
@@ -45,23 +45,23 @@ def croissant(
     digests: Mapping[str, str],
     columns: Mapping[str, tuple[type, str]],
 ) -> bytes:
-    """Describe a shared store.
+    """Describe a shared store in Croissant.
 
     Parameters
     ----------
     facts : mapping of str to value
-        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``; ``published`` and ``author``, a date
-        and a name or nothing.
+        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``; also ``published`` and ``author``: a
+        date and a name, or empty.
     digests : mapping of str to str
-        SHA-256 of the files that are described one by one, by their paths; tracks.csv is one of them.
+        SHA-256 of the files that are described individually, by path; tracks.csv is one of them.
     columns : mapping of str to (type, str)
-        Columns of tracks.csv: what their values are, and what they say.
+        Columns of tracks.csv: type and description of each.
 
     Returns
     -------
     bytes
-        JSON-LD. Its one record set is the table of tracks; of the arrays it says where their chunks are, since no
-        loader of Croissant reads Zarr.
+        JSON-LD. The only record set is the table of tracks. For the array mel it only gives the paths of the chunks,
+        because no Croissant loader reads Zarr.
     """
     described = {
         "@context": CONTEXT,
@@ -73,7 +73,7 @@ def croissant(
         "license": facts["licence"],
         "url": f"urn:uuid:{facts['uuid']}",
         "citeAs": facts["citation"],
-        "version": f"1.0.0+{facts['uuid'][:8]}",  # what comes after the + is no part of an order, and names the content
+        "version": f"1.0.0+{facts['uuid'][:8]}",  # the part after + does not affect order; it identifies the content
         **({"creator": {"@type": "sc:Person", "name": facts["author"]}} if facts["author"] else {}),
         **({"datePublished": facts["published"]} if facts["published"] else {}),
         "keywords": ["music", "audio", "mel spectrogram", "genre classification", "zarr"],

@@ -1,4 +1,4 @@
-"""What a person reads first of a shared store: its card, in Markdown; and its tracks as a table."""
+"""Write the card of a shared store: the Markdown page that a user reads first, with tables of its tracks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
 
-ALL = ""  # stands for all labels, none of which is empty
-MAX_LABELS = 100  # that have a line of their own
-LISTED = 20  # tracks that are not ok and that the card names; tracks.csv has them all
+ALL = ""  # key of all labels together; no label is empty
+MAX_LABELS = 100  # labels that have their own row
+LISTED = 20  # tracks that are not ok and are named in the card; tracks.csv has them all
 
-# Licences that Hugging Face knows by name, of those that datasets of music have.
+# Licences of music datasets that Hugging Face knows by name.
 HUB_LICENCES: Final = frozenset(
     f"{name}-{version}"
     for name in ("cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd")
@@ -31,26 +31,26 @@ HUB_SIZES: Final = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What a card says beyond what the store itself does.
+    """Content of a card that is not in the store itself.
 
     Parameters
     ----------
     name : str
         Name of the shared file or folder.
     is_zip : bool
-        Whether it is an archive.
+        Whether it is a zip archive.
     faults : sequence of str
-        What is known to be wrong with the tracks.
+        Known faults of the tracks.
     derived : sequence of str
-        How the store was made from another one.
+        How the store was derived from another one.
     for_hub : bool
-        Whether the card begins as Hugging Face wants it.
+        Whether the card begins with the metadata of Hugging Face.
     has_audio : bool
         Whether the audio is shared too.
     picture : str
-        Path of a picture of some tracks, or nothing.
+        Path of a picture of some tracks, or empty.
     published, author : str
-        Date of publication, and by whom; or nothing.
+        Date of publication, and author; empty if unknown.
     """
 
     name: str
@@ -72,9 +72,9 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
     store : Store
         The store.
     facts : mapping of str to value
-        Its description, of `melzarr.pipeline.inspection.describe`.
+        Its description from `melzarr.pipeline.inspection.describe`.
     about : About
-        What else is to be said.
+        Further content of the card.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
@@ -112,7 +112,7 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
 
 
 def description(facts: Mapping[str, Any]) -> str:
-    """Say in a sentence what a dataset is."""
+    """Return a one-sentence description of a dataset."""
     n_labels, dims = len({row["label"] for row in facts["tracks"]}), facts["dims"]
     labels = f"{n_labels} {'label' if n_labels == 1 else 'labels'}"
     return (
@@ -122,7 +122,7 @@ def description(facts: Mapping[str, Any]) -> str:
 
 
 def citation(facts: Mapping[str, Any], published: str, author: str) -> str:
-    """Say how a dataset is cited."""
+    """Return the citation of a dataset."""
     by, year = f"{author}. " if author else "", f" ({published[:4]})" if published else ""
     origin = f" Made from: {facts['origin'].rstrip('.')}." if facts["origin"] else ""
     return f"{by}{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
@@ -149,8 +149,8 @@ def _layout(store: Store) -> str:
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Tracks of each label by split and by status, of the labels with the most tracks, and of all."""
-    counts: Counter[tuple[str, str]] = Counter()  # by label, and by split or status
+    """Count tracks by split and by status, for the labels with the most tracks, the rest, and all labels together."""
+    counts: Counter[tuple[str, str]] = Counter()  # keyed by label, and by split or status
     for row in rows:
         for label in (ALL, row["label"]):
             counts.update({(label, what): row["tracks"] for what in ("tracks", row["split"], row["status"])})
@@ -175,7 +175,7 @@ def _troubled(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Lay out a table in Markdown: numbers to the right."""
+    """Yield the lines of a Markdown table; columns of integers are right-aligned."""
     numeric = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(head))]
     yield f"| {' | '.join(head)} |"
     yield f"|{'|'.join('---:' if number else '---' for number in numeric)}|"
@@ -184,16 +184,16 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Ite
 
 
 def escape(text: str) -> str:
-    """Have text of others be text in Markdown: no markup, no link, no HTML, nothing that steers a terminal."""
+    """Escape untrusted text for Markdown: no markup, links, HTML or terminal control characters remain active."""
     plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     inline = re.sub(r"([\\`*_\[\]|~])", r"\\\1", plain)
-    inline = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", inline)  # what a heading, a list or a rule begins with
-    inline = re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", inline)  # and an address
+    inline = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", inline)  # start of a heading, a list or a rule
+    inline = re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", inline)  # start of an address
     return inline.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
 
 
 def _for_bibtex(text: str) -> str:
-    """Have text of others be a value in BibTeX, in a block of code."""
+    """Escape untrusted text for a BibTeX value in a code block."""
     plain = "".join(char if char.isprintable() and char not in "{}`\\~^" else " " for char in text)
     return re.sub(r"([&%$#_])", r"\\\1", plain)
 

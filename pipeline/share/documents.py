@@ -1,4 +1,4 @@
-"""What explains a shared store, written beside its metadata: card, tables, report, description, checksums."""
+"""Write the files that explain a shared store: card, tables, report, description, checksums."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import SHARDS
 from melzarr.pipeline.zarr_store.tracks_table import columns, tracks_csv
 
-# Hugging Face keeps what is named here apart from the history, as it wants it of binary files.
+# Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 
-# Begins a step of so many tracks, and gives what is called as they are done.
+# Starts a step with a name and a number of tracks; returns a callback for its progress.
 Step = Callable[[str, int], Callable[[int], object]]
 
 
 def explain(
     store: Store, folder: Path, where: Directory, wish: ShareOptions, step: Step, draw: Charts = charts
 ) -> None:
-    """Write all that explains a store into the folder of its metadata, and last the checksums of everything.
+    """Write the files that explain a store into the folder of its metadata; the checksums of all files come last.
 
     Parameters
     ----------
     store : Store
-        The store, as it will be.
+        The complete store, before it is published.
     folder : Path
-        Folder of all of it but perhaps its shards.
+        Folder of all its files, possibly except the shards.
     where : Directory
-        Where it will be.
+        Where the store will be published.
     wish : ShareOptions
-        What was asked for.
+        Options of the share.
     step : callable
-        Called with the name and the number of tracks of each step; gives what is called as they are done.
+        Called with the name and the number of tracks of each step; returns a callback for its progress.
     draw : Charts
-        What draws the pictures.
+        Functions that draw the pictures.
     """
     published = wish.date(store)
     findings = find(store, step("look", store.n_tracks))
@@ -101,20 +101,20 @@ def explain(
 
 
 def _copy_audio(store: Store, root: Directory, folder: Path, progress: Callable[[int], object]) -> None:
-    """Copy the audio files, each of which must still be the one that the store was made from."""
+    """Copy the audio files; raise CallError if one is no longer the file that the store was made from."""
     for source, digest in zip(store.values("source"), store.values("source_sha256"), strict=True):
         progress(1)
-        if not digest:  # what could not be read then is no part of the dataset
+        if not digest:  # a file that could not be read is not part of the dataset
             continue
         with root.local(source) as path:
             (folder / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / source)
-        if sha256_of(folder / source) != digest:  # of the copy, for the file can change meanwhile
+        if sha256_of(folder / source) != digest:  # of the copy, because the file can change meanwhile
             raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
 
 
 def _derived_lines(derived: Any) -> Iterator[str]:
-    """Say in sentences of what a store was made, and of what that was; a stranger may have written it."""
+    """Yield sentences about the chain of stores that a store was derived from; `derived` is not trusted."""
     while isinstance(derived, dict):
         form = f", there as {derived.get('scale')} in {derived['dtype']}" if "dtype" in derived else ""
         tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))

@@ -1,4 +1,4 @@
-"""What somebody wants to share of a store, and how."""
+"""Options of a share: which tracks of a store, in which form, and with which metadata."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ NAMED = 20  # known names that an error lists
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareOptions:
-    """What of a store is shared, and how.
+    """Which tracks of a store are shared, and how.
 
     Parameters
     ----------
     labels, splits, tracks : sequence of str
-        Which tracks: those of any of the labels, of any of the splits, and any of the ids; all where nothing is said.
+        Labels, splits and ids of the tracks. A track must match one value of each that is given; by default, all match.
     scale, dtype : str, optional
-        In place of the store's.
+        Scale and type of the share; by default those of the store.
     sharded : bool
-        Whether some tracks lie in one file. Where not, no server need give parts of files.
+        Whether a file holds several tracks. If not, a server need not support range requests.
     audio : Directory, optional
-        Below which the audio files lie, where they are to be shared too.
+        Directory of the audio files, if they are shared too.
     for_hub : bool
-        Whether it is to be uploaded to Hugging Face.
+        Whether the share is for upload to Hugging Face.
     published : str, optional
-        Date of publication, year first; by default as the dataset's recipe says.
+        Date of publication, year first; by default from the dataset's recipe.
     author : str
-        Who made the dataset, for who cites it; nothing where that is not said.
+        Author of the dataset, for citations; empty if not given.
     title, licence, origin : str, optional
-        In place of what the store says of itself.
+        Replacements for the metadata of the store.
     """
 
     labels: Sequence[str] = ()
@@ -58,29 +58,29 @@ class ShareOptions:
     origin: str | None = None
 
     def about(self, store: Store) -> dict[str, Any]:
-        """Give the attributes of what is shared, but for what follows from its tracks."""
+        """Return the attributes of the share, except those that follow from its tracks."""
         about = {name: value for name, value in store.attributes.items() if name != "uuid"}
         given = {name: value for name in ("title", "licence") if (value := getattr(self, name)) is not None}
         recipe = {} if self.origin is None else {"recipe": {**about["recipe"], "origin": self.origin}}
         return {**about, **given, **recipe, "spec": self.spec(store).to_dict()}
 
     def date(self, store: Store) -> str:
-        """Give the date of publication, year first; nothing where none is known."""
+        """Return the date of publication, year first; empty if unknown."""
         said = str(store.attributes["recipe"].get("published", ""))
         return self.published or (said if is_date(said) else "")
 
     def spec(self, store: Store) -> FeatureSpec:
-        """Give the spec of what is shared."""
+        """Return the spec of the share."""
         given = {name: value for name in ("scale", "dtype") if (value := getattr(self, name))}
         return FeatureSpec.from_dict({**store.spec.to_dict(), **given})
 
     def select(self, store: Store) -> npt.NDArray[np.intp]:
-        """Numbers of the tracks that are shared, ascending.
+        """Return the indices of the tracks that are shared, ascending.
 
         Raises
         ------
         CallError
-            For a name that the store does not know, or where no track is left.
+            If the store does not have a given label, split or id, or no track is selected.
         """
         chosen = np.ones(store.n_tracks, bool)
         for column, names in (("label", self.labels), ("split", self.splits), ("track", self.tracks)):
@@ -97,14 +97,14 @@ class ShareOptions:
 
 
 def unsaid(store: Store, wish: ShareOptions) -> list[str]:
-    """Name the options by which something could be said that those who cite or use a dataset look for.
+    """Return the options for metadata that users of a dataset look for and the share lacks.
 
     Parameters
     ----------
     store : Store
-        The share.
+        The shared store.
     wish : ShareOptions
-        What was asked for.
+        Options of the share.
     """
     about = store.attributes
     lacking = {

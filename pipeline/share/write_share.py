@@ -1,4 +1,4 @@
-"""A store → a dataset that explains itself: the store or a part of it, with card, tables, report and checksums."""
+"""Share a store, or some of its tracks, as a documented dataset with card, tables, report and checksums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from melzarr.pipeline.storage.zip import ZipDirectory
 from melzarr.pipeline.zarr_store.companion_files import read_checksums
 from melzarr.pipeline.zarr_store.reader import Store
 
-BLOCK = 1 << 12  # tracks that wait for a thread at a time
+BLOCK = 1 << 12  # tracks that are queued for the threads at a time
 
 
 def share(
@@ -45,41 +45,41 @@ def share(
     step: Step = lambda _, __: lambda _: None,
     draw: Charts = charts,
 ) -> Summary:
-    """Share a store, or go on with what was interrupted.
+    """Share a store, or continue an interrupted share.
 
     Parameters
     ----------
     store : Store
-        The store; it is not changed.
+        The store to share; it is not changed.
     target : str, Path or Directory
         A folder, a ``.zarr.zip``, or an address in an object store.
     wish : ShareOptions
-        What of it, and how.
+        Which tracks are shared, and how.
     replace : bool
-        Whether what is there is replaced, once the new one is complete.
+        Whether an existing store at `target` is replaced, once the new one is complete.
     progress : callable
-        Called with the receipt of each shard that was copied.
+        Called with the receipt of each shard copied.
     step : callable
-        Called with the name and the number of tracks of each further step.
+        Called with the name and the number of tracks of each further step; returns a callback for its progress.
     draw : Charts
-        What draws the pictures.
+        Functions that draw the pictures.
 
     Returns
     -------
     Summary
-        What was copied.
+        Summary of the copy.
 
     Raises
     ------
     CallError
-        For a selection that is empty, or features that the store's cannot become.
+        If the selection is empty, or the features of the store cannot be converted.
     BuildError
-        Where something is there already.
+        If `target` already exists.
     StoreError
-        Where a track of the store is damaged.
+        If a track of the store is damaged.
     """
     where, numbers, spec = open_directory(target), wish.select(store), wish.spec(store)
-    require_matplotlib()  # here, for a copy can take hours
+    require_matplotlib()  # checked first, because a copy can take hours
     _require_audio(store, numbers, wish.audio)
     parts, said = [TrackSelection(store, numbers)], repr(wish)
     if is_made(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said):
@@ -87,7 +87,7 @@ def share(
     audio = Catalog(wish.audio, tracks_of(parts)) if wish.audio else None
     refuse_place(
         open_workspace(where), [store.directory], replace=replace, catalog=audio
-    )  # likewise, before the comparison
+    )  # also checked early, before the comparison
     about = wish.about(store)
     if derived := _derived(store, numbers, about):
         if spec != store.spec:
@@ -108,12 +108,12 @@ def share(
 
 
 def archive_sha256(where: Directory) -> str:
-    """SHA-256 of an archive as the file beside it says, in hexadecimal; nothing for what is none."""
+    """Return an archive's SHA-256, in hexadecimal, from the file beside it; empty if `where` is not an archive."""
     return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipDirectory) else ""
 
 
 def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory | None) -> None:
-    """Refuse a place in which the audio is not, before anything is copied."""
+    """Raise CallError if an audio file is missing below `root` or is outside it, before anything is copied."""
     if root is None:
         return
     sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_sha256"))
@@ -125,7 +125,7 @@ def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory 
 
 
 def _derived(store: Store, numbers: npt.NDArray[np.intp], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Say of what store this is a part or another form, and of what that was; nothing where it is all as it is."""
+    """Return from which store a share is derived, and how, with that store's own origin; empty if it is a full copy."""
     was = store.attributes
     if len(numbers) == store.n_tracks and {**about, "uuid": was["uuid"]} == was:
         return {}
@@ -141,16 +141,16 @@ def largest_error(
     spec: FeatureSpec,
     progress: Callable[[int], object] = lambda _: None,
 ) -> float:
-    """Largest difference of levels between tracks of a store and what they become, in dB.
+    """Return the largest difference in level between tracks of a store and their converted form, in dB.
 
     Parameters
     ----------
     store : Store
         The store.
     numbers : np.ndarray [shape=(n_tracks,)]
-        Numbers of the tracks.
+        Indices of the tracks.
     spec : FeatureSpec
-        What they become.
+        Spec of the converted form.
     progress : callable
         Called with the number of tracks done since the last call.
 

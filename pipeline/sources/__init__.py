@@ -1,4 +1,4 @@
-"""Where audio comes from: folders, manifests, and datasets by their recipes.
+"""Sources of audio: folders, manifests, and datasets described by recipes.
 
-It may import storage and what stands before it.
+It may import storage and the layers below it.
 """

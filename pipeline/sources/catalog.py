@@ -1,4 +1,4 @@
-"""The tracks: a class-per-folder tree, a CSV or Parquet manifest, or a dataset recipe → a sorted catalog."""
+"""List the tracks of a class-per-folder tree, a CSV or Parquet manifest, or a dataset recipe, sorted by id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.untrusted_text import as_was
 
-# What libsndfile reads, and what else people's music comes in: the latter become failed tracks that say what to do.
+# Formats that libsndfile reads, and other common ones, which become failed tracks with a remedy in their message.
 READABLE = frozenset(
     {".wav", ".wave", ".au", ".snd", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf"}
 )
@@ -35,17 +35,17 @@ class Catalog:
     Parameters
     ----------
     root : Directory
-        Below which the files lie.
+        Directory that contains the files.
     tracks : sequence of Track
         Sorted by id.
     left_out : tuple of str
-        Files that are no audio by their extension.
+        Files without a known audio extension, and links to folders.
     rule : mapping of str to value
-        How the tracks were split, in words and numbers.
+        How the tracks were split: the method and its parameters.
     recipe : Recipe, optional
-        The recipe that the tracks came from.
+        The recipe of the dataset.
     is_folder : bool
-        Whether they are all audio files of a folder, rather than those that a manifest names.
+        Whether the tracks are all audio files of a folder; false if a manifest names them.
     """
 
     root: Directory
@@ -70,11 +70,11 @@ def read_catalog(
     source : str, Path, Directory or Recipe
         A folder of ``label/file``, a manifest (.csv or .parquet), or a recipe whose audio has been fetched.
     split : HashSplit, optional
-        How tracks are split where neither manifest nor `named_split` says so; by default as the recipe says.
+        Split to use if neither the manifest nor `named_split` gives one; by default the recipe's, or ``HashSplit()``.
     named_split : str, optional
-        A split of the recipe's by name, such as "fault-filtered".
+        Name of a split in the recipe, such as "fault-filtered".
     group_column : str
-        Column of a manifest that names each track's group.
+        Column of a manifest with the group of each track.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def read_catalog(
     Raises
     ------
     CatalogError
-        For a source that is missing or empty, duplicate ids, or tracks without a label.
+        If the source is missing or empty, ids are duplicated, or tracks have no label.
     """
     recipe = source if isinstance(source, Recipe) else None
     directory = open_directory(source.audio if isinstance(source, Recipe) else source)
@@ -109,12 +109,12 @@ def read_catalog(
 
 
 def is_manifest(directory: Directory) -> bool:
-    """Whether it has the name of a manifest."""
+    """Return whether a directory has the name of a manifest (.csv or .parquet)."""
     return PurePosixPath(directory.name).suffix.lower() in {".csv", ".parquet"}
 
 
 def _listed(root: Directory, left_out: list[str]) -> Iterator[Track]:
-    """Tracks of a class-per-folder tree; what is none goes to the files that were left out."""
+    """Yield the tracks of a class-per-folder tree; append all other files to `left_out`."""
     if root.folder:
         left_out += _linked_folders(root.folder)
     for source in _visible_files(root.folder) if root.folder else _visible_objects(root):
@@ -132,7 +132,7 @@ def _listed(root: Directory, left_out: list[str]) -> Iterator[Track]:
 
 
 def _visible_files(root: Path) -> Iterator[str]:
-    """Files below a folder; hidden ones, among them macOS's ``._`` twins, are skipped and folder links not followed."""
+    """Yield the files below a folder; skip hidden ones, such as macOS's ``._`` twins, and follow no folder links."""
     for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
         names[:] = [name for name in names if not name.startswith(".")]
         below = Path(folder).relative_to(root).as_posix()
@@ -141,14 +141,14 @@ def _visible_files(root: Path) -> Iterator[str]:
 
 
 def _visible_objects(root: Directory) -> Iterator[str]:
-    """Names of the files below a prefix that are not hidden, nor in a folder that is, nor stand for a folder."""
+    """Yield the names of files below a prefix; skip hidden ones, files in hidden folders, and folder placeholders."""
     for name, size in root.files():
         if (size or _without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
             yield name
 
 
 def _linked_folders(root: Path) -> Iterator[str]:
-    """Links to folders, which are not followed: they may lead out of the tree, or round in a circle."""
+    """Yield links to folders, which are not followed: they may leave the tree or form a cycle."""
     for folder, names, _ in os.walk(root):
         prefix = Path(folder)
         links = (name for name in names if not name.startswith(".") and (prefix / name).is_symlink())
@@ -160,7 +160,7 @@ def _refuse_unlisted(error: OSError) -> None:
 
 
 def _manifest(root: Directory, name: str, group_column: str) -> Iterator[Track]:
-    """Tracks of a manifest; its paths are relative to its own folder."""
+    """Yield the tracks of a manifest; its paths are relative to its folder."""
     where = str(root.child(name))
     with root.local(name) as path:
         rows = _csv_rows(path, where) if path.suffix.lower() == ".csv" else _parquet_rows(path, where)
@@ -189,7 +189,7 @@ def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
 
 def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
     try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra: heavy, and few need it)
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an optional dependency: heavy and rarely needed)
     except ImportError as error:
         raise CatalogError(
             f"{where} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
@@ -205,7 +205,7 @@ def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
 def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_column: str) -> Track:
     path, label, part = row["path"], row["label"], row.get("split", "")
     for column in ("path", "label", "id", group_column, "split"):
-        if "\0" in row.get(column, ""):  # which no file name has, and which would be lost at the end of a text
+        if "\0" in row.get(column, ""):  # no file name has it, and at the end of a text it would be lost
             raise CatalogError(f"{where}: {column} {row[column]!r} holds a NUL character; mend it")
     if not path.strip() or not label.strip():
         raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
@@ -222,14 +222,14 @@ def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_c
 
 
 def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
-    """Make a track; its id is its path without a known extension, its group its id, where nothing else is said."""
+    """Make a track; its id defaults to its path without a known extension, its group to its id."""
     if not name:
         name = _without_extension(source) or source
     return Track(name, label, source, group or name, part)
 
 
 def _without_extension(source: str) -> str | None:
-    """Path without its extension where that is known; as text, since pathlib remembers every name it has seen."""
+    """Return a path without its extension, if that is known; not by pathlib, which keeps every name in memory."""
     stem, _, extension = source.rpartition(".")
     return stem if stem and not stem.endswith("/") and f".{extension.lower()}" in EXTENSIONS else None
 
@@ -244,7 +244,7 @@ def _refuse_undecodable(source: str) -> None:
 
 
 def _refuse_duplicates(tracks: Tracks) -> None:
-    """Refuse two tracks of one id; they are neighbours, since the tracks are sorted."""
+    """Raise a CatalogError if two tracks have the same id; they are adjacent, because the tracks are sorted."""
     ids = tracks.column("id")
     for number in np.flatnonzero(ids[1:] == ids[:-1])[:1].tolist():
         first, second = tracks[number], tracks[number + 1]
@@ -257,7 +257,7 @@ def _refuse_duplicates(tracks: Tracks) -> None:
 def _split(
     tracks: Tracks, rule: HashSplit, recipe: Recipe | None, named_split: str | None
 ) -> tuple[Tracks, dict[str, Any]]:
-    """Give each track its part, and say how."""
+    """Return the tracks with their splits, and how they were split."""
     how: dict[str, Any]
     if named_split:
         known = recipe.splits if recipe else {}
@@ -278,7 +278,7 @@ def _split(
 
 
 def missing_splits(catalog: Catalog) -> list[str]:
-    """Say which labels have no track in a part that others have."""
+    """Return a message for each label without a track in a split that other labels have."""
     labels: dict[str, set[str]] = {}
     for label, part in Tracks.of(catalog.tracks).rows("label", "split"):
         labels.setdefault(label, set()).add(part)
@@ -292,21 +292,21 @@ def missing_splits(catalog: Catalog) -> list[str]:
 
 
 def refuse_separated_groups(tracks: Tracks) -> None:
-    """Refuse tracks of one group in two parts; unused ones are in none.
+    """Raise a CatalogError if a group has tracks in two splits; unused tracks are ignored.
 
     Parameters
     ----------
     tracks : Tracks
-        Tracks with their parts, in any order.
+        Tracks with their splits, in any order.
 
     Raises
     ------
     CatalogError
-        Where a group is separated; two of its tracks are named.
+        If a group is separated; the message names two of its tracks.
     """
     group, split = tracks.column("group"), tracks.column("split")
     used = np.flatnonzero((split != "") & (split != UNUSED))
-    order = used[np.argsort(group[used], kind="stable")]  # a group's tracks are neighbours, in the order of their ids
+    order = used[np.argsort(group[used], kind="stable")]  # tracks of a group are adjacent, in their original order
     group, split = group[order], split[order]
     apart = order[1:][(group[1:] == group[:-1]) & (split[1:] != split[:-1])]
     if apart.size:

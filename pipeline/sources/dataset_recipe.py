@@ -1,4 +1,4 @@
-"""A dataset recipe: what a dataset is, where its audio comes from, how it is split. Data, never code to run."""
+"""Dataset recipes: what a dataset is, where its audio comes from, how it is split. They are data, never code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melzarr.pipeline.sources.split import SPLITS, HashSplit
 from melzarr.pipeline.spec import FeatureSpec
 
 RECIPE_FILE = "recipe.toml"
-MAX_TRACKS = 100_000  # of a label, since their numbers have five digits
+MAX_TRACKS = 100_000  # per label, because track numbers have five digits
 AUDIO_FOLDER = "audio"
 
 
@@ -27,7 +27,7 @@ class Archive:
     Parameters
     ----------
     urls : tuple of str
-        Where it is published; tried in this order.
+        Addresses of the archive, tried in this order.
     n_bytes : int
         Size of the archive.
     sha256 : str
@@ -41,18 +41,18 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """Audio that melzarr makes itself.
+    """Audio that melzarr synthesises.
 
     Parameters
     ----------
     seed : int
         Seed of all randomness.
     sample_rate : int, in Hz
-        Rate of the files.
+        Sample rate of the files.
     seconds : float, in s
         Length of each file.
     sha256 : str
-        Digest of what ``sha256sum */*.wav`` says of all files; empty where the recipe does not name it.
+        Digest of the output of ``sha256sum */*.wav`` for all files; empty if the recipe does not give it.
     """
 
     seed: int
@@ -63,29 +63,29 @@ class Synthesis:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One dataset, as its recipe says.
+    """A dataset, as described by its recipe.
 
     Parameters
     ----------
     folder : Path
         Folder of the dataset; the audio goes into its subfolder ``audio``.
     name, title, licence, origin : str
-        What it is, what may be done with it, and who made it.
+        Name and title of the dataset, its terms of use, and who made it.
     labels : tuple of str
-        Its classes, sorted.
+        Classes of the dataset, sorted.
     tracks_per_label : int
-        How many tracks each class has.
+        Number of tracks of each class.
     source : Archive or Synthesis
         Where the audio comes from.
     spec : FeatureSpec
-        The features that it asks for; the defaults where it says nothing.
+        Features to compute; fields that the recipe does not set have their defaults.
     split : HashSplit
-        The split that is used where no other is named.
+        Split to use if no other is named.
     splits : mapping of str to mapping of str to str
-        Splits by name: for each, the part ("train", "valid", "test") of each track id; other tracks are unused.
+        Named splits: for each, "train", "valid" or "test" by track id; all other tracks are unused.
     data : mapping of str to value
-        The recipe as it was read, for a store to keep; also what is known to be wrong with the dataset, ``faults``,
-        and when it was ``published``.
+        The recipe as it was read, for a store to keep. It may also hold ``faults``, which are the known errors of the
+        dataset, and ``published``, the date of publication.
     """
 
     folder: Path
@@ -108,20 +108,20 @@ class Recipe:
 
 
 def find_recipe(name: str, datasets: Path) -> Recipe:
-    """Read the recipe of a dataset.
+    """Find and read the recipe of a dataset.
 
     Parameters
     ----------
     name : str
         Name of the dataset.
     datasets : Path
-        Folder with one folder per dataset. A recipe in it comes before one of melzarr's own of the same name; the
-        audio goes below this folder in either case.
+        Folder with one folder per dataset. A recipe in it takes precedence over a recipe of the same name that comes
+        with melzarr. The audio is stored below this folder in either case.
 
     Raises
     ------
     RecipeError
-        If there is none of that name, or it cannot be used.
+        If there is no recipe of that name, or it is invalid.
     """
     known = {**_recipes(_own_datasets()), **_recipes(datasets)}
     if name not in known:
@@ -133,38 +133,38 @@ def find_recipe(name: str, datasets: Path) -> Recipe:
 
 
 def _recipes(datasets: Path) -> dict[str, Path]:
-    """Recipe files of a folder with one folder per dataset, by the dataset's name."""
+    """Return the recipe files of a folder with one folder per dataset, by dataset name."""
     return {path.parent.name: path for path in datasets.glob(f"*/{RECIPE_FILE}")}
 
 
 def _own_datasets() -> Path:
-    """Folder of melzarr's own recipes: in the package, or beside it in a checkout."""
+    """Return the folder of the recipes that come with melzarr: in the package, or beside it in a checkout."""
     package = Path(str(files("melzarr")))
     inside = package / "datasets"
     return inside if inside.is_dir() else package.parent / "datasets"
 
 
 def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
-    """Read and check one recipe file.
+    """Read and validate a recipe file.
 
     Parameters
     ----------
     path : Path
-        The file.
+        The recipe file.
     folder : Path, optional
-        Folder of the dataset; by default that of the file.
+        Folder of the dataset; by default the folder of the file.
 
     Raises
     ------
     RecipeError
-        Where it is not TOML, lacks a field or says something impossible.
+        If the file is not TOML, lacks a field or has an invalid value.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
     try:
-        json.dumps(data)  # a store keeps it in its attributes
+        json.dumps(data)  # raises if it is not JSON: a store keeps it in its attributes
         labels = data["labels"]
         _refuse_no_sentences(data.get("faults", []))
         if not is_date(data.get("published", "2001-01-01")):
@@ -190,7 +190,7 @@ def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
 
 
 def _labels(names: Any) -> tuple[str, ...]:
-    """Sort labels; each must be the name of a visible folder, for that is what it becomes."""
+    """Return the labels sorted; each must be a valid name of a visible folder, because it becomes one."""
     if not isinstance(names, list) or not names:
         raise ValueError(f"labels={names!r} is no list of names")
     for name in names:
@@ -207,7 +207,7 @@ def _refuse_no_sentences(faults: Any) -> None:
 
 
 def is_date(text: Any) -> bool:
-    """Whether a value is a date such as 2026-11-23, as text."""
+    """Return whether a value is a date as text, such as 2026-11-23."""
     return isinstance(text, str) and bool(re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", text))
 
 
@@ -237,7 +237,7 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
 
 
 def named_split(table: dict[str, Any]) -> dict[str, str]:
-    """Part of each track id of a named split, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
+    """Return the split of each track id, from ranges of track numbers such as ``blues = "0-11,50-60"``."""
     parts: dict[str, str] = {}
     for part in SPLITS:
         for label, ranges in table.get(part, {}).items():
@@ -254,7 +254,7 @@ def expand_ranges(ranges: str) -> list[int]:
     Raises
     ------
     ValueError
-        Where the text is no such list.
+        If the text is not a list of such ranges.
 
     Examples
     --------

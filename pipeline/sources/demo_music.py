@@ -1,13 +1,13 @@
-"""Ten styles of music, synthesised from a seed: the audio of the demo dataset, so that all runs with no download.
+"""Synthesise ten styles of music from a seed: the audio of the demo dataset, which needs no download.
 
-A track is one style, a second one below it, and a little room noise. A style plays a score, drawn at random, on a
-sampler: each sound is made once and laid down wherever the score asks for it, so a track takes some 40 ms. Sounds are
-made in two ways: `partials` for what is struck or plucked, `loop` for what is bowed, blown, sung or noise.
+A track is a mix of one style, a second style at a lower level, and a little room noise. Each style plays a random score
+on a sampler: every sound is computed once and added wherever the score asks for it, so that a track takes about 40 ms.
+Sounds are computed in two ways: `partials` for struck or plucked ones, `loop` for bowed, blown or sung ones and noise.
 
-A track is the same to the bit on every machine. All is computed in double precision and rounded once, to 16 bits: what
-a sine or a sum differs by between libraries is some 1e-11 of a step, and no sample of the demo lies that near to where
-the rounding turns (`tests/pipeline/test_synth.py`). What is drawn and what is counted takes nothing but arithmetic that
-IEEE 754 fixes.
+A track is bit-identical on every machine. Samples are computed in double precision and rounded once, to 16 bits. Sines
+and sums differ between libraries by about 1e-11 of a step, and no sample of the demo is that close to a rounding
+boundary (`tests/pipeline/sources/test_demo_music.py`). Random draws and counts use only arithmetic that IEEE 754
+specifies.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from melzarr.pipeline.errors import FetchError
 Samples = npt.NDArray[np.float64]
 Colour = Callable[[Samples], Samples]  # gain at each frequency (Hz)
 Value = TypeVar("Value")
-Score = Iterable[tuple[float, int]]  # onset in beats, and which key of the instrument: a degree, a drum
+Score = Iterable[tuple[float, int]]  # onset in beats, and key of the instrument: a degree or a drum
 
-VERSION = 2  # to be raised with every change that is heard, so that older files are made again
-STEPS = 32768  # of a 16-bit sample, for an amplitude of 1
-# 2 ** (n / 12) to the nearest double: a power computed here might differ in its last bit, and shift a late sample.
+VERSION = 2  # increase with every audible change, so that older files are replaced
+STEPS = 32768  # steps of a 16-bit sample for an amplitude of 1
+# 2 ** (n / 12) to the nearest double: a computed power could differ in its last bit and change a late sample.
 SEMITONES = (
     1.0, 1.0594630943592953, 1.122462048309373, 1.189207115002721, 1.2599210498948732,
     1.3348398541700344, 1.4142135623730951, 1.4983070768766815, 1.5874010519681996,
@@ -47,13 +47,13 @@ LOOP = 1 << 16  # samples: 3 s at 22050 Hz, longer than most notes, with harmoni
 
 
 class Dice:
-    """Random numbers from the raw stream of PCG64, which numpy keeps as it is; what its generators draw may change."""
+    """Random numbers from the raw stream of PCG64: numpy keeps it stable, but may change what its generators draw."""
 
     def __init__(self, seed: Sequence[int]) -> None:
         self._bits = np.random.PCG64(seed)
 
     def uniforms(self, n: int) -> Samples:
-        """Draw n numbers from 0 to 1, without 1, of 53 bits each."""
+        """Draw n numbers in [0, 1), of 53 bits each."""
         return (self._bits.random_raw(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -65,11 +65,11 @@ class Dice:
         return low + int(self.uniform() * (high - low + 1))
 
     def choice(self, values: Sequence[Value]) -> Value:
-        """Draw one of some values."""
+        """Draw one of the values."""
         return values[self.integer(0, len(values) - 1)]
 
     def permutation(self, values: Sequence[Value]) -> list[Value]:
-        """Shuffle some values."""
+        """Return the values in random order."""
         return [values[n] for n in np.argsort(self.uniforms(len(values)), kind="stable")]
 
 
@@ -85,26 +85,26 @@ class Piece:
     scale: tuple[int, ...]
 
     def octave(self, low: int, high: int) -> int:
-        """Draw a register: the degree on which an octave begins."""
+        """Draw a register: the degree at which an octave begins."""
         return self.dice.integer(low, high) * len(self.scale)
 
     def pitch(self, degree: int) -> float:
-        """Frequency of a degree of the scale, in Hz; degree 0 is the tonic next to middle C."""
+        """Return the frequency of a degree of the scale, in Hz; degree 0 is the tonic closest to middle C."""
         octave, step = divmod(degree, len(self.scale))
         octaves, semitone = divmod(self.tonic + self.scale[step] - 9, 12)
         return 440 * SEMITONES[semitone] * 2.0 ** (octave + octaves)
 
     def onsets(self, step: float) -> Iterator[float]:
-        """Every `step` beats, to the end of the track."""
+        """Yield an onset every `step` beats, to the end of the track."""
         return (index * step for index in range(math.ceil(self.n_samples / (self.rate * self.beat * step))))
 
     def progression(self, beats: float) -> Score:
-        """Onset and root of chords that last some beats and return in fours."""
+        """Yield onset and root of chords that last `beats` beats; a sequence of four chords repeats."""
         roots = [0, *(self.dice.integer(0, len(self.scale) - 1) for _ in range(3))]
         return ((onset, roots[index % 4]) for index, onset in enumerate(self.onsets(beats)))
 
     def melody(self, step: float, low: int, high: int, rest: float) -> Score:
-        """Walk at random through the degrees low to high, a note every `step` beats but for some rests."""
+        """Walk at random through the degrees `low` to `high`, with a note every `step` beats except for rests."""
         degree = self.dice.integer(low, high)
         for onset in self.onsets(step):
             degree = min(max(degree + self.dice.integer(-3, 3), low), high)
@@ -112,7 +112,7 @@ class Piece:
                 yield onset, degree
 
     def play(self, score: Score, instrument: Callable[[int], Samples]) -> Samples:
-        """Lay the sounds of a score over one another, each made once, louder or softer; shape (n_samples,)."""
+        """Add up the sounds of a score, each computed once and played at random levels; shape (n_samples,)."""
         track = np.zeros(self.n_samples)
         sounds: dict[int, Samples] = {}
         for onset, key in score:
@@ -124,12 +124,12 @@ class Piece:
 
 
 def level(sound: Samples, decibels: float) -> Samples:
-    """Bring a sound to an RMS of so many dB."""
+    """Scale a sound to an RMS level in dB."""
     return sound * float(10 ** (decibels / 20) / np.sqrt(np.mean(sound**2)))
 
 
 def fade(piece: Piece, sound: Samples, attack: float, release: float) -> Samples:
-    """Ramp the ends of a sound, in place, over some seconds each but never over more than half of it."""
+    """Fade a sound in and out, in place, over `attack` and `release` seconds, each at most half of the sound."""
     n_in, n_out = (min(round(seconds * piece.rate), len(sound) // 2) for seconds in (attack, release))
     sound[:n_in] *= np.linspace(0, 1, n_in)
     sound[len(sound) - n_out :] *= np.linspace(1, 0, n_out)
@@ -137,10 +137,10 @@ def fade(piece: Piece, sound: Samples, attack: float, release: float) -> Samples
 
 
 def partials(piece: Piece, frequency: Samples, gain: Samples, decay: Samples, seconds: float) -> Samples:
-    """Sum damped sinusoids of some frequencies (Hz), gains and decays (1/s).
+    """Sum damped sinusoids with the given frequencies (Hz), gains and decays (1/s).
 
-    Each is the imaginary part of ``gain * z**n``. As ``z**(b * m + k)`` is ``(z**m)**b * z**k``, one product of two
-    small matrices makes every sample of all of them.
+    Each is the imaginary part of ``gain * z**n``. Because ``z**(b * m + k)`` equals ``(z**m)**b * z**k``, one product
+    of two small matrices gives all samples of the sum.
     """
     heard = frequency < piece.rate / 2
     n_samples = round(seconds * piece.rate)
@@ -148,13 +148,13 @@ def partials(piece: Piece, frequency: Samples, gain: Samples, decay: Samples, se
     log_z = ((2j * np.pi * frequency - decay) / piece.rate)[heard, None]
     coarse = gain[heard, None] * np.exp(log_z * m * np.arange(m))
     fine = np.exp(log_z * np.arange(m))
-    # einsum, as a matrix product would wake BLAS threads, which cost more than they bring and vex other processes.
+    # einsum: a matrix product would start BLAS threads, which cost more than they gain and slow other processes.
     sound = np.einsum("pb,pk->bk", coarse.real, fine.imag) + np.einsum("pb,pk->bk", coarse.imag, fine.real)
     return fade(piece, sound.ravel()[:n_samples], 0.002, 0.02)
 
 
 def pluck(piece: Piece, degree: int, tilt: float, decay: float, seconds: float) -> Samples:
-    """Pluck or strike a string: harmonics that fall by ``n**-tilt`` and fade the sooner the higher they are."""
+    """Pluck or strike a string: harmonic n has gain ``n**-tilt``, and higher harmonics decay faster."""
     n = np.arange(1.0, 41.0)
     return partials(piece, n * piece.pitch(degree), n**-tilt, decay * (1 + n / 4), seconds)
 
@@ -163,28 +163,28 @@ def loop(piece: Piece, colour: Colour) -> Samples:
     """Make a seamless loop of coloured noise, of unit RMS, shape (LOOP,)."""
     frequency = np.arange(1, LOOP // 2 + 1, dtype=np.float64) * (piece.rate / LOOP)
     spectrum = np.zeros(LOOP // 2 + 1, np.complex128)
-    # Uniform in both parts: what the many bins add up to is as normal as if they were.
+    # Real and imaginary parts are uniform: a sum over so many bins is as normal as one of normal parts.
     spectrum[1:] = (piece.dice.uniforms(LOOP) - 0.5).view(np.complex128) * colour(frequency)
     return level(fft.irfft(spectrum), 0)
 
 
 def ensemble(piece: Piece, degree: int, width: float, colour: Colour) -> Samples:
-    """Make a loop of many players near one pitch: bands of noise, `width` of their frequency (PADsynth)."""
+    """Make a loop of many players near one pitch: bands of noise, `width` times their frequency wide (PADsynth)."""
     pitch = piece.pitch(degree)
 
     def bands(frequency: Samples) -> Samples:
         harmonic = np.maximum(np.rint(frequency / pitch), 1)
-        band = np.maximum(width * frequency, piece.rate / LOOP)  # one bin at least, or it might fall between two
+        band = np.maximum(width * frequency, piece.rate / LOOP)  # at least one bin, or it could fall between two
         return np.asarray(np.exp(-(((frequency - pitch * harmonic) / band) ** 2)) * colour(frequency))
 
     return loop(piece, bands)
 
 
 def held_chords(piece: Piece, width: float, colour: Colour, attack: float) -> Samples:
-    """Slow chords of three voices, each an ensemble."""
+    """Play slow chords of three voices, each an ensemble."""
     base, beats = piece.octave(-1, 0), piece.dice.choice([2.0, 4.0])
     voicing = piece.dice.choice([(0, 2, 4), (0, 4, 9), (0, 2, 7)])
-    n_samples = round((beats * piece.beat + 0.2) * piece.rate)  # a little into the next chord: no gap between them
+    n_samples = round((beats * piece.beat + 0.2) * piece.rate)  # overlap the next chord, to leave no gap
 
     def voice(degree: int) -> Samples:
         return fade(piece, np.resize(ensemble(piece, degree, width, colour), n_samples), attack, 0.25)
@@ -193,7 +193,7 @@ def held_chords(piece: Piece, width: float, colour: Colour, attack: float) -> Sa
 
 
 def arpeggio(piece: Piece) -> Samples:
-    """Chords broken into quick plucked notes."""
+    """Play chords broken into quick plucked notes."""
     base, tilt, decay = piece.octave(-1, 0), piece.dice.uniform(0.8, 1.8), piece.dice.uniform(3, 7)
     step = piece.dice.choice([1 / 4, 1 / 3])
     figure = list(enumerate(np.resize(piece.dice.permutation([0, 2, 4, 7]), round(2 / step)).tolist()))
@@ -202,7 +202,7 @@ def arpeggio(piece: Piece) -> Samples:
 
 
 def bassline(piece: Piece) -> Samples:
-    """Low riff, one note at a time."""
+    """Play a low riff, one note at a time."""
     base, tilt, decay = piece.octave(-3, -2), piece.dice.uniform(0.9, 1.8), piece.dice.uniform(1, 4)
     seconds = piece.beat * piece.dice.uniform(0.45, 0.9)
     riff = piece.melody(0.5, base, base + 7, rest=0.15)
@@ -210,7 +210,7 @@ def bassline(piece: Piece) -> Samples:
 
 
 def bells(piece: Piece) -> Samples:
-    """Struck bells, whose partials are no harmonics."""
+    """Play struck bells, whose partials are not harmonic."""
     base, decay = piece.octave(0, 1), piece.dice.uniform(0.8, 3)
     ratio = CHURCH_BELL * (0.98 + 0.04 * piece.dice.uniforms(len(CHURCH_BELL)))
     gain = (0.3 + 0.7 * piece.dice.uniforms(len(ratio))) / np.sqrt(ratio)
@@ -219,7 +219,7 @@ def bells(piece: Piece) -> Samples:
 
 
 def chiptune(piece: Piece) -> Samples:
-    """Tune and bass on the pulse waves of an early console; they alias, as they did there."""
+    """Play a tune and a bass on the pulse waves of an early console; they alias, as on the console."""
     base, duty, seconds = (
         piece.octave(0, 1),
         piece.dice.choice([1 / 8, 1 / 4, 1 / 2]),
@@ -235,7 +235,7 @@ def chiptune(piece: Piece) -> Samples:
 
 
 def choir(piece: Piece) -> Samples:
-    """Slow chords sung on one vowel, whose formants colour every pitch alike."""
+    """Play slow chords sung on one vowel, whose formants are the same at every pitch."""
     formants = list(zip(piece.dice.choice(VOWELS), (200, 100, 30), strict=True))
 
     def vowel(f: Samples) -> Samples:
@@ -246,7 +246,7 @@ def choir(piece: Piece) -> Samples:
 
 
 def chords(piece: Piece) -> Samples:
-    """Chords struck on a piano, in a rhythm that returns."""
+    """Play piano chords in a repeating rhythm."""
     base, tilt, decay = piece.octave(-1, 0), piece.dice.uniform(1.2, 2.2), piece.dice.uniform(0.6, 2)
     rhythm = [0, *(np.flatnonzero(piece.dice.uniforms(7) < 0.4) / 2 + 0.5).tolist()]
     hits = ((on + beat, root) for on, root in piece.progression(4) for beat in rhythm)
@@ -255,7 +255,7 @@ def chords(piece: Piece) -> Samples:
 
 
 def drone(piece: Piece) -> Samples:
-    """One low chord throughout, whose harmonics beat slowly."""
+    """Play one low chord throughout, whose harmonics beat slowly."""
     base, width, tilt = piece.octave(-2, -1), piece.dice.uniform(0.0005, 0.002), piece.dice.uniform(0.8, 2)
 
     def voice(degree: int) -> Samples:
@@ -265,7 +265,7 @@ def drone(piece: Piece) -> Samples:
 
 
 def drums(piece: Piece) -> Samples:
-    """Kick, snare, hi-hat and shaker, in a bar that returns."""
+    """Play kick, snare, hi-hat and shaker, bar after bar."""
     time = np.arange(round(0.6 * piece.rate)) / piece.rate
     noise, hiss = (loop(piece, colour)[: len(time)] for colour in (np.ones_like, np.square))
     skin = np.sin(2 * np.pi * (piece.dice.uniform(40, 65) * time + piece.dice.uniform(3, 6) * (1 - np.exp(-40 * time))))
@@ -287,7 +287,7 @@ def drums(piece: Piece) -> Samples:
 
 
 def strings(piece: Piece) -> Samples:
-    """Slow chords bowed by a section: the harmonics of a saw wave, up to the roll-off of the body."""
+    """Play slow chords of a string section: the harmonics of a saw wave, up to the roll-off of the body."""
     roll_off = piece.dice.uniform(1500, 4000)
     return held_chords(
         piece, piece.dice.uniform(0.003, 0.008), lambda f: 1 / f / (1 + (f / roll_off) ** 2), attack=0.12
@@ -295,7 +295,7 @@ def strings(piece: Piece) -> Samples:
 
 
 def wind(piece: Piece) -> Samples:
-    """Tune on a breathy pipe: few harmonics, and the breath around them."""
+    """Play a tune on a breathy pipe: few harmonics, and the noise of breath around them."""
     base, tilt, breath = piece.octave(0, 1), piece.dice.uniform(2, 3.5), piece.dice.uniform(-20, -6)
     step = piece.dice.choice([0.5, 1.0])
     air = level(loop(piece, lambda f: f * np.exp(f / -700)), breath)
@@ -313,44 +313,44 @@ STYLES: tuple[str, ...] = tuple(sorted(PLAYERS))
 
 
 def synthesise(style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> npt.NDArray[np.float32]:
-    """Make one track; the same arguments give the same samples everywhere.
+    """Synthesise one track; the same arguments give the same samples on every machine.
 
     Parameters
     ----------
     style : str
         One of `STYLES`.
     number, seed : int >= 0
-        Which track of that style, in which dataset.
+        Number of the track in its style, and seed of the dataset.
     sample_rate : int > 0, in Hz
-        Rate of the samples.
+        Sample rate.
     seconds : float >= 0.1, in s
         Length of the track.
 
     Returns
     -------
     np.ndarray [shape=(round(seconds * sample_rate),), dtype=float32]
-        Mono samples of 16 bits, whole multiples of 1/32768, whose peak is drawn between 0.3 and 0.95.
+        Mono samples of 16 bits, that is, integer multiples of 1/32768. The peak is drawn between 0.3 and 0.95.
 
     Raises
     ------
     FetchError
-        Where there is no such style.
+        If there is no such style.
     """
     steps = _mixed(style, number, seed=seed, sample_rate=sample_rate, seconds=seconds)
     return np.rint(steps, out=steps).astype(np.float32) * np.float32(1 / STEPS)
 
 
 def _mixed(style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> Samples:
-    """Mix one track in steps of 16 bits, before they are rounded."""
+    """Mix one track in 16-bit steps, before rounding."""
     if style not in PLAYERS:
         raise FetchError(f"style={style!r} cannot be synthesised; use one of {', '.join(STYLES)}")
-    # A checksum stands for the name: Python's own hash of a text differs from one process to the next.
+    # A checksum of the name, because Python's own hash of a text differs between processes.
     dice = Dice([seed, zlib.crc32(style.encode()), number])
     n_samples, beat, tonic = round(seconds * sample_rate), 60 / dice.uniform(80, 140), dice.integer(-5, 6)
     piece = Piece(dice, sample_rate, n_samples, beat, tonic, scale=dice.choice(SCALES))
     second = dice.choice([other for other in STYLES if other != style])
     track = level(PLAYERS[style](piece), 0)
-    # Levels at which single windows of different styles are often alike, and whole tracks seldom.
+    # At these levels, single windows of different styles are often alike, and whole tracks rarely.
     track += level(PLAYERS[second](piece), dice.uniform(-18, -6))
     track += np.resize(level(loop(piece, lambda f: f**-0.5), dice.uniform(-45, -30)), n_samples)
     track *= STEPS * dice.uniform(0.3, 0.95) / np.abs(track).max()
@@ -358,14 +358,15 @@ def _mixed(style: str, number: int, *, seed: int, sample_rate: int, seconds: flo
 
 
 def write_track(path: Path, style: str, number: int, *, seed: int, sample_rate: int, seconds: float) -> None:
-    """Write a track of `synthesise` as a 16-bit mono WAV file: whole or not at all, and the same bytes everywhere.
+    """Write a track of `synthesise` as a 16-bit mono WAV file, with the same bytes on every machine.
 
-    The folder must exist. The file is written beside `path`, as ``*.part``, and takes that name when whole.
+    The folder must exist. The file is written beside `path` as ``*.part`` and renamed when complete, so that `path` is
+    whole or absent.
     """
     samples = synthesise(style, number, seed=seed, sample_rate=sample_rate, seconds=seconds)
     part = Path(f"{path}.part")
     try:
-        # As whole numbers: to convert others, libsndfile would take five times as long.
+        # As integers: libsndfile takes five times as long to convert floats.
         sf.write(part, (samples * STEPS).astype(np.int16), sample_rate, subtype="PCM_16", format="WAV")
         part.replace(path)
     finally:

@@ -1,4 +1,4 @@
-"""A dataset recipe → audio files: downloaded and checked, taken from a copy, or synthesised."""
+"""Fetch the audio files of a dataset recipe: download and verify them, copy them, or synthesise them."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from melzarr.pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis
 from melzarr.pipeline.sources.http_download import BLOCK, download, mismatch
 from melzarr.pipeline.storage.atomic import sha256_of
 
-MARKER = ".made.json"  # what the audio folder was made from; hidden, so that no catalog lists it
-MAX_RATIO = 20  # unpacked bytes a byte of archive: PCM and compressed audio stay below 3
-DEPTH = 3  # folders between a copy's path and its label folders
+MARKER = ".made.json"  # records what the audio folder was made from; hidden, so that no catalog lists it
+MAX_RATIO = 20  # unpacked bytes per byte of the archive; PCM and compressed audio stay below 3
+DEPTH = 3  # levels of folders between a copy's path and its label folders
 
-bar = functools.partial(tqdm, disable=None)  # on stderr, and only where that is a terminal
+bar = functools.partial(tqdm, disable=None)  # on stderr, and only if that is a terminal
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What was brought or made.
+    """Result of `fetch`.
 
     Parameters
     ----------
     audio : Path
         Folder that holds the audio, as ``label/file``.
     n_tracks : int
-        How many tracks it holds.
+        Number of tracks in it.
     made : bool
-        Whether anything was done; not where all was there already.
+        Whether anything was done; false if all audio was there already.
     note : str
-        What else is worth knowing, as a sentence, such as how the tracks differ from what the recipe says.
+        A remark for the user, such as how the tracks differ from the recipe; may be empty.
     """
 
     audio: Path
@@ -67,31 +67,33 @@ class Fetched:
 def fetch(
     recipe: Recipe, *, copy_from: Path | None = None, tracks_per_label: int | None = None, workers: int | None = None
 ) -> Fetched:
-    """Bring or make the audio of a dataset, whole or not at all; what is there already is left as it is.
+    """Download, copy or synthesise the audio of a dataset, unless it is there already.
+
+    Downloaded or copied audio appears in one step or not at all; each synthesised track is whole or absent.
 
     Parameters
     ----------
     recipe : Recipe
         The dataset.
     copy_from : Path, optional
-        A copy to take it from instead of downloading it: the archive, or a folder at or below which, for each label,
-        a folder of audio files lies.
+        A copy to use instead of a download: the archive, or a folder that contains one folder of audio files per
+        label, at most `DEPTH` levels further down.
     tracks_per_label : int > 0, optional
-        For synthesised datasets: how many tracks each label gets, where the recipe's number is not wanted.
+        For synthesised datasets: number of tracks per label; by default the recipe's.
     workers : int >= 0, optional
-        For synthesised datasets: how many processes make them; by default one a core, and 0 is this process.
+        For synthesised datasets: number of processes; by default one per core, and 0 means this process.
 
     Returns
     -------
     Fetched
-        Where the audio is and how many tracks there are.
+        Folder of the audio, number of tracks, and remarks.
 
     Raises
     ------
     FetchError
-        Where that cannot be done; the message says what was tried and what to do.
+        If that fails; the message gives what was tried and the remedy.
     CallError
-        Where an option does not fit the recipe.
+        If an option does not fit the recipe.
     """
     if isinstance(recipe.source, Synthesis):
         if copy_from is not None:
@@ -105,11 +107,11 @@ def fetch(
     return _bring(recipe, recipe.source, copy_from)
 
 
-# Synthesised.
+# Synthesised audio
 
 
 def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) -> Fetched:
-    """Make the tracks that are missing, and remove those that are too many or were made otherwise."""
+    """Make missing tracks; remove surplus tracks and tracks that were made with other parameters."""
     wanted = {
         recipe.audio / label / f"{label}.{number:05d}.wav": (label, number)
         for label in recipe.labels
@@ -149,7 +151,7 @@ def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) 
 
 
 def _digest(audio: Path, tracks: Iterable[Path]) -> str:
-    """Digest of what ``sha256sum */*.wav`` says in an audio folder that holds some tracks alone."""
+    """Return the digest of the output of ``sha256sum */*.wav`` in an audio folder with only these tracks."""
     paths = sorted(tracks)
     with ThreadPoolExecutor(CPU_COUNT) as pool:
         lines = (
@@ -160,7 +162,7 @@ def _digest(audio: Path, tracks: Iterable[Path]) -> str:
 
 
 def _synthesised(recipe: Recipe) -> set[Path]:
-    """Files that bear the name of a synthesised track, or of an unfinished one; write_track lets no other be half."""
+    """Return files named as synthesised tracks, or as unfinished ones: `write_track` leaves no others incomplete."""
     return {
         path
         for label in recipe.labels
@@ -170,7 +172,7 @@ def _synthesised(recipe: Recipe) -> set[Path]:
 
 
 def _write_tracks(jobs: list[tuple[Path, str, int]], parameters: dict[str, Any], workers: int) -> None:
-    """Write tracks in parallel; each is whole or absent, so that the next run goes on where this one ends."""
+    """Write tracks in parallel; each is whole or absent, so that the next run continues where this one stops."""
     write = functools.partial(demo_music.write_track, **parameters)
     progress = functools.partial(bar, total=len(jobs), desc="synthesising", unit="track")
     if workers == 0 or not jobs:
@@ -192,16 +194,16 @@ def _write_tracks(jobs: list[tuple[Path, str, int]], parameters: dict[str, Any],
 
 
 def _start_worker() -> None:
-    """Keep a worker to its one core, and leave Ctrl-C to the main process, which lets each worker end its track."""
+    """Limit a worker to one thread, and leave Ctrl-C to the main process, which lets workers finish their tracks."""
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# Brought.
+# Downloaded or copied audio
 
 
 def _bring(recipe: Recipe, source: Archive, copy_from: Path | None) -> Fetched:
-    """Download and unpack the archive, or take a copy, unless that was done before."""
+    """Download and unpack the archive, or use a copy, unless the audio is there already."""
     if there := _there(recipe):
         return there
     with _writing(recipe.folder), _alone(recipe):
@@ -224,7 +226,7 @@ def _bring(recipe: Recipe, source: Archive, copy_from: Path | None) -> Fetched:
 
 
 def _there(recipe: Recipe) -> Fetched | None:
-    """Say what is in the audio folder; None where it is missing or empty."""
+    """Return what the audio folder contains, or None if it is missing or empty."""
     if not recipe.audio.is_dir() or not any(recipe.audio.iterdir()):
         return None
     counts = {label: len(_audio_files(recipe.audio / label)) for label in recipe.labels}
@@ -240,7 +242,7 @@ def _there(recipe: Recipe) -> Fetched | None:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """Audio files of a folder by their extension, sorted, without hidden ones; none where the folder is missing."""
+    """Return the files of a folder with an audio extension, sorted, without hidden ones; empty if it is missing."""
     return sorted(path for path in folder.glob("*") if _is_audio(path.name) and path.is_file())
 
 
@@ -265,7 +267,7 @@ def _copy(path: Path, recipe: Recipe) -> None:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """Visit a folder and those below it, the upper ones first; what may not be read is passed over."""
+    """Yield a folder and those up to `DEPTH` levels below it, upper ones first; skip hidden and unreadable ones."""
     level = [path]
     for _ in range(DEPTH + 1):
         yield from level
@@ -279,10 +281,10 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _unpack(archive: Path, recipe: Recipe) -> None:
-    """Unpack the audio files of an archive's label folders, wherever in it these are.
+    """Unpack the audio files of the label folders of an archive, at any depth.
 
-    Nothing but the contents of regular files is taken, and each is written to a path that is made here from a label of
-    the recipe and a plain file name: no member can lead out of its folder, be a link or a device, or set a mode.
+    Only the contents of regular files are extracted. Each is written to a path that is made here from a label of the
+    recipe and a plain file name. No member can leave its folder, be a link or a device, or set a mode.
     """
     room = MAX_RATIO * archive.stat().st_size
     total = recipe.tracks_per_label * len(recipe.labels)
@@ -296,7 +298,7 @@ def _unpack(archive: Path, recipe: Recipe) -> None:
                 if (room := room - member.size - tarfile.BLOCKSIZE) < 0:
                     raise FetchError(f"{archive} unpacks to over {MAX_RATIO} times its size; it is not to be trusted")
                 content = members.extractfile(member)
-                if content is None:  # only to satisfy the types: a regular file has content
+                if content is None:  # for the type checker: a regular file has content
                     continue
                 with content, (part / name).open("wb") as file:
                     shutil.copyfileobj(content, file, BLOCK)
@@ -306,7 +308,7 @@ def _unpack(archive: Path, recipe: Recipe) -> None:
 
 
 def _tracks(members: tarfile.TarFile, recipe: Recipe) -> Iterator[tuple[tarfile.TarInfo, str]]:
-    """Pick the members that are audio files in a label's folder, each with its place as label/file."""
+    """Yield the members that are audio files in a label's folder, each with its path as label/file."""
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
@@ -317,7 +319,7 @@ def _tracks(members: tarfile.TarFile, recipe: Recipe) -> Iterator[tuple[tarfile.
 
 @contextlib.contextmanager
 def _whole(recipe: Recipe) -> Iterator[Path]:
-    """Give a folder, with one for each label, to fill; it becomes the audio folder in one step, or it goes."""
+    """Yield a folder to fill, with one per label in it; it becomes the audio folder in one step, or is removed."""
     part = recipe.audio.with_name(f"{recipe.audio.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
     try:
@@ -332,11 +334,11 @@ def _whole(recipe: Recipe) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-# Kept in order.
+# Markers, locks and errors
 
 
 def _marker(audio: Path) -> dict[str, Any]:
-    """Read what an audio folder was made from; empty where nothing says so."""
+    """Read what an audio folder was made from; empty if that is not recorded."""
     try:
         marker = json.loads((audio / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -345,7 +347,7 @@ def _marker(audio: Path) -> dict[str, Any]:
 
 
 def _mark(audio: Path, made_with: dict[str, Any]) -> None:
-    """Write what an audio folder was made from, in one step."""
+    """Record what an audio folder was made from, in one step."""
     part = audio / f"{MARKER}.part"
     part.write_text(json.dumps(made_with), encoding="utf-8")
     part.replace(audio / MARKER)
@@ -353,7 +355,7 @@ def _mark(audio: Path, made_with: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _alone(recipe: Recipe) -> Iterator[None]:
-    """Refuse to work on a dataset while another process does."""
+    """Raise a FetchError if another process is fetching the dataset; else lock it."""
     try:
         with FileLock(recipe.folder / ".fetch.lock", timeout=0):
             yield
@@ -363,7 +365,7 @@ def _alone(recipe: Recipe) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failure of the file system into a sentence."""
+    """Re-raise errors of the file system with a readable message."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""An archive → a checked file: downloaded from the first address that gives it, and taken up where it was cut."""
+"""Download an archive over HTTP: try its addresses in turn, resume cut connections, and verify the checksum."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from melzarr.pipeline.errors import FetchError
 from melzarr.pipeline.sources.dataset_recipe import Archive
 
 TIMEOUT_S = (15, 60)  # to connect, and between two blocks
-PAUSES_S = (1, 2, 4)  # before a connection that was cut is taken up again
-BLOCK = 1 << 16  # bytes read at a time; what of the last one came before a connection is cut is lost
+PAUSES_S = (1, 2, 4)  # before each attempt to resume a cut connection
+BLOCK = 1 << 16  # bytes read at a time; an incomplete block is lost if the connection is cut
 
 
 class _UnusableError(Exception):
-    """A source that gives no archive; the next one may."""
+    """An address that does not provide the archive; the next one may."""
 
 
 class _CutError(_UnusableError):
-    """A connection that ended early; to be taken up again."""
+    """A connection that ended early; the download can be resumed."""
 
 
 def download(source: Archive, folder: Path) -> Path:
-    """Download an archive from the first address that gives it; what arrived before is not asked for again.
+    """Download an archive from the first address that provides it; a partial download is resumed.
 
     Parameters
     ----------
     source : Archive
-        What is sought, and where.
+        The archive and its addresses.
     folder : Path
-        Where the file is kept; what has arrived stays there as ``NAME.part`` until it is whole.
+        Folder of the file ``NAME.part``; a partial download stays there.
 
     Returns
     -------
     Path
-        The file, whole and checked.
+        The file ``NAME.part``, complete and verified.
 
     Raises
     ------
     FetchError
-        Where no address gives it; the message names each and why.
+        If no address provides it; the message gives each address and the reason.
     """
     part = folder / f"{PurePosixPath(urlsplit(source.urls[0]).path).name}.part"
     if _size(part) >= source.n_bytes:
@@ -75,7 +75,7 @@ def download(source: Archive, folder: Path) -> Path:
 
 
 def _pull(url: str, part: Path, n_bytes: int) -> None:
-    """Bring the rest of a file, taking the connection up again where it is cut, a few times."""
+    """Download the rest of a file; resume a cut connection after each of `PAUSES_S`."""
     for pause in itertools.chain(PAUSES_S, [None]):
         try:
             _transfer(url, part, n_bytes)
@@ -87,7 +87,7 @@ def _pull(url: str, part: Path, n_bytes: int) -> None:
 
 
 def _transfer(url: str, part: Path, n_bytes: int) -> None:
-    """Ask for the rest of a file, once."""
+    """Request the rest of a file, once."""
     have = _size(part)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -97,7 +97,7 @@ def _transfer(url: str, part: Path, n_bytes: int) -> None:
                 _opened(part, start) as file,
                 tqdm(disable=None, total=n_bytes, initial=start, desc=part.stem, unit="B", unit_scale=True) as n,
             ):
-                # Not iter_content, which would unpack what a server marks as Content-Encoding: gzip.
+                # Not iter_content: it would decompress a response that is marked as Content-Encoding: gzip.
                 for block in response.raw.stream(BLOCK, decode_content=False):
                     file.write(block)
                     n.update(len(block))
@@ -110,13 +110,13 @@ def _transfer(url: str, part: Path, n_bytes: int) -> None:
 
 
 def _start(response: requests.Response, have: int, n_bytes: int) -> int:
-    """Offset of a response's first byte, once it is sure that it belongs to the file that is sought."""
+    """Return the offset of a response's first byte; raise if the response does not fit the requested file."""
     status = response.status_code
     if status == 429 or status >= 500:
         raise _CutError(f"HTTP {status} {response.reason}")
     if status not in {200, 206}:
         raise _UnusableError(f"HTTP {status} {response.reason}")
-    # A server may answer 200 with the whole file, or 206 with more than it was asked for.
+    # A server may answer 200 with the whole file, or 206 with more than was requested.
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", "")) if status == 206 else None
     start = int(match[1]) if match else 0
     offered = start + int(response.headers.get("Content-Length", -1))
@@ -127,7 +127,7 @@ def _start(response: requests.Response, have: int, n_bytes: int) -> int:
 
 @contextlib.contextmanager
 def _opened(path: Path, start: int) -> Iterator[IO[bytes]]:
-    """Open a file for writing from an offset on."""
+    """Open a file for writing at an offset; what follows the offset is removed."""
     path.touch()
     with path.open("r+b") as file:
         file.truncate(start)
@@ -136,14 +136,14 @@ def _opened(path: Path, start: int) -> Iterator[IO[bytes]]:
 
 
 def mismatch(path: Path, source: Archive) -> str:
-    """Say how a file differs from the archive that a recipe means; nothing where it does not.
+    """Return how a file differs from the archive of a recipe; empty if it does not.
 
     Parameters
     ----------
     path : Path
         The file.
     source : Archive
-        What it should be.
+        The expected archive.
     """
     if (size := _size(path)) != source.n_bytes:
         return f"it has {size:,} bytes where the archive has {source.n_bytes:,}"
@@ -161,6 +161,6 @@ def _size(path: Path) -> int:
 
 
 def _why(error: Exception) -> str:
-    """Give the innermost reason of a network error, without the object's name in front of it."""
+    """Return the innermost reason of a network error, without the object's name before it."""
     inner = error.args[0] if error.args else error
     return str(getattr(inner, "reason", inner)).rsplit("): ", 1)[-1]

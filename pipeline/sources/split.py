@@ -1,4 +1,4 @@
-"""Train, valid and test: which part of a dataset a track belongs to."""
+"""Assign tracks to the train, valid and test splits of a dataset."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ UNUSED = "unused"
 class HashSplit:
     """A split by the hash of a group's name.
 
-    Each group falls into a part by its own hash alone: a group is never separated, also where it has several labels,
-    and adding tracks moves no other track. Every label is so divided in the same shares, but for the chance of the
-    draw: among n groups a share p is met within about sqrt(p (1 - p) / n).
+    The split of a group depends only on its own hash. A group is never separated, even if it has several labels, and
+    adding tracks moves no other track. Every label is divided in the same shares, up to random variation: among n
+    groups a share p is met within about sqrt(p (1 - p) / n).
 
     Parameters
     ----------
     valid, test : float in [0, 1)
-        Shares of the valid and the test part; the rest is the train part.
+        Shares of the valid and the test split; the rest is the train split.
     seed : int
-        Another seed gives another split.
+        Seed of the hash; another seed gives another assignment.
 
     Raises
     ------
     CatalogError
-        Where the shares leave nothing to train on.
+        If a share is outside [0, 1) or nothing is left to train on.
     """
 
     valid: float = 0.15
@@ -37,7 +37,7 @@ class HashSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be."""
+        """Validate the shares."""
         if not (0 <= self.valid < 1 and 0 <= self.test < 1 and self.valid + self.test < 1):
             raise CatalogError(
                 f"valid={self.valid} and test={self.test} leave nothing to train on; use shares from 0 "
@@ -45,12 +45,12 @@ class HashSplit:
             )
 
     def part(self, group: str) -> str:
-        """Part of one group: "train", "valid" or "test".
+        """Return the split of a group: "train", "valid" or "test".
 
         Parameters
         ----------
         group : str
-            Name of the group; a track by itself is a group named by its id.
+            Name of the group; for a track without a group, its id.
         """
         digest = hashlib.sha256(f"{self.seed}\0{group}".encode()).digest()
         draw = int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""Tracks: a row to whoever asks for one, columns in memory, so that a million of them are no burden."""
+"""A sequence of tracks that is stored in columns, so that a million tracks need little memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-# UTF-8 of any length: 16 bytes a cell and, beyond 15, the text itself, where a string of Python's takes 49 and more.
+# UTF-8 of any length: 16 bytes per cell and, beyond 15, the text itself; a Python string takes 49 bytes or more.
 TEXT = np.dtypes.StringDType()
-BLOCK = 1 << 14  # rows that are objects at a time, on their way into columns and out of them
+BLOCK = 1 << 14  # rows that are Python objects at a time, when columns are built or read
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Track:
     Parameters
     ----------
     id : str
-        Its name in the store, such as ``blues/blues.00000``.
+        Name of the track in the store, such as ``blues/blues.00000``.
     label : str
-        Its class.
+        Class of the track.
     source : str
-        Path of its file below the catalog's root, with forward slashes.
+        Path of the file below the catalog's root, with forward slashes.
     group : str
-        Tracks of one group are never separated by a split; by itself a track is a group named by its id.
+        A split never separates tracks of one group. A track without a group forms a group named by its id.
     split : str
         "train", "valid", "test" or "unused".
     """
@@ -46,7 +46,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Track))
 
 
 def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Find the texts that are in both of two columns, in each of which they come once.
+    """Find the texts that are in both of two columns; each column has no duplicates.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDAr
     Returns
     -------
     in_first, in_second : np.ndarray [shape=(n_same,)]
-        Where each of them is, in the order of the texts.
+        Positions of the common texts in each column, in the order of the texts.
     """
     here, there = array("q"), array("q")
     waiting = _in_order(second)
@@ -71,7 +71,7 @@ def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDAr
 
 
 def _in_order(column: npt.NDArray[Any]) -> Iterator[tuple[str, int]]:
-    """Texts of a column and their places, as Python sorts text; some at a time, since an object takes much memory."""
+    """Yield the texts of a column and their positions, in Python's order; in blocks, because objects are large."""
     order = np.argsort(column, kind="stable")
     for start in range(0, order.size, BLOCK):
         some = order[start : start + BLOCK]
@@ -84,12 +84,12 @@ class Tracks(Sequence[Track]):
     Parameters
     ----------
     columns : dict of str to np.ndarray [shape=(n_tracks,), dtype=TEXT]
-        One for each field of `Track`.
+        One per field of `Track`.
 
     Notes
     -----
-    A million `Track` with strings of their own take 240 MB, or 450 while they are sorted and split; these columns take
-    130. What is asked for becomes a `Track`, for as long as it is held.
+    A million `Track` objects with separate strings take 240 MB, or 450 MB while they are sorted and split; these
+    columns take 130 MB. `Track` objects are made on access and are not kept.
     """
 
     __slots__ = ("_columns",)
@@ -99,14 +99,14 @@ class Tracks(Sequence[Track]):
 
     @classmethod
     def of(cls, tracks: Iterable[Track], *, by: str | None = None) -> Tracks:
-        """Take tracks as they come.
+        """Make a sequence from tracks.
 
         Parameters
         ----------
         tracks : iterable of Track
-            The tracks; an iterator is never held as a whole.
+            The tracks; an iterator is read in blocks, and never held as a whole.
         by : str, optional
-            Field by which they are sorted, as Python sorts text.
+            Field to sort by, as Python sorts text; by default the order is kept.
         """
         if isinstance(tracks, cls) and by is None:
             return tracks
@@ -115,7 +115,7 @@ class Tracks(Sequence[Track]):
         while block := list(itertools.islice(rows, BLOCK)):
             made = {name: np.array([getattr(track, name) for track in block], TEXT) for name in FIELDS}
             if np.array_equal(made["group"], made["id"]):
-                made["group"] = made["id"]  # where nobody names groups, they need no memory of their own
+                made["group"] = made["id"]  # if no track has a group, both columns share memory
             for name, values in made.items():
                 blocks[name].append(values)
         if all(group is name for group, name in zip(blocks["group"], blocks["id"], strict=True)):
@@ -128,7 +128,7 @@ class Tracks(Sequence[Track]):
         return cls({"group": columns["id"], **columns})
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Values of one field, [shape=(n_tracks,), dtype=TEXT]; not to be written to."""
+        """Return the values of one field, [shape=(n_tracks,), dtype=TEXT]; do not write to them."""
         return self._columns[name]
 
     def with_column(self, name: str, values: npt.ArrayLike) -> Tracks:
@@ -136,13 +136,13 @@ class Tracks(Sequence[Track]):
         return Tracks({**self._columns, name: np.asarray(values, TEXT)})
 
     def take(self, numbers: npt.NDArray[np.intp]) -> Tracks:
-        """Return some of these tracks, by their numbers."""
+        """Return the tracks at these positions."""
         taken = {name: values[numbers] for name, values in self._columns.items() if name != "group"}
         same = self._columns["group"] is self._columns["id"]
         return Tracks({"group": taken["id"] if same else self._columns["group"][numbers], **taken})
 
     def rows(self, *names: str) -> Iterator[tuple[str, ...]]:
-        """Values of some fields, track by track."""
+        """Yield the values of some fields, track by track."""
         for start in range(0, len(self), BLOCK):
             yield from self._rows(names, slice(start, start + BLOCK))
 
@@ -150,7 +150,7 @@ class Tracks(Sequence[Track]):
         return zip(*(self._columns[name][which].tolist() for name in names), strict=True)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of tracks."""
         return self._columns["id"].size
 
     @overload
@@ -158,17 +158,17 @@ class Tracks(Sequence[Track]):
     @overload
     def __getitem__(self, which: slice) -> tuple[Track, ...]: ...
     def __getitem__(self, which: int | slice) -> Track | tuple[Track, ...]:
-        """One track, or a tuple of some."""
+        """Return one track, or a tuple of tracks for a slice."""
         if isinstance(which, slice):
             return tuple(itertools.starmap(Track, self._rows(FIELDS, which)))
         return Track(*(str(self._columns[name][which]) for name in FIELDS))
 
     def __iter__(self) -> Iterator[Track]:
-        """One track after the other."""
+        """Yield the tracks in order."""
         return itertools.starmap(Track, self.rows(*FIELDS))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other is a sequence of the same tracks."""
+        """Return whether the other is a sequence of the same tracks."""
         if not isinstance(other, Sequence):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -176,5 +176,5 @@ class Tracks(Sequence[Track]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        """Say how many there are, and the first of them."""
+        """Return the number of tracks and the first ids."""
         return f"Tracks({len(self)}: {', '.join(self.column('id')[:3].tolist())}{' …' if len(self) > 3 else ''})"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from melzarr.pipeline.errors import BuildError
 
 
 def write_whole(path: Path, *parts: bytes) -> None:
-    """Write a file so that, whatever happens, it is there with all of its bytes or not at all.
+    """Write a file atomically: after a crash it is complete or absent.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made where it is missing.
+        The file; its folder is created if it is missing.
     *parts : bytes
-        What it holds, one after the other.
+        Contents, written one after the other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
@@ -31,16 +31,16 @@ def write_whole(path: Path, *parts: bytes) -> None:
         with naming(path), part.open("xb") as file:
             file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
+            os.fsync(file.fileno())  # otherwise a power cut could leave the name without the bytes
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes have left of `write_whole` for a file; who still writes it fails.
+    """Remove temporary files that killed processes left in `write_whole`; a process that still writes the file fails.
 
-    What cannot be seen or removed, such as a file of another user, stays.
+    Files that cannot be listed or removed, such as those of another user, are kept.
     """
     mine = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.part")
     with suppress(OSError), os.scandir(path.parent) as entries:
@@ -52,7 +52,7 @@ def remove_parts(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have an error of the system say where it was: a disk that is full does not."""
+    """Add the path to system errors that lack it, such as the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -62,17 +62,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def require_own_folder(path: Path) -> None:
-    """Refuse a folder that is a link or belongs to another user, before anything in it is used or removed.
+    """Raise BuildError if a folder is a link or another user's; call this before using or removing its contents.
 
     Parameters
     ----------
     path : Path
-        The folder; it need not be there.
+        The folder; it may be missing.
 
     Raises
     ------
     BuildError
-        If it is a link, no folder, or another user's.
+        If the path is a link, is not a folder, or belongs to another user.
     """
     try:
         facts = path.lstat()
@@ -90,7 +90,7 @@ def require_own_folder(path: Path) -> None:
 
 
 def _owner_of_new_files(folder: Path) -> int | None:
-    """User to whom files belong that this process makes; a file system may say that all are one user's."""
+    """Return the uid of files that this process creates; on some file systems all files belong to one user."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_uid
@@ -99,13 +99,13 @@ def _owner_of_new_files(folder: Path) -> int | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_sha256(path: Path) -> str:
-    """SHA-256 of an audio file; nothing where there is no file or it cannot be read, which `audio` then explains."""
+    """Return the SHA-256 of an audio file; empty if it is missing or unreadable, which `audio` then explains."""
     try:
         return sha256_of(path) if path.is_file() else ""
     except (OSError, ValueError):
@@ -113,16 +113,16 @@ def source_sha256(path: Path) -> str:
 
 
 def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Walk a folder; links to folders are not followed.
+    """Yield all files below a folder; links to folders are not followed.
 
     Parameters
     ----------
     folder : Path or str
-        The folder; nothing comes where there is none.
+        The folder; nothing is yielded if it is missing.
     prefix : str
-        What each name begins with.
+        Prefix of each name.
     without : str
-        Name of one folder that is left out.
+        Name of one folder that is skipped.
 
     Yields
     ------
@@ -146,7 +146,7 @@ def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iter
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to one; a link that leads to itself is none."""
+    """Return whether an entry is a file or a link to one; a link to itself is not."""
     try:
         return entry.is_file()
     except OSError:
@@ -154,12 +154,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def tree_bytes(root: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the total size of all files below a folder, in bytes."""
     return sum(entry.stat().st_size for _, entry in files_below(root))
 
 
 def sync(path: Path | str) -> None:
-    """Have the disk hold a file or a folder, so that a power cut takes nothing."""
+    """Flush a file or a folder to the disk, so that a power cut loses nothing."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A tree of files: below a folder of this machine, or below a prefix of an object store. Whole files, by name."""
+"""The protocol of a directory: files by name in a local folder, a zip archive or below a prefix of an object store."""
 
 from __future__ import annotations
 
@@ -9,99 +9,99 @@ from typing import IO, Protocol, Self
 
 
 class Directory(Protocol):
-    """Files by their names, which have forward slashes; a name that is not there is a FileNotFoundError."""
+    """Files by name, with forward slashes; a missing file raises FileNotFoundError."""
 
     @property
     def io_threads(self) -> int:
-        """Threads that are needed to read as fast as it gives."""
+        """Number of threads needed to read at full speed."""
         ...
 
     @property
     def can_list(self) -> bool:
-        """Whether it says what there is."""
+        """Whether its files can be listed."""
         ...
 
     @property
     def name(self) -> str:
-        """Last part of its address."""
+        """Last part of the path or address."""
         ...
 
     @property
     def folder(self) -> Path | None:
-        """Where it lies on this machine, if it does."""
+        """Path on this machine, or None if it is not a local folder."""
         ...
 
     def child(self, name: str) -> Self:
-        """Give the tree below one of its folders."""
+        """Return the directory of one of its folders."""
         ...
 
     def sibling(self, name: str) -> Directory:
-        """Give a tree of another name in the same folder; that folder, where the name is empty."""
+        """Return the directory `name` in the same folder; the folder itself if `name` is empty."""
         ...
 
     def with_retries(self) -> Self:
-        """Give the same tree, for whoever would rather wait some minutes for a server than fail."""
+        """Return this directory with retries: it waits minutes for an unresponsive server before it fails."""
         ...
 
     def exists(self) -> bool:
-        """Whether there is anything."""
+        """Return whether anything exists at the path or address."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
+        """Return the contents of a file."""
         ...
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
-        """Read the last bytes of a file, and say how many it has in all."""
+        """Return the last bytes of a file, and its total size in bytes."""
         ...
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
-        """Read some bytes of a file."""
+        """Return `n_bytes` bytes of a file from `start` on."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file, to read here and there in it."""
+        """Open a file for random access."""
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         ...
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
-        """Names and sizes of all files but those in one folder, in any order; links to folders are not followed."""
+        """Yield names and sizes of all files except those in `without`, in any order; folder links are not followed."""
         ...
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a file, in hexadecimal."""
+        """Return the SHA-256 of a file, in hexadecimal."""
         ...
 
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """Have a file on this machine for the length of a block; where there is none, neither is there."""
+        """Provide a file at a local path within a `with` block; if the file is missing, the path does not exist."""
         ...
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Have files on this machine one after the other, each until the next is asked for."""
+        """Yield local paths of files in turn; each is valid until the next is requested."""
         ...
 
     def write(self, name: str, *parts: bytes) -> None:
-        """Write a file, which is then there with all of its bytes or not at all."""
+        """Write a file atomically: it is complete or absent."""
         ...
 
     def move(self, name: str, new_name: str, to: Self | None = None) -> None:
-        """Give a file another name, in this tree or in another one of its kind; one that has it is replaced."""
+        """Rename a file, in this directory or into another of the same class; an existing file is replaced."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; those that are not there are no matter."""
+        """Remove files; missing files are ignored."""
         ...
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
-        """Have what goes wrong with a file in a block be a sentence."""
+        """Re-raise errors about the file `name` within a `with` block with a readable message."""
         ...
 
 
 def source_sha256(root: Directory, name: str) -> str:
-    """SHA-256 of an audio file; nothing where there is no file or it cannot be read, which `audio` then explains."""
+    """Return the SHA-256 of an audio file; empty if it is missing or unreadable, which `audio` then explains."""
     try:
         return root.sha256(name)
     except (OSError, ValueError):

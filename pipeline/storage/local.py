@@ -1,4 +1,4 @@
-"""A folder of this machine."""
+"""A directory on a local disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from melzarr.pipeline.storage.atomic import files_below, naming, sha256_of, writ
 
 @dataclass(frozen=True, slots=True)
 class LocalDirectory:
-    """A folder of this machine.
+    """A folder on this machine.
 
     Parameters
     ----------
     path : Path
-        The folder; it need not be there.
+        The folder; it may be missing.
     """
 
     path: Path
@@ -28,7 +28,7 @@ class LocalDirectory:
     can_list = True
 
     def __str__(self) -> str:
-        """Say the path, as it was given."""
+        """Return the path as it was given."""
         return str(self.path)
 
     @property
@@ -38,38 +38,38 @@ class LocalDirectory:
 
     @property
     def folder(self) -> Path:
-        """The path."""
+        """Path of the folder."""
         return self.path
 
     def child(self, name: str) -> LocalDirectory:
-        """Give a folder in it."""
+        """Return the folder `name` in this one."""
         return LocalDirectory(self.path / name)
 
     def sibling(self, name: str) -> LocalDirectory:
-        """Give a folder beside it."""
+        """Return the folder `name` in the same folder."""
         return LocalDirectory(self.path.parent / name)
 
     def with_retries(self) -> LocalDirectory:
-        """Give the same; a disk is there or not."""
+        """Return this directory with an absolute path; a disk needs no retries."""
         return LocalDirectory(self.path.absolute())
 
     def exists(self) -> bool:
-        """Whether there is anything at its path."""
+        """Return whether the path exists."""
         return self.path.exists()
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
+        """Return the contents of a file."""
         return (self.path / name).read_bytes()
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
-        """Read the last bytes of a file, and say how many it has in all."""
+        """Return the last bytes of a file, and its total size in bytes."""
         with self.open(name) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - n_bytes))
             return file.read(n_bytes), size
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
-        """Read some bytes of a file."""
+        """Return `n_bytes` bytes of a file from `start` on."""
         with self.open(name) as file:
             file.seek(start)
             return file.read(n_bytes)
@@ -79,48 +79,48 @@ class LocalDirectory:
         return (self.path / name).open("rb")
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         try:
             return (self.path / name).stat().st_size if (self.path / name).is_file() else None
         except OSError:
             return None
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
-        """Names and sizes of all files but those in one folder."""
+        """Yield names and sizes of all files except those in the folder `without`."""
         for name, entry in files_below(self.path, without=without):
-            with suppress(FileNotFoundError):  # gone since it was listed, as what is being written is
+            with suppress(FileNotFoundError):  # removed since it was listed, such as a temporary file of a write
                 yield name, entry.stat().st_size
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a file, in hexadecimal; a named pipe, which would block for ever, is none."""
+        """Return the SHA-256 of a file, in hexadecimal; refuse a named pipe, which would block forever."""
         if not (self.path / name).is_file():
             raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path / name}")
         return sha256_of(self.path / name)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """Give a file as it lies there."""
+        """Yield the file's path."""
         yield self.path / name
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Give files as they lie there."""
+        """Yield the files' paths."""
         return (self.path / name for name in names)
 
     def write(self, name: str, *parts: bytes) -> None:
-        """Write a file, which is then on the disk with all of its bytes or not at all."""
+        """Write a file atomically: on the disk it is complete or absent."""
         write_whole(self.path / name, *parts)
 
     def move(self, name: str, new_name: str, to: LocalDirectory | None = None) -> None:
-        """Rename a file."""
+        """Rename a file; an existing file is replaced."""
         target = (to or self).path / new_name
         target.parent.mkdir(parents=True, exist_ok=True)
         (self.path / name).replace(target)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files."""
+        """Remove files; missing files are ignored."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
-        """Have an error of the disk say where it was."""
+        """Add the path to disk errors that lack it."""
         return naming(self.path / name)

@@ -1,4 +1,4 @@
-"""A lock in an object store: a file that whoever holds it rewrites, so that it can be seen to live."""
+"""A lock in an object store: a file that its holder rewrites regularly, to show that the holder is alive."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from contextlib import contextmanager, suppress
 from melzarr.pipeline.errors import BuildError, StorageError
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory, Version
 
-BEAT = 5.0  # seconds from one writing to the next
-SILENCE = 20.0  # seconds without one, after which the holder is dead: three may fail
+BEAT = 5.0  # seconds between two writes
+SILENCE = 20.0  # seconds without a write after which the holder counts as dead: three writes may fail
 
 logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """A lock that is held as long as its file is as it was last written.
+    """A lock that is held as long as its file is unchanged since the holder's last write.
 
     Parameters
     ----------
     directory : ObjectStoreDirectory
-        Where the file lies.
+        Directory of the lock file.
     name : str
-        Its name.
+        Name of the lock file.
     what : str
-        What is held, for errors.
+        What the lock protects, for error messages.
 
     Notes
     -----
-    No clock is compared with another one: who wants a lock that another has watches whether it changes. Each writing
-    is on the condition that the file is as it was, so of two who take a dead one's lock one succeeds. A service that
-    knows of no conditions gives no lock.
+    Clocks of different machines are not compared: a process that wants a held lock watches whether its file changes.
+    Each write is conditional on an unchanged file, so if two processes take the lock of a dead holder, one succeeds. A
+    service without conditional writes provides no lock.
     """
 
     def __init__(self, directory: ObjectStoreDirectory, name: str, what: str) -> None:
@@ -45,16 +45,16 @@ class Lease:
         self._token, self._beats = secrets.token_hex(8), 0
         self._version: Version | None = None
         self._over, self._writing, self._lost = threading.Event(), threading.Lock(), ""
-        self._heard = (0.0, 0.0)  # when it was last written, by two clocks: one stands still while a machine sleeps
+        self._heard = (0.0, 0.0)  # time of the last write, by two clocks: one stops while a machine sleeps
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock for the length of a block.
+        """Hold the lock within a `with` block.
 
         Raises
         ------
         BuildError
-            Where somebody else holds it.
+            If another process holds it.
         """
         self._over, self._lost = threading.Event(), ""
         self._take()
@@ -65,25 +65,25 @@ class Lease:
         finally:
             self._over.set()
             beating.join()
-            with suppress(StorageError):  # it then goes by itself, for it is not written any more
-                self._write()  # or who was asleep would remove the lock of who has taken over
+            with suppress(StorageError):  # the lock then expires, because it is no longer written
+                self._write()  # detects a takeover: a holder that was asleep must not remove the new holder's lock
                 if not self._lost:
                     self.directory.remove([self.name])
 
     def require(self) -> None:
-        """See that the lock is still held.
+        """Raise BuildError if the lock is no longer held.
 
         Raises
         ------
         BuildError
-            Where another has taken it, since this process did not write for so long.
+            If another process has taken the lock, because this one did not write for too long.
         """
         self._write()
         if self._lost:
             raise BuildError(self._lost)
 
     def require_lately(self) -> None:
-        """See the same, but ask the server only where it was not written for two beats."""
+        """Do the same as `require`, but ask the server only if the last write is more than two beats old."""
         now = time.monotonic(), time.time()
         if self._lost or max(after - before for after, before in zip(now, self._heard, strict=True)) > 2 * BEAT:
             self.require()
@@ -95,12 +95,12 @@ class Lease:
             self._take_over()
 
     def _exchange(self, version: Version | None) -> None:
-        """Write the file where it is as it was, and remember when."""
+        """Write the file if it is still at `version`, and record the time."""
         self._version = self.directory.exchange(self.name, self._content(), version)
         self._heard = time.monotonic(), time.time()
 
     def _take_over(self) -> None:
-        """Wait whether the holder lives, and take its place where it does not."""
+        """Wait to see whether the holder is alive, and take the lock if it is not."""
         data, version = self._look()
         logger.warning("%s was being built by %s; waiting %.0f s whether it still is", self.what, _who(data), SILENCE)
         end = time.monotonic() + SILENCE
@@ -120,13 +120,13 @@ class Lease:
             return b"", None
 
     def _content(self) -> bytes:
-        self._beats += 1  # the version of a file is often the digest of what it holds
+        self._beats += 1  # the version of a file is often a digest of its contents, so each write must differ
         who = {"pid": os.getpid(), "host": socket.gethostname(), "token": self._token, "beat": self._beats}
         return json.dumps(who).encode()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
-            with suppress(StorageError):  # the server is away: the next one may do
+            with suppress(StorageError):  # the server is unavailable: the next write may succeed
                 self._write()
 
     def _write(self) -> None:
@@ -139,7 +139,7 @@ class Lease:
                 self._adopt()
 
     def _adopt(self) -> None:
-        """Go on where the file is of this lease's own last writing, whose answer was lost; else the lock is."""
+        """Continue if the file is this lease's last write, whose response was lost; otherwise mark the lock as lost."""
         data, version = self._look()
         if _fields(data).get("token") == self._token:
             self._version = version

@@ -1,4 +1,4 @@
-"""A tree of files in an object store: s3, gs, az, and to read from https, by way of obstore."""
+"""A directory in an object store: s3, gs, az, and https for reading, through obstore."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from obstore import exceptions
 from melzarr.pipeline.errors import CallError, StorageError
 from melzarr.pipeline.storage.obstore_client import head, open_service, told
 
-AHEAD = 4  # files that are fetched while one is worked on: a request waits longer than a track takes to be computed
-BLOCK = 1 << 20  # bytes of a file that are read at a time, where not all of it is wanted
-HEAD = 1 << 16  # the same, where only the start of it is
-ONE_PUT = 64 << 20  # bytes up to which a file is written in one request, of which a kill leaves nothing behind
-LONGEST_NAME = 200  # bytes of a name on this machine, of which file systems take 255
-DELETED = 1000  # names of one request, which is as many as S3 takes
+AHEAD = 4  # files fetched in advance while one is processed: a request takes longer than computing a track
+BLOCK = 1 << 20  # bytes of a file that are read at a time, if not all of it is needed at once
+HEAD = 1 << 16  # the same, if mostly the start of the file is needed
+ONE_PUT = 64 << 20  # bytes of the largest file written in one request; if killed, one request leaves nothing behind
+LONGEST_NAME = 200  # bytes of a local file name; file systems allow 255
+DELETED = 1000  # names per delete request, the maximum of S3
 
-Version = tuple[tuple[str, str], ...]  # of an object: its digest, or a number, by what the service calls it
+Version = tuple[tuple[str, str], ...]  # of an object: its digest or version number, by the service's name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class ObjectStoreDirectory:
     Parameters
     ----------
     url : str
-        Its address, such as ``s3://bucket/prefix``, without a slash at the end.
+        Address, such as ``s3://bucket/prefix``, without a slash at the end.
     patience : {"soon", "patient"}
-        How long a server that does not answer is asked again.
+        How long requests to an unresponsive server are retried.
 
     Notes
     -----
-    What it is pickled as is its address. Credentials are found by obstore where it is used: in the environment (as
-    ``AWS_ACCESS_KEY_ID``, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_KEY``), from the role of the
-    machine, and for S3, where boto3 is installed, in its profiles.
+    A pickle contains the address and no credentials. obstore finds credentials on the machine that uses the directory:
+    in the environment (such as ``AWS_ACCESS_KEY_ID``, ``GOOGLE_APPLICATION_CREDENTIALS``,
+    ``AZURE_STORAGE_ACCOUNT_KEY``), from the role of the machine, and for S3, if boto3 is installed, in its profiles.
     """
 
     url: str
@@ -58,12 +58,12 @@ class ObjectStoreDirectory:
 
     @classmethod
     def at(cls, url: str) -> ObjectStoreDirectory:
-        """Give the tree at an address.
+        """Return the directory at an address.
 
         Raises
         ------
         CallError
-            Where it names no bucket, or brings a password or a signature, which would end up in logs.
+            If the address names no bucket, or contains a password or a signature, which would end up in logs.
         """
         try:
             parts = urlsplit(url)
@@ -82,7 +82,7 @@ class ObjectStoreDirectory:
         return cls(url.rstrip("/"))
 
     def __str__(self) -> str:
-        """Say the address."""
+        """Return the address."""
         return self.url
 
     @property
@@ -92,19 +92,19 @@ class ObjectStoreDirectory:
 
     @property
     def folder(self) -> None:
-        """Nowhere on this machine."""
+        """None: it is not on this machine."""
         return
 
     def child(self, name: str) -> ObjectStoreDirectory:
-        """Give the tree below one of its folders."""
+        """Return the directory of one of its folders."""
         return replace(self, url=f"{self.url}/{name}")
 
     def sibling(self, name: str) -> ObjectStoreDirectory:
-        """Give a tree of another name in the same folder; that folder, where the name is empty."""
+        """Return the directory `name` in the same folder; the folder itself if `name` is empty."""
         return replace(self, url=f"{self.url.rpartition('/')[0]}/{name}".rstrip("/"))
 
     def with_retries(self) -> ObjectStoreDirectory:
-        """Give the same tree, for whoever would rather wait some minutes for a server than fail."""
+        """Return this directory with retries: it waits minutes for an unresponsive server before it fails."""
         return replace(self, patience="patient")
 
     def _client(self, patience: str | None = None) -> Any:
@@ -112,11 +112,11 @@ class ObjectStoreDirectory:
 
     @property
     def can_list(self) -> bool:
-        """Whether the server says what there is; on the web it does not."""
+        """Whether the server can list its files; a web server cannot."""
         return not self.url.startswith("http")
 
     def exists(self) -> bool:
-        """Whether there is anything; the first question of a person to a server, so it is not asked for long."""
+        """Return whether there is any file; this is a user's first request, so retries end soon."""
         client = self._client("at once" if self.patience == "soon" else self.patience)
         with told(self.url):
             if self.can_list:
@@ -124,42 +124,42 @@ class ObjectStoreDirectory:
             return head(client, "zarr.json") is not None
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
+        """Return the contents of a file."""
         with told(f"{self.url}/{name}"):
             return obstore.get(self._client(), name).bytes().to_bytes()
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
-        """Read the last bytes of a file, and say how many it has in all."""
+        """Return the last bytes of a file, and its total size in bytes."""
         try:
             with told(f"{self.url}/{name}"):
                 found = obstore.get(self._client(), name, options={"range": {"suffix": n_bytes}})
                 return found.bytes().to_bytes(), found.meta["size"]
         except StorageError:
-            if self.size(name) != 0:  # of nothing there is no end, and the server says so
+            if self.size(name) != 0:  # an empty file has no last bytes, and the server reports an error
                 raise
             return b"", 0
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
-        """Read some bytes of a file."""
+        """Return `n_bytes` bytes of a file from `start` on."""
         if not n_bytes:
             return b""
         with told(f"{self.url}/{name}"):
             return obstore.get_range(self._client(), name, start=start, length=n_bytes).to_bytes()
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file, to read here and there in it."""
+        """Open a file for random access."""
         if (size := self.size(name)) is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
         return io.BufferedReader(_Ranges(self, name, size), HEAD)
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         with told(f"{self.url}/{name}"):
             found = head(self._client(), name)
             return found["size"] if found else None
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
-        """Names and sizes of all files but those in one folder."""
+        """Yield names and sizes of all files except those in the folder `without`."""
         if not self.can_list:
             raise StorageError(f"{self.url}: what is there cannot be listed over the web; give a manifest, as .csv")
         with told(self.url):
@@ -169,7 +169,7 @@ class ObjectStoreDirectory:
                         yield found["path"], found["size"]
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a file, in hexadecimal."""
+        """Return the SHA-256 of a file, in hexadecimal."""
         digest = hashlib.sha256()
         with told(f"{self.url}/{name}"):
             for block in obstore.get(self._client(), name).stream(min_chunk_size=BLOCK):
@@ -178,12 +178,12 @@ class ObjectStoreDirectory:
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """Have a file on this machine for the length of a block; where there is none, neither is there."""
+        """Provide a file at a local path within a `with` block; if the file is missing, the path does not exist."""
         with tempfile.TemporaryDirectory(prefix="melzarr-") as folder:
             yield self._fetch(name, Path(folder))
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Have files on this machine one after the other, each until the next is asked for, and fetch some ahead."""
+        """Yield local paths of files in turn, each valid until the next is requested; fetch some in advance."""
         waiting, coming = iter(enumerate(names)), deque[Future[Path]]()
         with tempfile.TemporaryDirectory(prefix="melzarr-") as folder, ThreadPoolExecutor(AHEAD) as pool:
 
@@ -200,7 +200,7 @@ class ObjectStoreDirectory:
                 path.unlink(missing_ok=True)
 
     def _fetch(self, name: str, folder: Path) -> Path:
-        """Bring a file into a folder, under its own name, which errors tell."""
+        """Download a file into a folder under the same name, because error messages show it."""
         base = re.sub(r"[\x00-\x1f]", "_", name.rpartition("/")[2])
         path = folder / os.fsencode(base)[-LONGEST_NAME:].decode(errors="ignore")
         try:
@@ -211,51 +211,51 @@ class ObjectStoreDirectory:
         return path
 
     def write(self, name: str, *parts: bytes) -> None:
-        """Write a file; an object is there whole or not at all."""
+        """Write a file; an object is complete or absent."""
         with told(f"{self.url}/{name}"):
             big = sum(map(len, parts)) > ONE_PUT
             obstore.put(self._client(), name, iter(parts), use_multipart=big, chunk_size=ONE_PUT // 4)
 
     def exchange(self, name: str, data: bytes, version: Version | None) -> Version | None:
-        """Write a file only where it is still as it was last seen.
+        """Write a file only if it is unchanged since it was last seen.
 
         Parameters
         ----------
         name : str
             The file.
         data : bytes
-            What it holds, of some kB at most.
+            Contents, a few kB at most.
         version : Version or None
-            As this gave it, or `version_of`; None where there must be none yet.
+            Version from an earlier call or from `version_of`; None if the file must not exist yet.
 
         Returns
         -------
         Version or None
-            Its version now; None where the service knows of no conditions, and it was simply written.
+            The new version; None if the service has no conditional writes, and the file was written unconditionally.
 
         Raises
         ------
         FileExistsError
-            Where it is not as it was.
+            If the file has changed.
         """
         mode: Any = "create" if version is None else dict(version)
         with told(f"{self.url}/{name}"):
             try:
                 return _version(obstore.put(self._client(), name, data, mode=mode, use_multipart=False))
-            except FileNotFoundError as error:  # it was to be as last seen, and is gone
+            except FileNotFoundError as error:  # it was expected unchanged, and is gone
                 raise exceptions.PreconditionError from error
             except exceptions.NotSupportedError:
                 obstore.put(self._client(), name, data, use_multipart=False)
                 return None
 
     def version_of(self, name: str) -> tuple[bytes, Version]:
-        """Read a file, and its version as `exchange` takes it."""
+        """Return the contents of a file, and its version for `exchange`."""
         with told(f"{self.url}/{name}"):
             found = obstore.get(self._client(), name)
             return found.bytes().to_bytes(), _version(found.meta)
 
     def move(self, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
-        """Have the service copy a file, then remove it."""
+        """Copy a file within the service, then remove the original."""
         whole, root = (to or self).url, f"{urlsplit(self.url).scheme}://{urlsplit(self.url).netloc}"
         with told(f"{self.url}/{name}"):
             bucket = open_service(root, self.patience)
@@ -264,29 +264,29 @@ class ObjectStoreDirectory:
             obstore.delete(bucket, source.removeprefix(f"{root}/"))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files."""
+        """Remove files; missing files are ignored."""
         waiting = iter(names)
         while some := list(itertools.islice(waiting, DELETED)):
             try:
                 with told(self.url):
                     obstore.delete(self._client(), some)
-            except FileNotFoundError:  # some services say so, and may have left the others
+            except FileNotFoundError:  # some services report a missing file, and may have kept the others
                 for name in some:
                     with suppress(FileNotFoundError), told(f"{self.url}/{name}"):
                         obstore.delete(self._client(), name)
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
-        """Have what the service refuses in a block be a sentence."""
+        """Re-raise errors of the service within a `with` block with a readable message."""
         return told(f"{self.url}/{name}")
 
 
 def _version(facts: Mapping[str, Any]) -> Version:
-    """Take from what a service says of an object what it wants to hear of its version again."""
+    """Return the fields of an object's metadata that a conditional request needs."""
     return tuple((name, facts[name]) for name in ("e_tag", "version") if facts.get(name))
 
 
 class _Ranges(io.RawIOBase):
-    """A file of which a request brings what is read; obstore's own holds the interpreter while it waits."""
+    """A file that is read by range requests; obstore's own reader holds the GIL while it waits."""
 
     def __init__(self, directory: ObjectStoreDirectory, name: str, size: int) -> None:
         self.directory, self.file_name, self.size, self.place = directory, name, size, 0

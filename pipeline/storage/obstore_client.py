@@ -1,4 +1,4 @@
-"""Object stores by way of obstore: opened with what the environment says, their refusals told as sentences."""
+"""Open object stores through obstore with settings from the environment, and make their errors readable."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from obstore import exceptions, store
 
 from melzarr.pipeline.errors import StorageError
 
-# How long a server that does not answer is asked again: a worker's shard is worth more than a person's first try.
+# How long requests to an unresponsive server are retried: a worker's shard is worth more than a user's first try.
 PATIENCE = {"at once": (10, 5), "soon": (40, 20), "patient": (300, 120)}  # retries, half a second apart, and seconds
-UNHEARD = re.compile("error sending request|timed? ?out|connect", re.IGNORECASE)  # how obstore says that nobody answers
+UNHEARD = re.compile("error sending request|timed? ?out|connect", re.IGNORECASE)  # obstore: the server is unresponsive
 
 
 @functools.lru_cache(maxsize=64)
 def open_service(url: str, patience: str) -> Any:
-    """Open a store; obstore finds region, endpoint and credentials by itself."""
+    """Open an object store; obstore finds region, endpoint and credentials itself."""
     retries, seconds = PATIENCE[patience]
     settings: dict[str, Any] = {
         "retry_config": {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds)},
         "client_options": {
-            "timeout": timedelta(seconds=10 if patience == "at once" else 300),  # of a whole shard on a slow line
-            "allow_http": True,  # who says http:// means it
+            "timeout": timedelta(seconds=10 if patience == "at once" else 300),  # for a whole shard on a slow line
+            "allow_http": True,  # a user who writes http:// intends it
         },
     }
     if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ and importlib.util.find_spec("boto3"):
@@ -41,14 +41,14 @@ def open_service(url: str, patience: str) -> Any:
             settings["credential_provider"] = Boto3CredentialProvider()
         except BotoCoreError as error:
             raise StorageError(f"{url}: no profile of AWS can be read ({error}); see ~/.aws and AWS_PROFILE") from error
-        except ValueError:  # it knows of none; a role of the machine may still do
+        except ValueError:  # boto3 finds no credentials; a role of the machine may provide them
             pass
     with told(url):
         return store.from_url(url, **settings)
 
 
 def head(client: Any, name: str) -> Any | None:
-    """Return what a service says of an object; None where there is none."""
+    """Return a service's metadata of an object, or None if it does not exist."""
     try:
         return obstore.head(client, name)
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def head(client: Any, name: str) -> Any | None:
 
 @contextmanager
 def told(where: str) -> Iterator[None]:
-    """Have what a service refuses be a sentence: what, where, and what to do."""
+    """Re-raise errors of a service with a readable message: what failed, where, and what to do."""
     try:
         yield
     except FileNotFoundError as error:
@@ -66,7 +66,7 @@ def told(where: str) -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
         raise FileExistsError(errno.EEXIST, "it is not as it was last seen", where) from error
-    except ValueError as error:  # it takes no such name, so nothing can be there
+    except ValueError as error:  # the service does not accept the name, so no such object exists
         raise FileNotFoundError(errno.ENOENT, f"no object can have this name ({error})", where) from error
     except exceptions.InvalidPathError as error:
         said = str(error).partition("\n")[0]
@@ -79,7 +79,7 @@ def told(where: str) -> Iterator[None]:
 
 
 def _sentence(said: str, where: str) -> str:
-    """Make a sentence of what obstore says; nothing of it but code and message, since the rest may name keys."""
+    """Return a readable message for an obstore error: only its code and message, because the rest may contain keys."""
     status, code = re.search(r"status code: (\d+)", said), re.search(r"<Code>([A-Za-z]+)</Code>", said)
     reason = code[1] if code else status[1] if status else ""
     if reason == "NoSuchBucket":

@@ -1,4 +1,4 @@
-"""What is at a path or an address: the tree of a folder, of an archive, of a bucket."""
+"""Open the directory at a path or an address: a folder, a zip archive or an object store."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.zip import ZipDirectory
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
-ZIP_SUFFIX = ".zarr.zip"  # of a store in one file
+ZIP_SUFFIX = ".zarr.zip"  # suffix of a store in one file
 
 
 def open_directory(where: str | Path | Directory) -> Directory:
-    """Give the tree at a path or an address.
+    """Return the directory at a path or an address.
 
     Parameters
     ----------
     where : str, Path or Directory
-        A path, of a folder or of a ``.zarr.zip``; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
+        A path of a folder or of a ``.zarr.zip`` file; or ``s3://BUCKET/…``, ``gs://…``, ``az://…``, ``https://…``.
 
     Raises
     ------
     CallError
-        For an address that is none, that brings a password, or of a kind that is not known.
+        If the address is invalid, contains a password, is of an unknown kind, or needs obstore, which is not installed.
     """
     if not isinstance(where, str | Path):
         return where
@@ -35,7 +35,7 @@ def open_directory(where: str | Path | Directory) -> Directory:
     if scheme not in SCHEMES:
         raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
     try:
-        from melzarr.pipeline.storage.object_store import ObjectStoreDirectory  # noqa: PLC0415  (an extra: most stores lie on a disk)
+        from melzarr.pipeline.storage.object_store import ObjectStoreDirectory  # noqa: PLC0415  (an optional dependency: most stores are on a disk)
     except ImportError as error:
         raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
 
@@ -43,5 +43,5 @@ def open_directory(where: str | Path | Directory) -> Directory:
 
 
 def _on_disk(path: Path) -> Directory:
-    """Give a folder, or a zip archive by its name, where no folder has that name."""
+    """Return a zip archive if the name ends in `ZIP_SUFFIX` and it is not a folder, otherwise a folder."""
     return ZipDirectory(path) if path.name.endswith(ZIP_SUFFIX) and not path.is_dir() else LocalDirectory(path)

@@ -1,4 +1,4 @@
-"""A tree of files in one zip archive, in which they are stored as they are, so that any part of one can be read."""
+"""A directory in one zip archive; its files are stored uncompressed, so that any part of a file can be read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from melzarr.pipeline.errors import CallError, StoreError
 from melzarr.pipeline.storage.atomic import files_below, naming
 from melzarr.pipeline.storage.local import LocalDirectory
 
-SIGNATURE = b"PK\3\4"  # with which a file's header begins
-LOCAL_HEADER = 30  # bytes before a file's name, of which the last four say how long name and extra field are
-OLDEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold, for files that are to have none
-COPIED = 1 << 20  # bytes copied at a time
+SIGNATURE = b"PK\3\4"  # first bytes of a file's header
+LOCAL_HEADER = 30  # bytes before a file's name; the last four are the lengths of name and extra field
+OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store, for files without a time
+COPIED = 1 << 20  # bytes that are copied at a time
 
 
 class _Archive:
-    """An archive that is open: where each of its files begins, and how long it is."""
+    """An open archive, with the offset and the size of each file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class _Archive:
         self.file.close()
 
     def place(self, name: str) -> tuple[int, int]:
-        """Where a file begins, and how many bytes it has."""
+        """Return the offset and the size of a file, in bytes."""
         info = self.infos.get(name)
         if info is None:
             raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path}/{name}")
@@ -59,25 +59,25 @@ class _Archive:
         return start, info.file_size
 
     def bytes(self, start: int, n_bytes: int) -> bytes:
-        """Read some bytes of the archive."""
+        """Return `n_bytes` bytes of the archive from `start` on."""
         return os.pread(self.file.fileno(), n_bytes, start)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: Path, identity: tuple[int, int, int]) -> _Archive:  # noqa: ARG001  (another file of that name is opened anew)
+def _opened(path: Path, identity: tuple[int, int, int]) -> _Archive:  # noqa: ARG001  (cache key: a replaced archive is opened again)
     return _Archive(path)
 
 
 @dataclass(frozen=True, slots=True)
 class ZipDirectory:
-    """The files of a zip archive on this machine, to read.
+    """The files of a zip archive on this machine, read-only.
 
     Parameters
     ----------
     path : Path
-        The archive; it need not be there.
+        The archive; it may be missing.
     prefix : str
-        Folder in it, with a slash at its end; nothing for all of it.
+        Folder in the archive, with a trailing slash; empty for the whole archive.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class ZipDirectory:
     folder = None
 
     def __str__(self) -> str:
-        """Say the path, as it was given."""
+        """Return the path as it was given."""
         return f"{self.path}/{self.prefix}".rstrip("/") if self.prefix else str(self.path)
 
     @property
@@ -101,56 +101,56 @@ class ZipDirectory:
         return _opened(self.path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
 
     def child(self, name: str) -> ZipDirectory:
-        """Give the tree below one of its folders."""
+        """Return the directory of one of its folders."""
         return ZipDirectory(self.path, f"{self.prefix}{name}/")
 
     def sibling(self, name: str) -> LocalDirectory:
-        """Give a folder beside the archive."""
+        """Return a folder next to the archive."""
         return LocalDirectory(self.path.parent / name)
 
     def with_retries(self) -> ZipDirectory:
-        """Give the same; a disk is there or not."""
+        """Return this directory with an absolute path; a disk needs no retries."""
         return ZipDirectory(self.path.absolute(), self.prefix)
 
     def exists(self) -> bool:
-        """Whether there is an archive, and in it anything below the folder."""
+        """Return whether the archive exists, and contains any file below `prefix`."""
         return self.path.exists() and (not self.prefix or any(True for _ in self.files()))
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
+        """Return the contents of a file."""
         archive = self._archive
         return archive.bytes(*archive.place(self.prefix + name))
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
-        """Read the last bytes of a file, and say how many it has in all."""
+        """Return the last bytes of a file, and its total size in bytes."""
         archive = self._archive
         start, size = archive.place(self.prefix + name)
         return archive.bytes(start + max(0, size - n_bytes), min(size, n_bytes)), size
 
     def read_range(self, name: str, start: int, n_bytes: int) -> bytes:
-        """Read some bytes of a file."""
+        """Return `n_bytes` bytes of a file from `start` on."""
         archive = self._archive
         first, size = archive.place(self.prefix + name)
         return archive.bytes(first + start, max(0, min(n_bytes, size - start)))
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file; it is read as a whole, for what is read here and there is small."""
+        """Open a file; it is read completely, because files that need random access are small."""
         return io.BytesIO(self.read(name))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         info = self._archive.infos.get(self.prefix + name) if self.path.is_file() else None
         return None if info is None else info.file_size
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
-        """Names and sizes of all files but those in one folder."""
+        """Yield names and sizes of all files except those in the folder `without`."""
         for name, info in self._archive.infos.items():
             inner = name.removeprefix(self.prefix)
             if name.startswith(self.prefix) and not (without and inner.startswith(f"{without}/")):
                 yield inner, info.file_size
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a file, in hexadecimal."""
+        """Return the SHA-256 of a file, in hexadecimal."""
         archive, digest = self._archive, hashlib.sha256()
         start, size = archive.place(self.prefix + name)
         for first in range(0, size, COPIED):
@@ -158,11 +158,11 @@ class ZipDirectory:
         return digest.hexdigest()
 
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """Refuse: audio is not read from archives."""
+        """Raise CallError: audio is not read from archives."""
         raise CallError(f"{self.path}: {name} cannot be used in an archive; unzip it, and name the folder")
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Refuse likewise."""
+        """Raise CallError: audio is not read from archives."""
         raise CallError(f"{self.path}: {next(iter(names))} cannot be used in an archive; unzip it, and name the folder")
 
     def _refuse(self, *_: object) -> Never:
@@ -171,32 +171,32 @@ class ZipDirectory:
     write = move = remove = _refuse
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
-        """Have an error of the disk say where it was."""
+        """Add the path to disk errors that lack it."""
         return naming(self.path / name)
 
 
 def pack_folder(folder: Path, path: Path) -> None:
-    """Put all files of a folder into a zip archive, as they are: stored, without times, and in a fixed order.
+    """Write all files of a folder to a zip archive: uncompressed, without times, and in a fixed order.
 
     Parameters
     ----------
     folder : Path
         The folder.
     path : Path
-        The archive. The same files give the same bytes.
+        The archive; the same files give the same bytes.
 
     Notes
     -----
-    Metadata come first, as in the zipped stores of OME-Zarr (RFC 9 of ome.ngff), so that whoever reads an archive from
-    its start knows soon what is in it.
+    Metadata comes first, as in the zipped stores of OME-Zarr (RFC 9 of ome.ngff), so that a program that reads an
+    archive from its start soon knows its contents.
     """
     names = sorted((name for name, _ in files_below(folder)), key=_metadata_first)
     with naming(path), path.open("wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name in names:
                 info = zipfile.ZipInfo(name, OLDEST)
-                info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix; a file that everyone may read
-                info.file_size = (folder / name).stat().st_size  # says whether it needs the fields of large files
+                info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix; a file that all users may read
+                info.file_size = (folder / name).stat().st_size  # decides whether the header gets ZIP64 fields
                 with (folder / name).open("rb") as source, archive.open(info, "w") as target:
                     shutil.copyfileobj(source, target, COPIED)
         file.flush()

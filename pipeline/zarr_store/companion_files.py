@@ -1,4 +1,4 @@
-"""What lies in the folder of a store and explains it: no part of the store, and named in none of its metadata."""
+"""Companion files: files in a store's folder that document it, but are neither part of it nor in its metadata."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ CHECKSUMS: Final = "SHA256SUMS"
 CROISSANT: Final = "croissant.json"
 REPORT: Final = "report.html"
 TRACKS: Final = "tracks.csv"
-PICTURES: Final = "report"  # folder of the report's pictures
-AUDIO: Final = "audio"  # folder of the audio files, where they are shared too
+PICTURES: Final = "report"  # folder of the report's figures
+AUDIO: Final = "audio"  # folder of the audio files, if they are shared too
 NAMES: Final = frozenset({CARD, CHECKSUMS, CROISSANT, REPORT, TRACKS, PICTURES, AUDIO})
 
-# How sha256sum of GNU's coreutils writes a name that would break a line, which then begins with a backslash itself.
+# How sha256sum of GNU coreutils escapes a name that would break a line. Such a line starts with a backslash.
 _ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _PLAIN: Final = {escape: char for char, escape in _ESCAPES.items()}
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file is no part of the store in whose folder it lies.
+    """Return whether a file in a store's folder is a companion, that is, not part of the store.
 
     Parameters
     ----------
     name : str
-        Its path there. Hidden files are companions too: versioning and file managers leave them.
+        Path of the file in that folder. Hidden files are companions too: version control and file managers create them.
     """
     first = name.partition("/")[0]
     return first in NAMES or first.startswith(".")
 
 
 def checksum_lines(digests: Mapping[str, str]) -> bytes:
-    r"""Write a list of files that ``sha256sum --check`` reads, sorted by name.
+    r"""Return a list of checksums, sorted by name, in the format of ``sha256sum --check``.
 
     Parameters
     ----------
@@ -58,12 +58,12 @@ def _lines(digests: Mapping[str, str]) -> Iterator[str]:
 
 
 def read_checksums(data: bytes) -> dict[str, str]:
-    """Read such a list back.
+    """Parse the output of `checksum_lines`.
 
     Parameters
     ----------
     data : bytes
-        The file.
+        Content of the file.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def read_checksums(data: bytes) -> dict[str, str]:
     Raises
     ------
     ValueError
-        Where a line is no digest with a name, or names a file outside the folder.
+        If a line is not a digest with a name, or names a file outside the folder.
     """
     found = {}
     for line in data.decode().removesuffix("\n").split("\n"):
@@ -92,23 +92,23 @@ def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[st
     Parameters
     ----------
     directory : Directory
-        Where the store lies.
+        The store's directory.
     known : mapping of str to str
-        SHA-256 of files that need not be read again, by their names.
+        SHA-256 of files that need not be read again, by name.
 
     Returns
     -------
     problems : list of str
-        What is missing, changed or too many, a sentence each.
+        One sentence for each file that is missing, changed or not listed.
     n_files : int
-        How many files the list has; none where there is no list, as in a store that was not shared.
+        Number of files in the list; 0 if there is no list, as in a store that was not shared.
 
     Raises
     ------
     ValueError
-        Where the list is none.
+        If the list is malformed.
     """
-    if directory.size(CHECKSUMS) is None:  # as of a store that was not shared
+    if directory.size(CHECKSUMS) is None:  # the store was not shared
         alone = sorted(name for name in NAMES if "." in name and directory.size(name) is not None)
         return [f"{name} is there without {CHECKSUMS}" for name in alone], 0
     listed = read_checksums(directory.read(CHECKSUMS))

@@ -1,4 +1,4 @@
-"""The Zarr layout of a store: its arrays declared, a shard encoded, and all that describes the shards written."""
+"""The Zarr layout of a store: declare its arrays, and write everything except the shards."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ from melzarr.pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
 SCHEMA_VERSION = 3
 MEL_DIMS = ("track", "window", "frame", "band")
 MAX_TRACKS_PER_SHARD = 1 << 16
-CHUNK_VALUES = 1 << 16  # values of a chunk beside `mel`: some MB of text at most, half a MB of numbers
-LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # where a value lies, and how
+CHUNK_VALUES = 1 << 16  # values per chunk of arrays other than `mel`: at most some MB of text, or half a MB of numbers
+LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # how and where values are stored
 
-# A store is named by its content: this stands in its metadata while the digest of all files is taken.
+# A store's UUID is derived from its content. This placeholder is in the metadata while all files are hashed.
 UUID_BLANK = str(uuid.UUID(int=0))
 UUID_NAMESPACE = uuid.UUID("5f1f9f0e-6a0b-5c57-9d3b-2d6a4f0c8a11")
 
 
 class Column(Protocol):
-    """What a store's arrays are written from, a chunk at a time: an array, or rows that lie elsewhere."""
+    """Values of one array of a store, read one chunk at a time: an array, or rows that are stored elsewhere."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """Shape of the array."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Its type; text is `TEXT`, ASCII or objects."""
+        """Data type of the array; text is `TEXT`, ASCII or objects."""
         ...
 
     def __getitem__(self, which: slice, /) -> npt.NDArray[Any]:
-        """Return some neighbouring rows."""
+        """Return a range of rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One array of a store beside `mel`.
+    """One array of a store other than `mel`.
 
     Parameters
     ----------
     name : str
-        Its name.
+        Name of the array.
     dims : tuple of str
-        Its dimensions.
+        Names of its dimensions.
     data : Column
         Its values.
     attributes : dict of str to value
-        What it is, and its unit.
+        Its description and unit.
     """
 
     name: str
@@ -80,18 +80,18 @@ class Variable:
 def create_mel(
     store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, *, sharded: bool = True
 ) -> zarr.Array[Any]:
-    """Create the array `mel`: one chunk a track, a whole number of tracks a shard, compressed and checksummed.
+    """Create the array `mel`: one chunk per track, whole tracks per shard, compressed and with checksums.
 
     Parameters
     ----------
     store : zarr store or path
-        Where the group lies.
+        Store of the group.
     spec : FeatureSpec
-        Gives shape and dtype of a track.
+        Defines shape and dtype of a track.
     n_tracks, tracks_per_shard : int
-        Tracks in all, and in one shard.
+        Number of tracks in total, and per shard.
     sharded : bool
-        Whether there are shards; else each chunk is a file of its own.
+        Whether chunks are stored in shards; if False, each chunk is one file.
     """
     name, level = COMPRESSORS[spec.dtype]
     return zarr.create_array(
@@ -109,13 +109,13 @@ def create_mel(
             "units": "1" if spec.scale == "power" else "dB",
             "coordinates": " ".join(name for name in COORDINATES if name not in MEL_DIMS),
         },
-        # A chunk of NaN must be written: one that is absent could not be told from one that was lost.
+        # Chunks of NaN are written too: an absent chunk could not be told apart from a lost one.
         config={"write_empty_chunks": True},
     )
 
 
 def is_packed(mel: zarr.Array[Any], spec: FeatureSpec) -> bool:
-    """Whether an array's shards are what `chunk` packs and reads, and not of somebody else's layout."""
+    """Return whether an array has the layout that `shard` writes and reads, not another one."""
     found = mel.metadata.to_dict()
     own = _own_layout(spec, mel.shape[0], mel.shards[0] if mel.shards else 1, mel.shards is not None)
     return all(found[name] == own[name] for name in LAYOUT)
@@ -157,25 +157,25 @@ _FILE = re.compile(
 
 
 def is_file_of_a_store(name: str) -> bool:
-    """Whether a path is one that a file of a store can have."""
+    """Return whether a file of a store can have this path."""
     return _FILE.fullmatch(name) is not None
 
 
 def coordinate(name: str, values: Column) -> Variable:
-    """Make one of `COORDINATES` from its values."""
+    """Return one of `COORDINATES` with the given values."""
     dims, attributes = COORDINATES[name]
     return Variable(name, dims, values, attributes)
 
 
 def statistics(count: int, level: Column, square: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of the levels in each band, in dB, from sums; NaN where there is nothing.
+    """Return mean and standard deviation of the levels in each band, in dB, from sums; NaN if there are no frames.
 
     Parameters
     ----------
     count : int
-        Frames that were summed.
+        Number of frames summed.
     level, square : Column [shape=(n_shards, n_mels)]
-        Sums of each shard, in the order of the shards, so that the rounding is always the same.
+        Sums of levels and of squared levels, one row per shard, in shard order so that rounding is always the same.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def statistics(count: int, level: Column, square: Column) -> tuple[npt.NDArray[n
 
 
 def _total(rows: Column) -> npt.NDArray[np.float64]:
-    """Add rows up one after the other, so that the rounding does not depend on how many are read at a time."""
+    """Return the sum of the rows, added one by one so that rounding does not depend on the block size."""
     total, step = np.zeros(rows.shape[1]), max(1, CHUNK_VALUES // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         for row in rows[start : start + step]:
@@ -197,12 +197,13 @@ def _total(rows: Column) -> npt.NDArray[np.float64]:
 
 
 def receipt_variables(columns: Mapping[str, Column]) -> list[Variable]:
-    """Make the arrays of a store's subgroup `receipts`: what its shards must be, and the sums of its statistics.
+    """Return the arrays of a store's subgroup `receipts`: what each shard must be, and sums for the statistics.
 
     Parameters
     ----------
     columns : dict of str to Column
-        Key, sha256, n_bytes and count, [shape=(n_shards,)]; level and square, [shape=(n_shards, n_mels)].
+        ``key``, ``sha256``, ``n_bytes`` and ``count``, [shape=(n_shards,)]; ``level`` and ``square``,
+        [shape=(n_shards, n_mels)].
     """
     dims = ("shard", "band")
     return [Variable(name, dims[: len(data.shape)], data, {}) for name, data in columns.items()]
@@ -219,20 +220,20 @@ def write_description(
     digests: Iterable[str],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write all of a store but its shards: metadata, coordinates, receipts, and last its UUID.
+    """Write everything of a store except its shards: metadata, coordinates, receipts, and last its UUID.
 
     Parameters
     ----------
     path : Path
-        Folder of the store, in which the shards lie already and nothing else.
+        Folder of the store. It contains the shards, or nothing.
     spec, tracks_per_shard, sharded
-        As for `create_mel`.
+        As in `create_mel`.
     coordinates : sequence of Variable
         All of `COORDINATES`.
     receipts : sequence of Variable
         The arrays of `receipt_variables`.
     digests : iterable of str
-        SHA-256 of each shard's file, in order.
+        SHA-256 of each shard's file, in shard order.
     attributes : mapping of str to value
         Attributes of the group.
     """
@@ -246,7 +247,7 @@ def write_description(
     for variable in receipts:
         _write(subgroup, variable, files)
     with warnings.catch_warnings():
-        # Readers of Zarr 3 that do not know consolidated metadata pass over it; the others need one request.
+        # Zarr 3 readers that do not know consolidated metadata ignore it; the others need one request.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         zarr.consolidate_metadata(files.store)
     files.write_metadata()
@@ -262,9 +263,9 @@ def write_description(
 
 
 class _Files:
-    """A store in memory of which the chunks go to a folder as they come.
+    """An in-memory Zarr store whose chunks are moved to a folder as they come.
 
-    zarr's own store of a folder gives each file to another thread, which took half of the time for a small store.
+    zarr's `LocalStore` hands each file to another thread, which took half of the time for a small store.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -273,12 +274,12 @@ class _Files:
         self.store = zarr.storage.MemoryStore(self.held)
 
     def write_chunks(self) -> None:
-        """Write the chunks that there are, and keep none."""
+        """Write the chunks in memory to the folder, and drop them from memory."""
         for name in [name for name in self.held if not name.endswith("zarr.json")]:
             self._write(name, self.held.pop(name))
 
     def write_metadata(self) -> None:
-        """Write the metadata."""
+        """Write the metadata to the folder."""
         for name, data in self.held.items():
             self._write(name, data)
 
@@ -288,7 +289,7 @@ class _Files:
 
 
 def _write(group: zarr.Group, variable: Variable, files: _Files) -> None:
-    """Write an array chunk by chunk, so that no more than a chunk of it need be in memory in zarr's own form."""
+    """Write an array chunk by chunk, so that at most one chunk is in memory in zarr's form."""
     data, is_text = variable.data, variable.data.dtype.kind in "OST"
     n_rows = max(1, CHUNK_VALUES // math.prod(data.shape[1:]))
     array = group.create_array(
@@ -309,14 +310,14 @@ def _write(group: zarr.Group, variable: Variable, files: _Files) -> None:
 
 
 def content_uuid(digests: Mapping[str, str], metadata: bytes) -> str:
-    """UUID of a store's content: of the name and the SHA-256 of every file, its own place in the metadata left blank.
+    """Return the UUID of a store's content, from the name and SHA-256 of each file, with a blank UUID in zarr.json.
 
     Parameters
     ----------
     digests : mapping of str to str
-        SHA-256 of every file but zarr.json, by its path in the store.
+        SHA-256 of every file except the group's zarr.json, by path in the store.
     metadata : bytes
-        The group's zarr.json.
+        Content of the group's zarr.json.
     """
     value = str(json.loads(metadata)["attributes"]["uuid"])
     blank = metadata.replace(value.encode(), UUID_BLANK.encode())

@@ -1,4 +1,4 @@
-"""What a store says of itself, held against what can be, before anything of it is read: others may have written it."""
+"""Validate a store's metadata before reading data: someone else may have written it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ RECEIPTS = {
 }
 TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256"}
 TEXTS |= {"receipts/key", "receipts/sha256"}
-LOST = 4  # of the last shards that may be missing before a store is no store with shards missing
+LOST = 4  # if this many of the last shards are missing, the number of tracks itself is rejected
 
 
 def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
-    """Give the spec of a store whose metadata claim nothing that cannot be.
+    """Return the spec of a store after validating its metadata.
 
     Parameters
     ----------
     directory : Directory
-        Where it lies.
+        The store's directory.
     group : zarr.Group
-        Its root.
+        The store's root group.
 
     Raises
     ------
     ValueError, KeyError, TypeError, IndexError, SpecError
-        Where an attribute or an array is missing, of another kind, or of a size that fits neither the others nor
-        what is there.
+        If an attribute or an array is missing, has the wrong type, or has a size that contradicts the others or the
+        files.
     """
     attributes: dict[str, Any] = dict(group.attrs)
     for name, kind in ATTRIBUTES.items():
@@ -70,7 +70,7 @@ def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
 
 
 def _require_words(attributes: Mapping[str, Any]) -> None:
-    """Refuse values of another kind than what is read of them somewhere, and text that no file can hold."""
+    """Raise if an attribute has a type that its readers do not expect, or if a text cannot be encoded as UTF-8."""
     json.dumps(attributes, ensure_ascii=False).encode()
     split, recipe = attributes["split"], attributes["recipe"]
     texts = [
@@ -91,7 +91,7 @@ def _require_words(attributes: Mapping[str, Any]) -> None:
 
 
 def _arrays() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Names of all arrays, and their dimensions."""
+    """Yield the names and dimensions of all arrays."""
     yield "mel", MEL_DIMS
     yield from ((name, dims) for name, (dims, _) in COORDINATES.items())
     yield from ((f"receipts/{name}", dims) for name, dims in RECEIPTS.items())
@@ -105,6 +105,6 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _has_last(directory: Directory, n_shards: int) -> bool:
-    """Whether one of the last shards is there; to count them all would take a request for every thousand."""
+    """Return whether one of the last shards is there; counting all would take one request per thousand shards."""
     last = range(n_shards - 1, max(-1, n_shards - 1 - LOST), -1)
     return n_shards <= LOST or any(directory.size(shard_name(index)) is not None for index in last)

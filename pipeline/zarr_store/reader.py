@@ -1,4 +1,4 @@
-"""A finished store, opened to be read."""
+"""Open a finished store and read it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
 from melzarr.pipeline.zarr_store.zarr_adapter import ReadOnlyDirectoryStore
 
-Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track by its number into an array of its shape
-Chunks = Callable[[int], bytes]  # reads the chunk of a track, by its number
+Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track, by number, into an array of the track's shape
+Chunks = Callable[[int], bytes]  # reads the encoded chunk of a track, by number
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A finished store, opened to be read.
+    """A finished store, open for reading.
 
     Parameters
     ----------
     directory : Directory
-        Where it lies.
+        The store's directory.
     group : zarr.Group
-        Its root.
+        The store's root group.
     spec : FeatureSpec
-        What each of its tracks is.
+        Feature specification of its tracks.
     """
 
     directory: Directory
@@ -56,28 +56,28 @@ class Store:
 
     @property
     def mel(self) -> zarr.Array[Any]:
-        """The array (track, window, frame, band)."""
+        """The array `mel`, with the dimensions (track, window, frame, band)."""
         return self._array("mel")
 
     @property
     def n_tracks(self) -> int:
-        """How many tracks there are."""
+        """Number of tracks."""
         return self.mel.shape[0]
 
     @property
     def tracks_per_shard(self) -> int:
-        """Tracks of every shard but the last; of every chunk, where there are no shards."""
+        """Number of tracks in every shard except the last, or in every chunk if there are no shards."""
         mel = self.mel
         return (mel.shards or mel.chunks)[0]
 
     @property
     def is_sharded(self) -> bool:
-        """Whether there are shards; else each track is a file of its own."""
+        """Whether chunks are stored in shards; if not, each track is one file."""
         return self.mel.shards is not None
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all its files; those of the shards by their receipts, since to ask each file takes long."""
+        """Size of all files, in bytes; shard sizes come from the receipts, because asking for each file is slow."""
         described = (
             self.directory.files(without=SHARDS) if self.directory.can_list else map(self._sized, self._described())
         )
@@ -87,12 +87,12 @@ class Store:
         return name, self.directory.size(name) or 0
 
     def content_uuid(self, known: Mapping[str, str] | None = None) -> str:
-        """UUID of what is there, which is the one in the attributes where nothing was changed, added or removed.
+        """Compute the UUID from the files; it equals the attribute if no file was changed, added or removed.
 
         Parameters
         ----------
         known : mapping of str to str, optional
-            SHA-256 of files that need not be read again, by their names.
+            SHA-256 of files that need not be read again, by name.
         """
         known = known or {}
         found = (name for name, _ in self.directory.files()) if self.directory.can_list else self._described()
@@ -102,7 +102,7 @@ class Store:
         return content_uuid({**known, **digests}, self.directory.read("zarr.json"))
 
     def _described(self) -> Iterator[str]:
-        """Names of the files that describe the store, by its metadata; for the web, where none are listed."""
+        """Yield the names of all files except shards, from the metadata; web servers do not list files."""
         yield from ("zarr.json", "receipts/zarr.json")
         for name, array in self.group.members(max_depth=None):
             if isinstance(array, zarr.Array):
@@ -115,7 +115,7 @@ class Store:
                     )
 
     def refuse_replaced(self) -> None:
-        """Raise a BuildError if there is another store now, as after an append that ran at the same time."""
+        """Raise a BuildError if the store was replaced or removed since, for example by a concurrent append."""
         try:
             now = json.loads(self.directory.read("zarr.json"))["attributes"]["uuid"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -124,12 +124,12 @@ class Store:
             raise BuildError(f"{self.directory} was replaced or removed while it was read; run the same command again")
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
-        """Values of one array, such as a coordinate, or some of its rows; text as Python strings."""
+        """Return the values of one array, such as a coordinate, or some of its rows; text as Python strings."""
         data = self.column(name, which)
         return data if data.dtype.kind in "fiu" else data.astype(object)
 
     def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
-        """Return the same with text as numpy's, which takes a third of the time and of the memory."""
+        """Return the same, with text as numpy strings, which takes a third of the time and memory."""
         try:
             return np.asarray(self._array(name)[which])
         except FileNotFoundError as error:
@@ -140,7 +140,7 @@ class Store:
             ) from error
 
     def text(self, name: str) -> npt.NDArray[Any]:
-        """Return a text of all tracks as `TEXT`, read in blocks: in a fixed width a million digests take 256 MB."""
+        """Return a text column as `TEXT`, read in blocks: at a fixed width, a million digests take 256 MB."""
         text = np.empty(self.n_tracks, TEXT)
         for some in (slice(start, start + CHUNK_VALUES) for start in range(0, self.n_tracks, CHUNK_VALUES)):
             text[some] = self.column(name, some)
@@ -153,13 +153,13 @@ class Store:
         return array
 
     def reader(self) -> Reader:
-        """Give what reads a track by its number into an array of its shape, for several threads at a time.
+        """Return a thread-safe function that reads a track, by number, into an array of the track's shape.
 
-        It raises OSError, ValueError or RuntimeError where the track is damaged.
+        The function raises OSError, ValueError or RuntimeError if the track is damaged.
         """
         mel, chunks, dtype = self.mel, self.chunks(), np.dtype(self.spec.dtype)
         if chunks is None:
-            return lambda number, out: np.copyto(out, mel[number])  # somebody else's layout, read as zarr does
+            return lambda number, out: np.copyto(out, mel[number])  # another layout: read with zarr
 
         def read(number: int, out: npt.NDArray[Any]) -> None:
             stored = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
@@ -170,20 +170,20 @@ class Store:
         return read
 
     def chunks(self) -> Chunks | None:
-        """Give what reads the chunk of a track as it lies there, for several threads at a time.
+        """Return a thread-safe function that reads the encoded chunk of a track, by number.
 
-        It raises OSError or ValueError where the shard is damaged; whether the chunk is, `chunk.compressed` says.
-        There is none for somebody else's layout.
+        The function raises OSError or ValueError if the shard is damaged. It does not check the chunk itself; use
+        `shard.compressed` for that. Return None if the array has another layout.
         """
         tracks_per_shard = self.tracks_per_shard
         if not is_packed(self.mel, self.spec):
             return None
         shard_bytes = self.values("receipts/n_bytes").tolist()
-        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards that were read from, some 260 bytes each
+        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards read so far, some 260 bytes each
 
         def read_whole(number: int) -> bytes:
             data = self.directory.read(shard_name(number))
-            if len(data) != shard_bytes[number]:  # a file in another one's place passes every checksum
+            if len(data) != shard_bytes[number]:  # a shard under another shard's name passes every checksum
                 raise ValueError("its file is not of the size that was written")
             return data
 
@@ -198,12 +198,12 @@ class Store:
         return read if self.is_sharded else read_whole
 
     def receipts(self, wanted: npt.NDArray[np.intp] | None = None) -> Iterator[Receipt]:
-        """Receipts of shards in order, as their workers gave them, but for the times; some chunks at a time.
+        """Yield the receipts of shards in order, as their workers wrote them, without times; read in blocks.
 
         Parameters
         ----------
         wanted : np.ndarray [shape=(n,)], optional
-            Numbers of the shards, ascending; by default all.
+            Numbers of the shards, ascending; all by default.
         """
         n_shards, step = -(-self.n_tracks // self.tracks_per_shard), max(1, CHUNK_VALUES // self.tracks_per_shard)
         wanted = np.arange(n_shards) if wanted is None else wanted
@@ -213,7 +213,7 @@ class Store:
                 yield from (receipt for receipt in found if receipt.index in members)
 
     def _receipts(self, which: slice) -> Iterator[Receipt]:
-        """Receipts of some shards."""
+        """Yield the receipts of a range of shards."""
         step = self.tracks_per_shard
         rows = slice(which.start * step, which.stop * step)
         facts = {name: self.values(name, rows).tolist() for name in TrackReceipt.__dataclass_fields__}
@@ -241,7 +241,7 @@ _SUM_FIELDS = ("count", "level", "square")
 
 @contextmanager
 def reading(stores: Iterable[Store]) -> Iterator[None]:
-    """Have damage that is none, because a store was replaced while it was read, be said as that."""
+    """Raise a BuildError in place of a StoreError if a store was replaced or removed while it was read."""
     try:
         yield
     except StorageError:
@@ -253,7 +253,7 @@ def reading(stores: Iterable[Store]) -> Iterator[None]:
 
 
 def is_store(directory: Directory) -> bool:
-    """Whether a folder is a store of melzarr's, though perhaps a damaged one."""
+    """Return whether a directory is a melzarr store, possibly a damaged one."""
     return directory.child("mel").exists() and directory.child("receipts").exists()
 
 
@@ -263,12 +263,12 @@ def open_store(where: str | Path | Directory) -> Store:
     Parameters
     ----------
     where : str, Path or Directory
-        Its path, or its address in an object store.
+        Path of the store, or its address in an object store.
 
     Raises
     ------
     StoreError
-        Where there is none, or one that this version does not know.
+        If there is no store, or if it is damaged or has an unknown schema version.
     """
     directory = open_directory(where)
     try:

@@ -1,4 +1,4 @@
-"""The tracks of a store as a table in CSV."""
+"""Write the tracks of a store as a CSV table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from melzarr.pipeline.untrusted_text import harmless
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
 
-WHOLE = {"n_windows"}  # columns of whole numbers
+WHOLE = {"n_windows"}  # columns of integers
 
 
 def columns() -> dict[str, tuple[type, str]]:
-    """Columns of tracks.csv: of what type their values are, and what they say."""
+    """Return the columns of tracks.csv by name: the type of their values, and a description."""
     return {
         name: (_kind(name, attributes), attributes["long_name"])
         for name, (dims, attributes) in COORDINATES.items()
@@ -30,7 +30,7 @@ def _kind(name: str, attributes: Mapping[str, str]) -> type:
 
 
 def tracks_csv(store: Store) -> Iterator[bytes]:
-    """Write the coordinates of all tracks as CSV, some tracks at a time; what is unknown is empty."""
+    """Yield the coordinates of all tracks as CSV, in blocks of tracks; unknown values are empty."""
     names = list(columns())
     yield _csv([names])
     for start in range(0, store.n_tracks, CHUNK_VALUES):
@@ -46,5 +46,5 @@ def _cell(value: object) -> object:
 
 def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)  # lines end as RFC 4180 says, and so names with a line break are quoted
+    csv.writer(text).writerows(rows)  # CRLF line ends (RFC 4180), so that names with a line break are quoted
     return text.getvalue().encode()

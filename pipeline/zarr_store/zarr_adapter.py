@@ -1,4 +1,4 @@
-"""What zarr reads a store through: a tree of files, in which nothing that holds values may be missing."""
+"""A read-only Zarr store on top of a directory, in which a missing chunk is an error."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class ReadOnlyDirectoryStore(Store):
-    """A tree as zarr reads it, in which a chunk that is missing is an error: zarr by itself fills in what is absent.
+    """A directory as a read-only Zarr store that raises for missing chunks, which zarr would replace by fill values.
 
     Parameters
     ----------
     directory : Directory
-        Where the store lies.
+        The store's directory.
     """
 
     supports_writes = False
@@ -33,26 +33,26 @@ class ReadOnlyDirectoryStore(Store):
 
     @property
     def supports_listing(self) -> bool:
-        """Whether the tree says what there is."""
+        """Whether the directory can list its files."""
         return self.directory.can_list
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other is the same tree."""
+        """Return whether the other is the same directory."""
         return isinstance(other, ReadOnlyDirectoryStore) and str(self.directory) == str(other.directory)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        """Say where it lies."""
+        """Return the address of the directory."""
         return str(self.directory)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read a file, or a part of it.
+        """Read a file or a byte range of it; return None if a metadata file is missing.
 
         Raises
         ------
         FileNotFoundError
-            Where it holds values and is not there.
+            If the file is a chunk or a shard and is missing.
         """
         try:
             data = await asyncio.to_thread(self._read, key, byte_range)
@@ -79,35 +79,35 @@ class ReadOnlyDirectoryStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Read some parts of files."""
+        """Read several byte ranges of files."""
         return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
 
     async def exists(self, key: str) -> bool:
-        """Whether a file is there."""
+        """Return whether a file is there."""
         return await asyncio.to_thread(self.directory.size, key) is not None
 
     async def list(self) -> AsyncIterator[str]:
-        """Name all files."""
+        """Yield the names of all files."""
         for name, _ in await asyncio.to_thread(lambda: [*self.directory.files()]):
             yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Name all files whose names begin so."""
+        """Yield the names of all files that start with a prefix."""
         async for name in self.list():
             if name.startswith(prefix):
                 yield name
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Name what lies in a folder."""
+        """Yield the names of the files and folders in a folder."""
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
         found = {name.removeprefix(folder).partition("/")[0] async for name in self.list_prefix(folder)}
         for name in sorted(found):
             yield name
 
     async def set(self, key: str, value: Buffer) -> NoReturn:
-        """Refuse: a store that is finished is not changed."""
+        """Raise: a finished store is read-only."""
         raise NotImplementedError(f"{self.directory} is read only")
 
     async def delete(self, key: str) -> NoReturn:
-        """Refuse likewise."""
+        """Raise: a finished store is read-only."""
         raise NotImplementedError(f"{self.directory} is read only")

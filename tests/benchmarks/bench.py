@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench.py --music ~/Music/tracks.csv
 
-Writes docs/benchmarks.md, docs/benchmarks.json, and the section of the README between its two marks.
+Writes docs/benchmarks.md and docs/benchmarks.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import click
 from suite import Goal, Table, goal_table, markdown
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-MARKS = ("<!-- measured by make bench -->", "<!-- until here -->")
 
 
 @click.command()
@@ -90,12 +89,7 @@ def write(new: list[dict[str, Any]]) -> None:
     for result in found:
         pages += [f"## {result['name']}", *(markdown(Table(**table)) for table in result["tables"])]
     (ROOT / "docs/benchmarks.md").write_text("\n\n".join(pages) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    section = f"{MARKS[0]}\n\n{goals}\n\nOn {machine}.\n\n{MARKS[1]}"
-    readme.write_text(f"{before}{section}{after}", encoding="utf-8")
-    print(f"\nwritten: docs/benchmarks.md, docs/benchmarks.json, README.md\n\n{goals}")
+    print(f"\nwritten: docs/benchmarks.md, docs/benchmarks.json\n\n{goals}")
 
 
 if __name__ == "__main__":

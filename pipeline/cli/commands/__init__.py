@@ -1,4 +1,4 @@
-"""The commands, each in a file.
+"""The commands, one file for each or for several that belong together.
 
-It may import cli and what stands before it.
+It may import `cli` and the layers below it.
 """

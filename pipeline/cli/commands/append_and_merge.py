@@ -1,4 +1,4 @@
-"""The commands that make stores of stores: one that grows, and several that become one."""
+"""The commands `melzarr append` and `melzarr merge`, which make a store from existing stores."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def append(
     datasets: Path,
     as_json: bool,
 ) -> None:
-    """Add to STORE the tracks of SOURCE that it lacks.
+    """Add the tracks of SOURCE that STORE lacks to STORE.
 
-    They become what the tracks of STORE are, and come after them; each track that was there stays in its split. New
-    ones are split as SOURCE's manifest says, in its column split, or else by STORE's own rule, so that a group is
-    never separated. Tracks that STORE has of the same files are passed over: give a folder that has grown.
+    New tracks are computed with the spec of STORE and come after its tracks, which keep their splits. New tracks are
+    split by the column split of SOURCE's manifest, if it has one, and otherwise by the rule of STORE. A group is never
+    separated. Tracks that STORE already has from the same files are skipped: SOURCE can be a folder that has grown.
 
-    STORE is the old one until the new one is complete. An append that was stopped goes on when it is run again.
+    The old STORE stays until the new one is complete. An append that was stopped continues if it is run again.
 
     \b
       melzarr append music.zarr ~/Music/genres
@@ -83,7 +83,7 @@ def _append(
     workspace: Workspace, source: str, cluster: str, workers: int | None, resources: dict[str, Any],
     max_failed: float | None, group_column: str, datasets: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Add to a store that is held."""
+    """Add to a store that is locked."""
     from melzarr.pipeline.builder.up_to_date import count_tracks
     from melzarr.pipeline.cli.inputs import read_source
     from melzarr.pipeline.derive.append import addition, clean, is_built, shares_of
@@ -138,11 +138,11 @@ def _build_new(
 @FORCE
 @AS_JSON
 def merge(stores: tuple[Directory, ...], out: Directory, force: bool, as_json: bool) -> None:
-    """Join STOREs of one spec into OUT: their tracks in this order, nothing computed again.
+    """Join STOREs of one spec into OUT, with their tracks in this order; nothing is computed again.
 
-    Shards are copied as they are where the tracks before them fill whole shards; the others are packed anew. Each
-    track stays in its split, and the statistics are those of all train tracks. A merge that was stopped goes on when
-    it is run again.
+    A shard is copied unchanged if the tracks before it fill whole shards; other shards are packed again. Each track
+    keeps its split, and the statistics are those of all train tracks. A merge that was stopped continues if it is run
+    again.
 
     \b
       melzarr merge jazz.zarr rock.zarr music.zarr
@@ -172,7 +172,7 @@ def merge(stores: tuple[Directory, ...], out: Directory, force: bool, as_json: b
 
 
 def _is_there(out: Directory, opened: list[Store], force: bool) -> bool:
-    """Whether the merger is there already; refuse to replace what is something else, unless forced."""
+    """Return whether OUT is already this merge; raise BuildError if it is something else, unless forced."""
     from melzarr.pipeline.derive.merge import is_merged
     from melzarr.pipeline.publishing.open_workspace import open_workspace
     from melzarr.pipeline.zarr_store.reader import open_store
@@ -193,7 +193,7 @@ def _is_there(out: Directory, opened: list[Store], force: bool) -> bool:
 
 
 def _say(summary: Summary, as_json: bool, *next_options: object, **facts: Any) -> None:
-    """Say what was made, and what comes next."""
+    """Print what was made, and the next command."""
     from melzarr.pipeline.cli.messages import derived_lines
     from melzarr.pipeline.zarr_store.reader import open_store
 

@@ -1,4 +1,4 @@
-"""`melzarr features`."""
+"""The command `melzarr features`."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def features(
 ) -> None:
     """Compute the mel windows of SOURCE into STORE.
 
-    A build that was stopped goes on where it was; a store appears under its name only once it is complete. A file
-    that cannot be used is named, counted and left as NaN.
+    A build that was stopped continues where it was. STORE appears under its name only when it is complete. A file that
+    cannot be used is named and counted, and its track is NaN.
 
     \b
       melzarr features demo demo.zarr
@@ -103,7 +103,7 @@ def features(
 
 
 def note_how_fast(store: Directory, summary: Summary, n_workers: int | None) -> None:
-    """Write beside a finished store how it was built; where that cannot be, say so, for the store is finished."""
+    """Write the timings of a build beside its store; if that fails, only print why, because the store is finished."""
     from melzarr.pipeline.builder.build_timings import write_built
     from melzarr.pipeline.zarr_store.reader import open_store
 
@@ -112,14 +112,14 @@ def note_how_fast(store: Directory, summary: Summary, n_workers: int | None) -> 
 
 
 def _receipts(store: Directory) -> Iterable[Receipt]:
-    """Receipts of a finished store."""
+    """Return the receipts of a finished store."""
     from melzarr.pipeline.zarr_store.reader import open_store
 
     return open_store(store).receipts()
 
 
 def is_up_to_date(store: Directory, catalog: Catalog, plan: Plan, force: bool) -> bool:
-    """Whether a finished store is what would be built; refuse to replace one that is not, unless forced."""
+    """Return whether a finished store is what would be built; raise BuildError if it is not, unless forced."""
     from melzarr.pipeline.builder.up_to_date import changes
     from melzarr.pipeline.zarr_store.reader import is_store, open_store
 

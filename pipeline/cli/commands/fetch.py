@@ -1,4 +1,4 @@
-"""`melzarr fetch`."""
+"""The command `melzarr fetch`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from melzarr.pipeline.cli.output import next_step
 @WORKERS
 @DATASETS
 def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, workers: int | None, datasets: Path) -> None:
-    """Bring or make the audio of dataset NAME.
+    """Download, copy or synthesise the audio of dataset NAME.
 
-    The audio goes to DATASETS/NAME/audio: downloaded and checked, taken from a copy that you have (--from: the
-    archive, or a folder anywhere above its label folders), or synthesised. What is there already is not brought again.
+    The audio goes to DATASETS/NAME/audio. It is downloaded and checked, taken from a copy that you have (--from: the
+    archive, or a folder above its label folders), or synthesised. Audio that is already there is not fetched again.
 
     \b
       melzarr fetch demo --tracks-per-label 10

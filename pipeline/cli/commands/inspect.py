@@ -1,4 +1,4 @@
-"""`melzarr inspect`."""
+"""The command `melzarr inspect`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from melzarr.pipeline.storage.local import LocalDirectory
 @AS_JSON
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw one track of each label, as .png or .svg.")
 def inspect(store: Directory, as_json: bool, picture: Path | None) -> None:
-    """Say what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
+    """Show what STORE holds: shape, size, spec, labels × splits × status, statistics, provenance."""
     from melzarr.pipeline.cli.messages import store_lines
     from melzarr.pipeline.inspection.describe import describe
     from melzarr.pipeline.publishing.target_guard import refuse_inside

@@ -1,4 +1,4 @@
-"""The stages of `melzarr features`, for job arrays and other schedulers that know nothing of Dask."""
+"""The command `melzarr job-array`: the stages of a build, for job arrays and other schedulers without Dask."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 @click.group("job-array", cls=InOrder)
 def job_array() -> None:
-    """Build STORE in parts that need not know each other, for job arrays and other schedulers without Dask.
+    """Build STORE in independent parts, for job arrays and other schedulers without Dask.
 
     \b
-      melzarr job-array init SOURCE STORE   write down what is to be computed
-      melzarr job-array part I/N STORE      make one part of N, each anywhere, at any time
-      melzarr job-array finish STORE        let the store appear, if all parts are there
+      melzarr job-array init SOURCE STORE   write the plan of what to compute
+      melzarr job-array part I/N STORE      compute one of N parts, on any machine, at any time
+      melzarr job-array finish STORE        publish the store, if all parts are there
     """
 
 
 class PartType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """One part of many, such as 3/16."""
+    """Type of a parameter that is one part of many, such as 3/16."""
 
     name = "I/N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Give its number, from 1, and how many there are."""
+        """Return the number of the part, from 1, and the number of parts."""
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
         number, n_parts = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= n_parts:
@@ -49,9 +49,9 @@ class PartType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @FORCE
 @source_options
 def init_stage(source: str, store: Directory, force: bool, **options: Any) -> None:
-    """Write down what is to be computed of SOURCE into STORE.
+    """Write the plan of what to compute from SOURCE into STORE.
 
-    Whoever makes a part finds it in STORE.building, and need not list SOURCE again.
+    The parts read the plan from STORE.building, and do not list SOURCE again.
 
     \b
       melzarr job-array init ~/Music/genres music.zarr
@@ -80,10 +80,10 @@ def init_stage(source: str, store: Directory, force: bool, **options: Any) -> No
 def part_stage(
     part: tuple[int, int], store: Directory, workers: int | None, max_failed: float | None, as_json: bool
 ) -> None:
-    """Make PART of STORE, such as 3/16: the third of sixteen.
+    """Compute PART of STORE, such as 3/16: the third of sixteen.
 
-    Parts know nothing of each other: they run anywhere, at any time, in any order, again after they were killed. All
-    that they need is the same melzarr, and to see the audio and STORE by the same paths.
+    Parts are independent: they run on any machine, at any time, in any order, and again after they were killed. They
+    only need the same version of melzarr, and access to the audio and STORE by the same paths.
 
     \b
       melzarr job-array part 3/16 music.zarr
@@ -114,7 +114,7 @@ def part_stage(
 @MAX_FAILED
 @AS_JSON
 def finish_stage(store: Directory, max_failed: float | None, as_json: bool) -> None:
-    """Let STORE appear, where all parts are there; else name what is missing.
+    """Publish STORE, if all parts are there; otherwise name what is missing.
 
     \b
       melzarr job-array finish music.zarr

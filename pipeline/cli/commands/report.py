@@ -1,4 +1,4 @@
-"""The command that writes a page about a store."""
+"""The command `melzarr report`, which writes a page about a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from melzarr.pipeline.storage.local import LocalDirectory
 def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     """Write a page about STORE: what is in it, how it sounds, what may be wrong with it.
 
-    One file that stands by itself, and its pictures once more beside it.
+    The page is one self-contained file. Its pictures are also written as files beside it.
 
     \b
       melzarr report demo.zarr
@@ -43,7 +43,7 @@ def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     refuse_inside(LocalDirectory(folder / PAGE))
     require_matplotlib()
     if run:
-        read_run(run)  # what is no run is said before the store is read, which takes long
+        read_run(run)  # raises if it is not a run; done first, because reading the store takes long
     with progress_bar(opened.n_tracks, "report") as bar:
         found = find(opened, bar.update)
     page, *pictures = write_report(opened, found, folder, run, read_built(opened))
@@ -55,5 +55,5 @@ def report(store: Directory, run: Path | None, folder: Path | None) -> None:
 
 
 def _stem(name: str) -> str:
-    """Name of a store without what it ends in."""
+    """Return the name of a store without its extension."""
     return re.sub(r"(\.zarr)?(\.zip)?$", "", name) or "store"

@@ -1,4 +1,4 @@
-"""`melzarr scan`."""
+"""The command `melzarr scan`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from melzarr.pipeline.cli.progress import progress_bar
 @AS_JSON
 @source_options
 def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> None:
-    """Look at SOURCE before a build: what is there, what is wrong with it, what a build would cost."""
+    """Check SOURCE before a build: show what is there, what is wrong with it, and what a build would cost."""
     from melzarr.pipeline.cli.messages import scan_lines
     from melzarr.pipeline.clusters.local_cluster import local_workers
     from melzarr.pipeline.inspection.scan import as_dict

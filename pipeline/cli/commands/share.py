@@ -1,4 +1,4 @@
-"""The command that makes a store a dataset for others."""
+"""The command `melzarr share`, which makes a store a dataset for others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from melzarr.pipeline.storage.directory import Directory
 
 
 def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
-    """Read a date such as 2026-11-23; a callback of an option."""
+    """Parse a date such as 2026-11-23; a callback of an option."""
     if value is not None and not is_date(value):
         raise click.BadParameter(f"{value!r} is no date; give one such as 2026-11-23")
     return value
@@ -62,13 +62,12 @@ def share(
     datasets: Path,
     **chosen: tuple[str, ...],
 ) -> None:
-    """Make STORE, or a part of it, a dataset that explains itself, at DEST.
+    """Share STORE, or some of its tracks, as a documented dataset at DEST.
 
     DEST is a folder, an archive NAME.zarr.zip, or s3://BUCKET/NAME. It holds the store, which plain xarray opens; a
-    card (README.md) that says what it is, how it was made and how to cite it; tracks.csv; a description for crawlers
-    (croissant.json); a report with pictures (report.html); and SHA256SUMS of everything. Under one name the same
-    store gives the same bytes, and a copy that was interrupted goes on where it was. No audio is in it unless --audio
-    asks for it.
+    card (README.md) with its contents, how it was made and how to cite it; tracks.csv; a description for crawlers
+    (croissant.json); a report with pictures (report.html); and SHA256SUMS of all files. The same store under the same
+    name gives the same bytes. A copy that was interrupted continues where it was. Audio is included only with --audio.
 
     \b
       melzarr share demo.zarr demo-share

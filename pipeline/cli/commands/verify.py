@@ -1,4 +1,4 @@
-"""`melzarr verify`."""
+"""The command `melzarr verify`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from melzarr.pipeline.storage.directory import Directory
 def verify(
     ctx: click.Context, store: Directory, source: str | None, sample: int, seed: int, as_json: bool, datasets: Path
 ) -> None:
-    """Check STORE: every checksum, every status against its data, and some tracks again with librosa.
+    """Check STORE: every checksum, every status against its data, and some tracks computed again with librosa.
 
-    The exit code is 1 if anything is off, and the track is named.
+    If anything is wrong, the track is named and the exit code is 1.
     """
     from melzarr.pipeline.cli.messages import verdict_lines
     from melzarr.pipeline.inspection.verify import verify as verify_store

@@ -1,0 +1,354 @@
+"""The functions of `import melzarr`: they build, open, join and train from stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from melzarr.progress import building, counting
+from melzarr.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from distributed import Client
+
+    from melzarr.pipeline.builder.plan import Plan
+    from melzarr.pipeline.clusters.task_runner import Runner
+    from melzarr.pipeline.inspection.scan import Scan
+    from melzarr.pipeline.shard_receipt import TrackReceipt
+    from melzarr.pipeline.sources.catalog import Catalog
+    from melzarr.pipeline.spec import FeatureSpec
+
+
+def open(store: str | Path | Store) -> Store:  # noqa: A001  (as zarr.open)
+    """Open a finished store.
+
+    Parameters
+    ----------
+    store : str, Path or Store
+        Path of a store or of an archive ``NAME.zarr.zip``, or an address such as ``s3://bucket/music.zarr``.
+
+    Returns
+    -------
+    Store
+        The store, opened to be read.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or one that this version does not read.
+    """
+    from melzarr.pipeline.zarr_store.reader import open_store
+
+    return store if isinstance(store, Store) else Store(open_store(store))
+
+
+def build(
+    source: str | Path,
+    store: str | Path,
+    *,
+    cluster: str | Client = "local",
+    workers: int | None = None,
+    memory: int | None = None,
+    walltime: float | None = None,
+    dashboard: bool = False,
+    force: bool = False,
+    max_failed: float | None = None,
+    group: str = "group",
+    split: str | None = None,
+    valid: float | None = None,
+    test: float | None = None,
+    seed: int | None = None,
+    tracks_per_shard: int | None = None,
+    datasets: str | Path = "datasets",
+    progress: bool | None = None,
+    **spec: Any,
+) -> Store:
+    """Compute the mel windows of a source into a store.
+
+    A build that was stopped goes on. If the store is finished and nothing has changed, it is opened.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder of ``label/file``, a manifest (.csv or .parquet), or the name of a dataset that was fetched.
+    store : str or Path
+        Path or address of the store; ``NAME.zarr.zip`` is built as an archive.
+    cluster : str or distributed.Client
+        "local", "slurm", "pbs", "sge", "lsf", "kubernetes", the address of a Dask scheduler, or a client of one.
+    workers : int, optional
+        Number of workers, or the most of them on a batch system; 0 computes in this process. By default one per core,
+        as memory allows.
+    memory : int, optional
+        Bytes of each job or pod.
+    walltime : float, in s, optional
+        Time of each job of a batch system.
+    dashboard : bool
+        Whether Dask's dashboard is started, which all users of this machine can open.
+    force : bool
+        Whether a finished store of other features or files is replaced. Shards that still fit are kept.
+    max_failed : float in [0, 1], optional
+        Share of tracks that may fail; by default 5 %, or ten tracks if that is more.
+    group : str
+        Column of the manifest whose equal values are kept in one split.
+    split : str, optional
+        A split that the dataset's recipe names, in place of one by hash.
+    valid, test : float, optional
+        Shares of the splits valid and test; by default 0.15 each, or those of the recipe.
+    seed : int, optional
+        Seed of the split by hash.
+    tracks_per_shard : int, optional
+        Tracks of each shard; by default 16, or fewer if a shard would be larger than 256 MiB.
+    datasets : str or Path
+        Folder of the datasets, with one folder per dataset.
+    progress : bool, optional
+        Whether progress is shown; by default in a terminal and in a notebook.
+    **spec
+        Fields of `FeatureSpec`, such as ``n_mels=64``; by default those of the recipe, or of the 2017 article.
+
+    Returns
+    -------
+    Store
+        The finished store.
+
+    Raises
+    ------
+    CallError, SpecError
+        If the arguments do not fit each other.
+    BuildError
+        If something else is at the store's place, too many tracks fail, or the workers are lost. What was finished is
+        kept, and the same call goes on.
+    """
+    from melzarr.pipeline.builder.build_timings import write_built
+    from melzarr.pipeline.builder.run_build import build as run_build
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.publishing.target_guard import refuse_place
+    from melzarr.pipeline.storage.open_storage import open_directory
+    from melzarr.pipeline.zarr_store.reader import open_store
+
+    options = {"group_column": group, "named_split": split, "valid": valid, "test": test, "seed": seed}
+    catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
+    workspace = open_workspace(open_directory(store))
+    if workspace.occupied() and not force:
+        _require_up_to_date(workspace.target, catalog, plan, progress)
+        workspace.cleanup_after_crash(open_store(workspace.target).receipts())
+        return open(store)
+    refuse_place(workspace, replace=force, catalog=catalog)
+    resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
+    with _runner(cluster, workers, plan.worker_bytes, resources) as runner:
+        with building(progress, len(plan.tracks)) as advance:
+            summary = run_build(
+                plan, catalog, workspace.target, runner, replace=force, max_failed=max_failed, progress=advance
+            )
+        n_workers = runner.n_workers
+    finished = open(store)
+    write_built(finished.opened, summary, n_workers)
+    return finished
+
+
+def _prepared(
+    source: str | Path,
+    datasets: str | Path,
+    tracks_per_shard: int | None,
+    spec: dict[str, Any],
+    options: dict[str, Any],
+) -> tuple[Catalog, Plan]:
+    """Return catalog and plan of a source."""
+    from melzarr.pipeline.cli.inputs import prepare
+    from melzarr.pipeline.cli.options import SPEC_HELP
+    from melzarr.pipeline.errors import SpecError
+
+    if unknown := sorted(set(spec) - set(SPEC_HELP)):
+        raise SpecError(f"{unknown[0]} is no field of a spec; use {', '.join(sorted(SPEC_HELP))}")
+    given = {**dict.fromkeys(SPEC_HELP), **spec}
+    everything = {**given, **options, "datasets": Path(datasets), "tracks_per_shard": tracks_per_shard}
+    return prepare(str(source), everything)
+
+
+def _require_up_to_date(target: Any, catalog: Catalog, plan: Plan, progress: bool | None) -> None:
+    """Raise a BuildError if a finished store is not what would be built."""
+    from melzarr.pipeline.builder.up_to_date import changes
+    from melzarr.pipeline.errors import BuildError
+    from melzarr.pipeline.zarr_store.reader import is_store, open_store
+
+    if not is_store(target):
+        raise BuildError(f"{target} exists and is no store of melzarr's; name another place, or remove it yourself")
+    with counting(progress, len(catalog.tracks), "compare") as advance:
+        found = changes(open_store(target), plan, catalog, advance)
+    if found:
+        raise BuildError(
+            f"{target} is finished, but not what would be built now ({'; '.join(found)}); name another store, or "
+            f"replace it with force=True"
+        )
+
+
+@contextmanager
+def _runner(
+    cluster: str | Client, workers: int | None, worker_bytes: int, resources: dict[str, Any]
+) -> Iterator[Runner]:
+    """Yield what runs the shards: on a cluster that is started here, or on that of a client, which is left as it is."""
+    from melzarr.pipeline.clusters.task_runner import OnDask, connect
+
+    if isinstance(cluster, str):
+        with connect(cluster, workers, worker_bytes, **resources) as runner:
+            yield runner
+    else:
+        from melzarr.pipeline.clusters.worker_versions import require_same_versions
+
+        require_same_versions(cluster)
+        yield OnDask(cluster)
+
+
+def scan(
+    source: str | Path,
+    *,
+    workers: int | None = None,
+    group: str = "group",
+    split: str | None = None,
+    tracks_per_shard: int | None = None,
+    datasets: str | Path = "datasets",
+    progress: bool | None = None,
+    **spec: Any,
+) -> Scan:
+    """Read the header of each file of a source, and estimate what a build would cost.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for `build`.
+    workers : int, optional
+        Workers to count on; by default one per core here, as memory allows.
+    group, split, tracks_per_shard, datasets, progress, **spec
+        As for `build`.
+
+    Returns
+    -------
+    Scan
+        Tracks by label, codec, rate and channels; durations; problems as sentences; the cost.
+    """
+    from melzarr.pipeline.clusters.local_cluster import local_workers
+    from melzarr.pipeline.inspection.scan import scan as scan_catalog
+
+    options = {"group_column": group, "named_split": split, "valid": None, "test": None, "seed": None}
+    catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
+    with counting(progress, len(catalog.tracks), "scan") as advance:
+        return scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), advance)
+
+
+def append(
+    store: str | Path | Store,
+    source: str | Path,
+    *,
+    cluster: str | Client = "local",
+    workers: int | None = None,
+    memory: int | None = None,
+    walltime: float | None = None,
+    max_failed: float | None = None,
+    group: str = "group",
+    datasets: str | Path = "datasets",
+    progress: bool | None = None,
+) -> Store:
+    """Add the tracks of a source that a store lacks.
+
+    Parameters
+    ----------
+    store : str, Path or Store
+        The store, which is replaced in one step.
+    source : str or Path
+        As for `build`; tracks of files that the store has are passed over.
+    cluster, workers, memory, walltime, max_failed, group, datasets, progress
+        As for `build`.
+
+    Returns
+    -------
+    Store
+        The store with the new tracks.
+    """
+    from melzarr.pipeline.cli.inputs import read_source
+    from melzarr.pipeline.derive.append import addition, build_new, clean, growing, is_built, shares_of
+    from melzarr.pipeline.derive.append import append as append_tracks
+    from melzarr.pipeline.zarr_store.reader import open_store
+
+    with growing(open(store).opened.directory) as workspace:
+        opened = open_store(workspace.target)
+        catalog = read_source(
+            str(source), Path(datasets), group_column=group, named_split=None, shares=shares_of(opened)
+        )
+        with counting(progress, len(catalog.tracks), "compare") as advance:
+            added = addition(workspace, opened, catalog, advance)
+        if not len(added.catalog.tracks):
+            clean(added)
+        else:
+            if not is_built(added):
+                resources = {"memory": memory, "walltime": walltime}
+                n_new = len(added.catalog.tracks)
+                running = _runner(cluster, workers, added.plan.worker_bytes, resources)
+                with running as runner, building(progress, n_new) as shard:
+                    build_new(added, runner, max_failed=max_failed, progress=shard)
+            with building(progress, opened.n_tracks + len(added.catalog.tracks), "append") as shard:
+                append_tracks(added, shard)
+        return open(str(workspace.target))
+
+
+def merge(
+    stores: Sequence[str | Path | Store], out: str | Path, *, force: bool = False, progress: bool | None = None
+) -> Store:
+    """Join stores of one spec into one; nothing is computed again.
+
+    Parameters
+    ----------
+    stores : sequence of str, Path or Store
+        Two stores or more; their tracks come in this order.
+    out : str or Path
+        Path or address of the new store.
+    force : bool
+        Whether a store at `out` is replaced.
+    progress : bool, optional
+        Whether progress is shown; by default in a terminal and in a notebook.
+
+    Returns
+    -------
+    Store
+        The new store.
+    """
+    from melzarr.pipeline.derive.merge import merge as merge_stores
+    from melzarr.pipeline.errors import CallError
+    from melzarr.pipeline.publishing.open_workspace import open_workspace
+    from melzarr.pipeline.publishing.target_guard import refuse_place
+    from melzarr.pipeline.storage.open_storage import open_directory
+
+    opened = [open(store).opened for store in stores]
+    if len(opened) < 2:
+        raise CallError("give two stores or more")
+    where = open_directory(out)
+    refuse_place(open_workspace(where), [store.directory for store in opened], replace=force)
+    with building(progress, sum(store.n_tracks for store in opened), "merge") as advance:
+        merge_stores(opened, where, replace=force, progress=advance)
+    return open(out)
+
+
+def extract(path: str | Path, spec: FeatureSpec | None = None) -> tuple[npt.NDArray[np.floating], TrackReceipt]:
+    """Compute the windows of one audio file, as a store holds them.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    spec : FeatureSpec, optional
+        Its features; by default those of the 2017 article.
+
+    Returns
+    -------
+    windows : np.ndarray [shape=(n_valid_windows, n_frames, n_mels), dtype=spec.dtype]
+        The valid windows, in the spec's scale; none if the file cannot be used.
+    receipt : TrackReceipt
+        Its status, and a sentence if the status is not "ok".
+    """
+    from melzarr.pipeline.features.extract import featurise, one_thread
+    from melzarr.pipeline.spec import FeatureSpec
+
+    with one_thread():
+        return featurise(Path(path), spec or FeatureSpec())

@@ -1,0 +1,229 @@
+"""A finished store: its windows, its tracks, and what can be done with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from melzarr.progress import building, counting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    import xarray as xr
+
+    from melzarr.pipeline.inspection.verify import Verdict
+    from melzarr.pipeline.spec import FeatureSpec
+    from melzarr.pipeline.zarr_store.reader import Store as OpenedStore
+
+
+class Store:
+    """A finished store, opened to be read. `melzarr.open` and `melzarr.build` return it.
+
+    Parameters
+    ----------
+    opened : melzarr.pipeline.zarr_store.reader.Store
+        The store as the pipeline reads it.
+    """
+
+    def __init__(self, opened: OpenedStore) -> None:
+        self.opened = opened
+
+    def __repr__(self) -> str:
+        """Return its address, its shape and its tracks by split."""
+        shape = " × ".join(map(str, self.opened.mel.shape))
+        return f"<melzarr.Store {self.address}: mel {shape} {self.spec.dtype}, {self.spec.scale}>"
+
+    def __len__(self) -> int:
+        """Return the number of tracks."""
+        return self.opened.n_tracks
+
+    @property
+    def address(self) -> str:
+        """Path of the store, or its address in an object store."""
+        return str(self.opened.directory)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Features of each track."""
+        return self.opened.spec
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the Zarr group: spec, split, recipe, licence, versions, UUID."""
+        return self.opened.attributes
+
+    @property
+    def mel(self) -> xr.DataArray:
+        """Windows as a lazy array (track, window, frame, band) with its coordinates."""
+        return self.to_xarray()["mel"]
+
+    @property
+    def tracks(self) -> pd.DataFrame:
+        """Table of the tracks: label, split, group, status, error, source and the others, by track id."""
+        dataset = self.to_xarray()
+        columns = [name for name, variable in dataset.coords.items() if variable.dims == ("track",) and name != "track"]
+        return dataset[columns].reset_coords().to_dataframe()[columns]
+
+    def to_xarray(self, **options: Any) -> xr.Dataset:
+        """Return the store as an xarray dataset; nothing is read before it is used.
+
+        Parameters
+        ----------
+        **options
+            Options of `xarray.open_zarr`. By default ``chunks=None``, that is numpy arrays rather than Dask's.
+        """
+        import xarray as xr
+
+        return xr.open_zarr(self.opened.group.store, **{"chunks": None, **options})
+
+    def verify(
+        self,
+        source: str | Path | None = None,
+        *,
+        sample: int = 0,
+        seed: int = 0,
+        datasets: str | Path = "datasets",
+        progress: bool | None = None,
+    ) -> Verdict:
+        """Check every checksum, every status against its data, the statistics, and the audio files.
+
+        Parameters
+        ----------
+        source : str or Path, optional
+            The source that the store was made from; its files are compared with their digests.
+        sample : int
+            Tracks to compute again with librosa; needs `source`.
+        seed : int
+            Seed that draws them.
+        datasets : str or Path
+            Folder of the datasets, if `source` is the name of one.
+        progress : bool, optional
+            Whether progress is shown; by default in a terminal and in a notebook.
+
+        Returns
+        -------
+        Verdict
+            Its ``problems`` is a list of sentences; empty if the store is sound.
+        """
+        from melzarr.pipeline.cli.inputs import audio_root
+        from melzarr.pipeline.errors import CallError
+        from melzarr.pipeline.inspection.verify import verify
+
+        if sample and source is None:
+            raise CallError("sample computes from the audio files; give their source too")
+        root = None if source is None else audio_root(str(source), Path(datasets), "source")
+        with counting(progress, len(self), "verify") as advance:
+            return verify(self.opened, root, n_samples=sample, seed=seed, progress=advance)
+
+    def report(
+        self, folder: str | Path | None = None, *, run: str | Path | None = None, progress: bool | None = None
+    ) -> Path:
+        """Write a page about the store, and its pictures.
+
+        Parameters
+        ----------
+        folder : str or Path, optional
+            Folder of the page; by default ``NAME-report`` in the current folder.
+        run : str or Path, optional
+            Folder of a training; the page then shows its curves, its confusion and its worst mistakes.
+        progress : bool, optional
+            Whether progress is shown; by default in a terminal and in a notebook.
+
+        Returns
+        -------
+        Path
+            The page.
+        """
+        from melzarr.pipeline.builder.build_timings import read_built
+        from melzarr.pipeline.inspection.quality import find
+        from melzarr.pipeline.publishing.target_guard import refuse_inside
+        from melzarr.pipeline.report.charts import require_matplotlib
+        from melzarr.pipeline.report.page import PAGE, write_report
+        from melzarr.pipeline.report.run_reader import read_run
+        from melzarr.pipeline.storage.local import LocalDirectory
+
+        name = re.sub(r"(\.zarr)?(\.zip)?$", "", self.opened.directory.name) or "store"
+        place, training = Path(folder or f"{name}-report"), None if run is None else Path(run)
+        refuse_inside(LocalDirectory(place / PAGE))
+        require_matplotlib()
+        if training:
+            read_run(training)  # before the store is read, which takes long
+        with counting(progress, len(self), "report") as advance:
+            found = find(self.opened, advance)
+        return write_report(self.opened, found, place, training, read_built(self.opened))[0]
+
+    def share(
+        self,
+        to: str | Path,
+        *,
+        labels: Sequence[str] = (),
+        splits: Sequence[str] = (),
+        tracks: Sequence[str] = (),
+        scale: str | None = None,
+        dtype: str | None = None,
+        audio: str | Path | None = None,
+        hugging_face: bool = False,
+        title: str | None = None,
+        licence: str | None = None,
+        origin: str | None = None,
+        author: str = "",
+        published: str | None = None,
+        force: bool = False,
+        datasets: str | Path = "datasets",
+        progress: bool | None = None,
+    ) -> Store:
+        """Write the store, or some of its tracks, as a dataset for others: with card, table, report and checksums.
+
+        Parameters
+        ----------
+        to : str or Path
+            A folder, an archive ``NAME.zarr.zip``, or an address in an object store.
+        labels, splits, tracks : sequence of str
+            Tracks to share, by label, by split and by id; all if nothing is given.
+        scale, dtype : str, optional
+            Scale and type of the windows; by default those of the store.
+        audio : str or Path, optional
+            The source that the store was made from, if its audio is shared too.
+        hugging_face : bool
+            Whether the folder is to be uploaded to Hugging Face.
+        title, licence, origin, author, published : str, optional
+            Metadata of the dataset; by default those of its recipe. The date is such as 2026-11-23.
+        force : bool
+            Whether a store at `to` is replaced.
+        datasets : str or Path
+            Folder of the datasets, if `audio` is the name of one.
+        progress : bool, optional
+            Whether progress is shown; by default in a terminal and in a notebook.
+
+        Returns
+        -------
+        Store
+            The share.
+        """
+        from melzarr.pipeline.cli.inputs import audio_root
+        from melzarr.pipeline.share.share_options import ShareOptions
+        from melzarr.pipeline.share.write_share import share
+        from melzarr.pipeline.storage.open_storage import open_directory
+        from melzarr.pipeline.zarr_store.reader import open_store
+
+        options = ShareOptions(
+            labels=labels,
+            splits=splits,
+            tracks=tracks,
+            scale=scale,
+            dtype=dtype,
+            audio=None if audio is None else audio_root(str(audio), Path(datasets), "audio"),
+            for_hub=hugging_face,
+            title=title,
+            licence=licence,
+            origin=origin,
+            author=author,
+            published=published,
+        )
+        where = open_directory(to)
+        with building(progress, len(options.select(self.opened)), "copy") as advance:
+            share(self.opened, where, options, replace=force, progress=advance)
+        return Store(open_store(where))
