@@ -77,7 +77,8 @@ class Store:
         """
         import xarray as xr
 
-        return xr.open_zarr(self.opened.group.store, **{"chunks": None, **options})
+        dataset: xr.Dataset = xr.open_zarr(self.opened.group.store, **{"chunks": None, **options})
+        return dataset
 
     def verify(
         self,

@@ -55,7 +55,7 @@ MEMORY = click.option(
     "--memory",
     metavar="SIZE",
     callback=read_size,
-    help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read again each epoch, 128 at a time.  "
+    help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read in each epoch, 64 at a time.  "
     "[default: half of what is free]",
 )
 FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")

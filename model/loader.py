@@ -1,10 +1,11 @@
-"""Feed the windows of a store to TensorFlow as a tf.data.Dataset.
+"""Feed the windows of a store to a network in batches of numpy arrays.
 
 A few threads read whole chunks. The windows of many tracks are mixed, and gathered in blocks.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -12,16 +13,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import psutil
-import tensorflow as tf
 
 from melzarr.model.selection import Selection
 from melzarr.model.streams import OF_TRACKS, OF_WINDOWS, stream
 from melzarr.pipeline.errors import StoreError
 from melzarr.pipeline.zarr_store.reader import Reader, Store
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Windows = npt.NDArray[np.float32]
 Batch = tuple[Windows, npt.NDArray[np.int32]]
@@ -30,7 +34,6 @@ Batch = tuple[Windows, npt.NDArray[np.int32]]
 # of a machine. 64 tracks of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
 BLOCK = 1024  # windows per transfer from Python to TensorFlow, which takes as long as gathering one or two batches
-PREFETCH = 2  # blocks that are prefetched for the network
 ALIGNMENT = 64  # bytes; TensorFlow's alignment of a tensor in memory
 READ_AHEAD = 8  # tracks that an evaluation reads at a time
 SHARE = 0.5  # of the free memory that a cache may take by default
@@ -38,18 +41,11 @@ SHARE = 0.5  # of the free memory that a cache may take by default
 logger = logging.getLogger(__name__)
 
 
-def windows(
-    store: Store,
-    selection: Selection,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    windows_per_track: int | None = None,
-    memory: int | None = None,
-    threads: int | None = None,
-    first_epoch: int = 0,
-) -> tf.data.Dataset:
-    """Return the windows of a store as a dataset of batches, in a different order in each epoch.
+class Batches:
+    """The windows of a selection in batches of numpy arrays, in a different order in each epoch.
+
+    Each iteration is the next epoch. It yields pairs of windows, (batch, n_frames, n_mels) float32 in the store's
+    scale, and classes, (batch,) int32.
 
     Parameters
     ----------
@@ -73,34 +69,74 @@ def windows(
         store enough to read the next tracks before they are needed.
     first_epoch : int
         Number of the first epoch, if training resumes.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Pairs of (batch, n_frames, n_mels) float32 windows in the store's scale, and (batch,) int32 classes. Each
-        iteration is the next epoch.
     """
-    order = Order(selection, seed, windows_per_track)
-    executor = _readers(store, threads)
-    source = _source(store, selection, memory, executor)
-    epochs = itertools.count(first_epoch)
 
-    def epoch() -> Iterator[Batch]:
-        return blocks(order, source, next(epochs))
+    def __init__(
+        self,
+        store: Store,
+        selection: Selection,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        windows_per_track: int | None = None,
+        memory: int | None = None,
+        threads: int | None = None,
+        first_epoch: int = 0,
+    ) -> None:
+        self.store, self.selection, self.batch_size = store, selection, batch_size
+        self.order = Order(selection, seed, windows_per_track)
+        self.memory, self.threads = memory, threads
+        self.epochs = itertools.count(first_epoch)
+        self._source: Source | None = None
 
-    signature = (
-        tf.TensorSpec((None, *store.spec.shape[1:]), tf.float32),
-        tf.TensorSpec((None,), tf.int32),
-    )
-    n_batches = -(-order.n_windows // batch_size)
-    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
-    if isinstance(source, _Cache):
-        weakref.finalize(dataset, source.clear)  # TensorFlow never releases a generator
-    weakref.finalize(dataset, executor.shutdown, wait=False)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and autotuning takes longer than the batches
-    counted = dataset.prefetch(PREFETCH).rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches))
-    return counted.with_options(options)
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(self.order.n_windows / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the next epoch."""
+        if self._source is None:
+            self._source, executor = self.open_source()
+            weakref.finalize(self, executor.shutdown, wait=False)
+        return rebatched(blocks(self.order, self._source, next(self.epochs)), self.batch_size)
+
+    def open_source(self) -> tuple[Source, ThreadPoolExecutor]:
+        """Return a source of decoded tracks, and the threads that read for it; the caller shuts them down."""
+        executor = _readers(self.store, self.threads)
+        return _source(self.store, self.selection, self.memory, executor), executor
+
+    def tf(self) -> tf.data.Dataset:
+        """Return the same as a `tf.data.Dataset`."""
+        from melzarr.model.tensorflow_dataset import as_dataset  # noqa: PLC0415  (slow to import)
+
+        source, executor = self.open_source()
+        order, epochs = self.order, self.epochs  # and not `self`, which TensorFlow would keep for ever
+
+        def epoch() -> Iterator[Batch]:
+            return blocks(order, source, next(epochs))
+
+        release: list[Callable[[], None]] = [functools.partial(executor.shutdown, wait=False)]
+        if isinstance(source, _Cache):
+            release.append(source.clear)
+        return as_dataset(epoch, self.store.spec.shape[1:], self.batch_size, len(self), release)
+
+
+def rebatched(found: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+    """Yield windows and classes in batches of one size; the last batch may be smaller."""
+    left: list[Batch] = []
+    n_left = 0
+    for block in found:
+        left.append(block)
+        n_left += len(block[1])
+        if n_left >= batch_size:
+            windows, classes = (np.concatenate(arrays) for arrays in zip(*left, strict=True))
+            n_whole = n_left // batch_size * batch_size
+            for start in range(0, n_whole, batch_size):
+                yield windows[start : start + batch_size], classes[start : start + batch_size]
+            left, n_left = [(windows[n_whole:], classes[n_whole:])], n_left - n_whole
+    if n_left:
+        windows, classes = (np.concatenate(arrays) for arrays in zip(*left, strict=True))
+        yield windows, classes
 
 
 @dataclass(frozen=True, slots=True)

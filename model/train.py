@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from melzarr.model.evaluate import Answers, answer, metrics
 from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics
-from melzarr.model.loader import windows
+from melzarr.model.loader import Batches
 from melzarr.model.network import network
 from melzarr.model.plots import draw_confusion, draw_history, draw_network
 from melzarr.model.run_directory import History, Run
@@ -95,7 +95,7 @@ def train(
         Seed of the weights, the dropout and the order. The same store, recipe and seed give the same weights on the
         same machine, even if the training was stopped and resumed.
     memory : int > 0, optional
-        Bytes that the loader may take; see `melzarr.model.loader.windows`.
+        Bytes that the loader may take; see `melzarr.model.loader.Batches`.
     replace : bool
         Start from the first epoch, and remove the run that the folder holds.
     watch : Watch
@@ -157,7 +157,7 @@ def _fit(
     n_windows = windows_per_epoch(recipe, protocol)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    feed = windows(
+    feed = Batches(
         store,
         protocol.part("train"),
         recipe.batch_size,
@@ -165,7 +165,7 @@ def _fit(
         windows_per_track=recipe.windows_per_track or None,
         memory=memory,
         first_epoch=len(history),
-    )
+    ).tf()
     steps = -(-n_windows // recipe.batch_size)
     model = run.last_state() if history else _compiled(store, recipe, protocol, steps)
     watch.windows(len(history) * n_windows)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from melzarr.pipeline.features.mel_filterbank import filterbank
 from melzarr.pipeline.spec import FeatureSpec
 
-BLOCK_BYTES = 1 << 19  # of frames per block of `plain_windows`: they and their spectra fit into a core's cache
+BLOCK_BYTES = 1 << 19  # bytes of frames per block of `plain_windows`; with their spectra they fit into a core's cache
 KERNEL_FFTS = tuple(1 << n for n in range(3, 17))  # powers of 2, up to the largest tested against the plain path
 
 

@@ -24,7 +24,7 @@ from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 ASIDE = "replaced"  # folder of a store that is being replaced
-SPLITS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
+FOLDERS = ("store", "shards", "receipts", ASIDE)  # folders of a workspace
 PRIVATE = 0o700  # mode of a workspace: other users may not write to it
 
 
@@ -45,7 +45,7 @@ class LocalWorkspace(Workspace):
 
     def refuse_foreign(self) -> None:
         """Raise a BuildError if the workspace, or a folder in it, is a link or belongs to another user."""
-        for folder in (self.folder, *(self.folder / name for name in SPLITS)):
+        for folder in (self.folder, *(self.folder / name for name in FOLDERS)):
             require_own_folder(folder)
 
     def probe(self) -> None:

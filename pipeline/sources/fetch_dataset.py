@@ -37,7 +37,7 @@ from melzarr.pipeline.storage.atomic import sha256_of
 
 MARKER = ".made.json"  # records what the audio folder was made from; hidden, so that no catalog lists it
 MAX_RATIO = 20  # unpacked bytes per byte of the archive; PCM and compressed audio stay below 3
-DEPTH = 3  # levels of folders between a copy's path and its label folders
+DEPTH = 3  # largest number of folders between a copy's path and its label folders
 
 bar = functools.partial(tqdm, disable=None)  # on stderr, and only if that is a terminal
 

@@ -288,7 +288,7 @@ def open_store(where: str | Path | Directory) -> Store:
         )
     try:
         return Store(directory, group, checked_spec(directory, group))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, SpecError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, SpecError) as error:
         raise StoreError(
             f"{directory} is no whole store ({error}); it is damaged or something else, make it again"
         ) from error

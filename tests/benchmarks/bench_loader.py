@@ -28,7 +28,7 @@ load_tensorflow()
 import keras  # noqa: E402  (after TensorFlow has been quieted)
 import tensorflow as tf  # noqa: E402
 
-from melzarr.model.loader import Order, blocks, windows  # noqa: E402
+from melzarr.model.loader import Batches, Order, blocks  # noqa: E402
 from melzarr.model.network import network  # noqa: E402
 from melzarr.model.selection import Selection, select  # noqa: E402
 from melzarr.pipeline.zarr_store.reader import Store, open_store  # noqa: E402
@@ -50,8 +50,8 @@ def feeds(store: Store, chosen: Selection, folder: Path) -> dict[str, Feed]:
     y = np.repeat(chosen.labels, store.spec.n_windows)
     memory = Feed.from_tensor_slices((x, y))
     return {
-        CACHED: windows(store, chosen, BATCH),
-        STREAMED: windows(store, chosen, BATCH, memory=1),
+        CACHED: Batches(store, chosen, BATCH).tf(),
+        STREAMED: Batches(store, chosen, BATCH, memory=1).tf(),
         MEMORY: memory.shuffle(len(x)).batch(BATCH),
         "in memory: from_tensor_slices, shuffle(4096), batch": memory.shuffle(4096).batch(BATCH),
         "TFRecord, a window each: shuffle(4096), batch, parse": tfrecords(x, y, folder / "windows.tfrecord"),

@@ -30,11 +30,11 @@ EPOCH = """
 import sys, time
 from melzarr.model.tensorflow_setup import load_tensorflow
 load_tensorflow()
-from melzarr.model.loader import windows
+from melzarr.model.loader import Batches
 from melzarr.model.selection import select
 from melzarr.pipeline.zarr_store.reader import open_store
 store = open_store(sys.argv[1])
-feed = windows(store, select(store, "train"), 128, memory=1, threads=int(sys.argv[2]) or None)
+feed = Batches(store, select(store, "train"), 128, memory=1, threads=int(sys.argv[2]) or None).tf()
 for _ in range(2):  # the first one reads the shards' indices too
     start, n = time.perf_counter(), 0
     for x, y in feed:

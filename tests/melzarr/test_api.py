@@ -72,11 +72,12 @@ def test_windows_and_tracks_are_as_xarray_and_pandas_have_them(finished: OpenedS
     assert melzarr.open(store) is store
 
 
+@pytest.mark.slow
 def test_a_store_is_verified_reported_and_shared(own_store: OpenedStore, music: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     store = melzarr.open(own_store.directory.path)
     verdict = store.verify(music, sample=1, progress=False)
-    assert (verdict.problems, verdict.n_sampled, verdict.n_sources) == ([], 1, 11)
+    assert (verdict.problems, verdict.n_sampled, verdict.n_sources) == ([], 1, 12)
     page = store.report(tmp_path / "page", progress=False)
     assert page == tmp_path / "page/report.html"
     share = store.share(str(tmp_path / "small.zarr.zip"), labels=["bells"], scale="db", title="bells", progress=False)

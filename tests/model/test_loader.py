@@ -12,7 +12,7 @@ import zarr
 tf = pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from melzarr.model import loader  # noqa: E402
-from melzarr.model.loader import Order, blocks, tracks, windows  # noqa: E402
+from melzarr.model.loader import Batches, Order, blocks, tracks  # noqa: E402
 from melzarr.model.selection import Selection, label_names, select  # noqa: E402
 from melzarr.pipeline.builder.plan import make_plan  # noqa: E402
 from melzarr.pipeline.builder.run_build import build  # noqa: E402
@@ -27,6 +27,11 @@ Epoch = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
+def windows(*arguments: object, **options: object) -> tf.data.Dataset:
+    """Batches as TensorFlow takes them."""
+    return Batches(*arguments, **options).tf()
+
+
 def plain(finished: Store) -> dict[str, np.ndarray]:
     """The store as plain zarr gives it."""
     group = zarr.open_group(finished.directory.path, mode="r")
@@ -234,3 +239,18 @@ def test_decibels_in_float16_come_as_float32(music: Path, tmp_path: Path, plan_o
     x, _ = epoch_of(windows(store, select(store, "train"), 50))
     assert x.dtype == np.float32
     assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("memory", [CACHED, STREAMED])
+@pytest.mark.parametrize("batch_size", [7, 64, 5000])
+def test_batches_of_numpy_are_those_of_tensorflow(finished: Store, batch_size: int, memory: int) -> None:
+    selection = select(finished, "train")
+    batches = Batches(finished, selection, batch_size, seed=5, memory=memory)
+    dataset = Batches(finished, selection, batch_size, seed=5, memory=memory).tf()
+    for _ in range(2):  # epochs
+        found, expected = list(batches), [(x.numpy(), y.numpy()) for x, y in dataset]
+        assert len(found) == len(expected) == len(batches)
+        for (x, y), (u, v) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(x, u)
+            np.testing.assert_array_equal(y, v)
+            assert (x.dtype, y.dtype) == (np.float32, np.int32)

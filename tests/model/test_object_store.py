@@ -12,7 +12,7 @@ from click.testing import CliRunner
 pytest.importorskip("tensorflow")
 
 from melzarr.cli import main
-from melzarr.model.loader import tracks, windows
+from melzarr.model.loader import Batches, tracks
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import select
 from melzarr.pipeline.errors import StorageError
@@ -31,7 +31,7 @@ def remote(tiny: Store, bucket: ObjectStoreDirectory) -> Store:
 @pytest.mark.parametrize("memory", [None, 1])
 def test_its_windows_are_those_of_a_store_on_a_disk(memory: int | None, tiny: Store, remote: Store) -> None:
     there, here = (
-        [(x.numpy(), y.numpy()) for x, y in windows(store, select(store, "train"), 16, seed=3, memory=memory)]
+        [(x.numpy(), y.numpy()) for x, y in Batches(store, select(store, "train"), 16, seed=3, memory=memory).tf()]
         for store in (remote, tiny)
     )
     assert len(there) == len(here) == 8

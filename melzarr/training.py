@@ -1,0 +1,219 @@
+"""Training and using a network: `melzarr.windows`, `melzarr.train` and `melzarr.Run`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from melzarr.api import open as open_store
+from melzarr.progress import counting
+from melzarr.store import Store
+
+if TYPE_CHECKING:
+    from melzarr.model.loader import Batches
+    from melzarr.model.predict import Prediction
+    from melzarr.model.run_directory import Run as RunDirectory
+
+
+def windows(
+    store: str | Path | Store,
+    split: str = "train",
+    batch_size: int = 128,
+    *,
+    seed: int = 0,
+    windows_per_track: int | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+) -> Batches:
+    """Return the windows of a split in batches, in a different order in each epoch.
+
+    Parameters
+    ----------
+    store : str, Path or Store
+        The store.
+    split : str
+        "train", "valid" or "test".
+    batch_size : int > 0
+        Windows per batch; the last batch of an epoch may have fewer.
+    seed : int
+        Seed of the order, which depends on the seed and the epoch alone.
+    windows_per_track : int > 0, optional
+        Number of windows per track, drawn at random in each epoch; by default all.
+    memory : int > 0, optional
+        Bytes that decoded tracks may take; by default half of the free memory. If the split does not fit, it is
+        streamed in each epoch.
+    threads : int > 0, optional
+        Threads that read and decode.
+
+    Returns
+    -------
+    Batches
+        Each iteration is the next epoch, and yields windows, (batch, n_frames, n_mels) float32 in the store's scale,
+        and classes, (batch,) int32. A class is the place of a label in the sorted labels. ``tf()`` returns the same as
+        a `tf.data.Dataset`.
+
+    Raises
+    ------
+    StoreError
+        If the split has no ok track.
+    """
+    from melzarr.model.loader import Batches
+    from melzarr.model.selection import select
+
+    opened = open_store(store).opened
+    return Batches(
+        opened,
+        select(opened, split),
+        batch_size,
+        seed=seed,
+        windows_per_track=windows_per_track,
+        memory=memory,
+        threads=threads,
+    )
+
+
+def train(
+    store: str | Path | Store,
+    run: str | Path,
+    *,
+    recipe: str | Path = "default",
+    protocol: str = "track",
+    epochs: int | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+    force: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Train the network on a store and evaluate it, or go on with a training that was stopped.
+
+    Parameters
+    ----------
+    store : str, Path or Store
+        The store.
+    run : str or Path
+        Folder of the training.
+    recipe : str or Path
+        "default", "article", or a file.
+    protocol : str
+        "track", "window", or a split that the dataset's recipe names.
+    epochs : int, optional
+        Maximum number of epochs; by default that of the recipe.
+    seed : int
+        Seed of weights, dropout and order.
+    memory : int > 0, optional
+        Bytes that decoded tracks may take; by default half of the free memory.
+    force : bool
+        Whether another run in the folder is replaced.
+    progress : bool, optional
+        Whether progress is shown; by default in a terminal and in a notebook.
+
+    Returns
+    -------
+    Run
+        The finished run.
+    """
+    _quiet_tensorflow()
+    from melzarr.model.evaluation_protocol import make_protocol
+    from melzarr.model.run_directory import Run as RunDirectory
+    from melzarr.model.train import Watch, windows_per_epoch
+    from melzarr.model.train import train as train_run
+    from melzarr.model.training_recipe import TrainRecipe
+
+    opened = open_store(store).opened
+    how = TrainRecipe.read(str(recipe))
+    how = how if epochs is None else replace(how, epochs=epochs)
+    what, folder = make_protocol(opened, protocol, seed), RunDirectory(Path(run))
+    with counting(progress, how.epochs * windows_per_epoch(how, what), "train", "window") as advance:
+        watch = Watch(windows=advance)
+        train_run(opened, how, what, folder, seed=seed, memory=memory, replace=force, watch=watch)
+    return Run(folder.path)
+
+
+class Run:
+    """The folder of a training: its model, its figures, and answers for songs and stores.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        """Return its path."""
+        return f"<melzarr.Run {self.path}>"
+
+    @property
+    def folder(self) -> RunDirectory:
+        """The folder as the training writes it."""
+        _quiet_tensorflow()
+        from melzarr.model.run_directory import Run as RunDirectory
+
+        return RunDirectory(self.path)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Figures of the splits valid and test, with intervals, and the protocol."""
+        return self.folder.metrics
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Figures of each epoch."""
+        return self.folder.history()
+
+    def predict(self, song: str | Path) -> Prediction:
+        """Return the genre of a song of any length, and the probabilities over time.
+
+        Parameters
+        ----------
+        song : str or Path
+            An audio file.
+
+        Raises
+        ------
+        AudioError
+            If the song is too short, silent or cannot be read.
+        """
+        folder = self.folder
+        from melzarr.model.predict import predict
+
+        return predict(folder.model(), folder.spec, tuple(folder.labels), Path(song))
+
+    def evaluate(
+        self,
+        store: str | Path | Store,
+        split: str = "test",
+        *,
+        with_trained: bool = False,
+        progress: bool | None = None,
+    ) -> dict[str, Any]:
+        """Return figures of the model on a split of a store, each with a 95 % interval.
+
+        Parameters
+        ----------
+        store : str, Path or Store
+            The store. Tracks of files that the model was trained on are left out if it is another one.
+        split : str
+            "train", "valid" or "test".
+        with_trained : bool
+            Whether tracks that the model was trained on count.
+        progress : bool, optional
+            Whether progress is shown; by default in a terminal and in a notebook.
+        """
+        folder, opened = self.folder, open_store(store).opened
+        from melzarr.model.evaluate import evaluate
+        from melzarr.model.judged import judged
+
+        n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
+        with counting(progress, n_tracks, "evaluate") as advance:
+            return evaluate(folder, opened, split, advance, with_trained=with_trained)
+
+
+def _quiet_tensorflow() -> None:
+    """Load TensorFlow as the command line does; a sentence says what to install if it is missing."""
+    from melzarr.model.tensorflow_setup import load_tensorflow
+
+    load_tensorflow()
