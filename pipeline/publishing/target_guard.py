@@ -59,6 +59,7 @@ def refuse_place(
     if catalog:
         _refuse_source(target, catalog)
     workspace.probe()
+    workspace.clear_trash()  # left by a kill right before its end
     if workspace.is_spent:
         workspace.cleanup_after_crash()  # left by a kill after the last step
     if not workspace.occupied():

@@ -363,6 +363,15 @@ def test_what_another_user_has_put_in_the_place_of_trash_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", trash.name]
 
 
+def test_an_empty_folder_of_trash_goes_with_a_refusal(own_store: Store, plan_of, music: Path) -> None:
+    """A kill right before the last step of a share leaves it; the share is then refused when it is made again."""
+    (trash := own_store.directory.path.with_name("own.zarr.building.trash")).mkdir()
+    catalog, plan = plan_of(music)
+    with pytest.raises(BuildError, match="is there already"):
+        build(plan, catalog, own_store.directory, InProcess())
+    assert not trash.exists()
+
+
 def test_a_build_that_is_refused_leaves_nothing(own_store: Store, music: Path, plan_of) -> None:
     catalog, plan = plan_of(music)
     with pytest.raises(BuildError, match="is there already"):
