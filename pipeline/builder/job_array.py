@@ -203,9 +203,9 @@ def make_part(
     jobs = shard_jobs(plan, written.root, workspace, written.part(number, n_parts), runner)
     if written.replace:
         jobs = seeded(jobs, workspace)
-    with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as ledger:
-        compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
-        return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+    with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, None) as receipt_table:
+        compute(plan, jobs, runner, receipt_table, max_failed=max_failed, progress=progress)
+        return summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
 
 
 def finish(
@@ -236,31 +236,34 @@ def finish(
     plan, workspace = written.plan, open_workspace(target, written.id)
     with workspace.locked():
         folder = workspace.root.folder
-        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as ledger:
+        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, folder) as receipt_table:
             with ThreadPoolExecutor(workspace.root.io_threads) as pool:
                 for index, receipt in enumerate(pool.map(workspace.read_receipt, range(plan.n_shards))):
                     if receipt and receipt.key == plan.key(plan.shard(index)):
-                        ledger.add(receipt)
+                        receipt_table.add(receipt)
                         progress(receipt)
-            if _is_published(workspace, ledger):  # by a run that was killed before it could report it
+            if _is_published(workspace, receipt_table):  # by a run that was killed before it could report it
                 workspace.discard()
             else:
                 workspace.refuse_occupied(written.replace)
-                if missing := workspace.missing(*(ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))):
+                if missing := workspace.missing(
+                    *(receipt_table.shards[name].tolist() for name in ("sha256", "n_bytes"))
+                ):
                     raise BuildError(_lacking(plan, missing))
-                require_few_failed(plan, ledger, max_failed)
-                publish(plan, written.about, workspace, ledger, replace=written.replace)
-            return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+                require_few_failed(plan, receipt_table, max_failed)
+                publish(plan, written.about, workspace, receipt_table, replace=written.replace)
+            return summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
 
 
-def _is_published(workspace: Workspace, ledger: ReceiptTable) -> bool:
+def _is_published(workspace: Workspace, receipt_table: ReceiptTable) -> bool:
     """Return whether the existing store is the one of these receipts."""
     if not workspace.occupied():
         return False
     try:
         store = open_store(workspace.target)
         return all(
-            store.values(f"receipts/{name}").tolist() == ledger.shards[name].tolist() for name in ("key", "sha256")
+            store.values(f"receipts/{name}").tolist() == receipt_table.shards[name].tolist()
+            for name in ("key", "sha256")
         )
     except StorageError:
         raise

@@ -36,7 +36,7 @@ def publish(
     plan: Plan,
     about: Mapping[str, Any],
     workspace: Workspace,
-    ledger: ReceiptTable,
+    receipt_table: ReceiptTable,
     *,
     replace: bool = False,
     explain: Explain | None = None,
@@ -51,7 +51,7 @@ def publish(
         Attributes of the store's group.
     workspace : Workspace
         Holds the shards.
-    ledger : ReceiptTable
+    receipt_table : ReceiptTable
         Contents of the receipts.
     replace : bool
         Whether an existing store is replaced.
@@ -64,7 +64,7 @@ def publish(
     BuildError
         If a shard is missing; nothing is published then.
     """
-    digests, sizes = (ledger.shards[name].tolist() for name in ("sha256", "n_bytes"))
+    digests, sizes = (receipt_table.shards[name].tolist() for name in ("sha256", "n_bytes"))
     missing = workspace.missing(digests, sizes)
     if missing:
         tracks = [track.id for index in missing[:6] for track in plan.shard(index).tracks]
@@ -78,8 +78,8 @@ def publish(
             spec=plan.spec,
             tracks_per_shard=plan.tracks_per_shard,
             sharded=plan.sharded,
-            coordinates=coordinates(plan, ledger),
-            receipts=receipt_variables({**ledger.shards, **ledger.sums}),
+            coordinates=coordinates(plan, receipt_table),
+            receipts=receipt_variables({**receipt_table.shards, **receipt_table.sums}),
             digests=digests,
             attributes=about,
         )
@@ -95,17 +95,19 @@ def _sync_described(folder: Path) -> None:
             sync(place)
 
 
-def coordinates(plan: Plan, ledger: ReceiptTable) -> list[Variable]:
+def coordinates(plan: Plan, receipt_table: ReceiptTable) -> list[Variable]:
     """Return all coordinates of a store, from its plan and the receipts."""
     spec, tracks = plan.spec, Tracks.of(plan.tracks)
-    mean_db, std_db = statistics(int(ledger.shards["count"].sum()), ledger.sums["level"], ledger.sums["square"])
+    mean_db, std_db = statistics(
+        int(receipt_table.shards["count"].sum()), receipt_table.sums["level"], receipt_table.sums["square"]
+    )
     columns: dict[str, Column] = {
         "track": tracks.column("id"),
         "window": spec.window_starts(),
         "frame": spec.frame_centres(),
         "band": band_centres(spec),
         **{name: tracks.column(name) for name in ("label", "split", "group", "source")},
-        **ledger.tracks,
+        **receipt_table.tracks,
         "mean_db": mean_db,
         "std_db": std_db,
     }

@@ -117,17 +117,19 @@ def build(
         jobs = shard_jobs(plan, catalog.root, workspace, plan.shards(), runner)
         if replace:
             jobs = seeded(jobs, workspace)
-        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
-            compute(plan, jobs, runner, ledger, max_failed=max_failed, progress=progress)
-            publish(plan, attributes(plan, catalog), workspace, ledger, replace=replace)
-            return summarise(plan, target, ledger, time.perf_counter() - start)
+        with ReceiptTable(
+            len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder
+        ) as receipt_table:
+            compute(plan, jobs, runner, receipt_table, max_failed=max_failed, progress=progress)
+            publish(plan, attributes(plan, catalog), workspace, receipt_table, replace=replace)
+            return summarise(plan, target, receipt_table, time.perf_counter() - start)
 
 
 def compute(
     plan: Plan,
     jobs: Iterable[ShardJob],
     runner: Runner,
-    ledger: ReceiptTable,
+    receipt_table: ReceiptTable,
     *,
     max_failed: float | None = None,
     progress: Progress = lambda _: None,
@@ -142,7 +144,7 @@ def compute(
         One job per shard.
     runner : Runner
         Runs the jobs.
-    ledger : ReceiptTable
+    receipt_table : ReceiptTable
         The receipts are added to it.
     max_failed, progress
         As for `build`.
@@ -154,15 +156,15 @@ def compute(
     """
     for receipt in runner.run(make_shard, jobs, make_shard_apart):
         progress(receipt)
-        ledger.add(receipt)
-        require_few_failed(plan, ledger, max_failed)
+        receipt_table.add(receipt)
+        require_few_failed(plan, receipt_table, max_failed)
 
 
-def require_few_failed(plan: Plan, ledger: ReceiptTable, max_failed: float | None) -> None:
+def require_few_failed(plan: Plan, receipt_table: ReceiptTable, max_failed: float | None) -> None:
     """Raise a BuildError if more of a plan's tracks have failed than are allowed."""
     allowed = _failures_allowed(len(plan.tracks), max_failed)
-    if ledger.n_failed > allowed:
-        raise BuildError(_too_many_failed(plan, ledger, allowed))
+    if receipt_table.n_failed > allowed:
+        raise BuildError(_too_many_failed(plan, receipt_table, allowed))
 
 
 def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
@@ -222,16 +224,16 @@ def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
     return max_failed * n_tracks
 
 
-def _too_many_failed(plan: Plan, ledger: ReceiptTable, allowed: float) -> str:
-    first = int(np.argmax(ledger.status == b"failed"))
+def _too_many_failed(plan: Plan, receipt_table: ReceiptTable, allowed: float) -> str:
+    first = int(np.argmax(receipt_table.status == b"failed"))
     return (
-        f"{ledger.n_failed} of the first {ledger.n_seen} tracks have failed, more than the {allowed:g} that may; for "
-        f"example {plan.tracks[first].source}: {ledger.error[first]}. What was finished is kept; mend the "
+        f"{receipt_table.n_failed} of the first {receipt_table.n_seen} tracks have failed, more than the {allowed:g} "
+        f"that may; for example {plan.tracks[first].source}: {receipt_table.error[first]}. What was finished is kept; mend the "
         f"files, or allow more with --max-failed"
     )
 
 
-def summarise(plan: Plan, target: Directory, ledger: ReceiptTable, wall: float) -> Summary:
+def summarise(plan: Plan, target: Directory, receipt_table: ReceiptTable, wall: float) -> Summary:
     """Return a summary of the receipts of a build.
 
     Parameters
@@ -240,19 +242,21 @@ def summarise(plan: Plan, target: Directory, ledger: ReceiptTable, wall: float) 
         What was computed.
     target : Directory
         The store.
-    ledger : ReceiptTable
+    receipt_table : ReceiptTable
         Contents of the receipts.
     wall : float, in s
         Wall time of the build.
     """
-    troubled = ledger.troubled()[:NAMED].tolist()
-    facts = zip(*(column[troubled].astype(TEXT).tolist() for column in (ledger.status, ledger.error)), strict=True)
+    troubled = receipt_table.troubled()[:NAMED].tolist()
+    facts = zip(
+        *(column[troubled].astype(TEXT).tolist() for column in (receipt_table.status, receipt_table.error)), strict=True
+    )
     return Summary(
         target=target,
         shape=(len(plan.tracks), *plan.spec.shape),
-        statuses=ledger.statuses(),
+        statuses=receipt_table.statuses(),
         troubled=tuple((plan.tracks[n].source, *fact) for n, fact in zip(troubled, facts, strict=True)),
-        n_reused=ledger.n_reused,
-        outdated=ledger.outdated(),
-        seconds={"wall": wall, **ledger.seconds},
+        n_reused=receipt_table.n_reused,
+        outdated=receipt_table.outdated(),
+        seconds={"wall": wall, **receipt_table.seconds},
     )

@@ -83,34 +83,34 @@ SYSTEMS = {
 
 
 @contextmanager
-def batch(name: str, wish: Resources) -> Iterator[Cluster]:
+def batch(name: str, request: Resources) -> Iterator[Cluster]:
     """Run workers in jobs of a batch system, as many as there is work for; all jobs are cancelled on exit.
 
     Dask's configuration (``jobqueue.slurm`` and so on) overrides the presets here, and options override both. Client,
     scheduler and workers use TLS, with certificates that are made for this build unless the configuration names some:
     without TLS, other users of a cluster's network could run their code on the workers.
     """
-    if wish.workers == 0:
+    if request.workers == 0:
         raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or give it workers")
     system = SYSTEMS[name]
     cluster_class = _cluster_class(name)
-    n_workers = WORKERS if wish.workers is None else wish.workers
+    n_workers = WORKERS if request.workers is None else request.workers
     # A shard may lose its worker three times, which is Dask's default: jobs are preempted by the dozen, and only a
     # shard that ends workers repeatedly is worth the minutes that its tracks take one by one.
     with _folder(name) as folder, quiet(), orderly_end(on_sigterm=True) as held:
-        settings = job_settings(name, wish, dask.config.get(f"jobqueue.{name}"), folder)
+        settings = job_settings(name, request, dask.config.get(f"jobqueue.{name}"), folder)
         if settings["scheduler_options"]["dashboard_address"] == DASHBOARD:
             held.enter_context(dask.config.set({"distributed.dashboard.link": f"http://{HOST}:{{port}}/status"}))
-        held.enter_context(dask.config.set(http_settings(dashboard=wish.dashboard)))
+        held.enter_context(dask.config.set(http_settings(dashboard=request.dashboard)))
         cluster = cluster_class(**settings, security=security(), silence_logs=SILENT)
         held.callback(_remove_keys, cluster)
         held.enter_context(cluster)
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         logs = Path(settings["log_directory"])
         listing = tuple(getpass.getuser() if word == USER else word for word in system.listing)
-        watched = {"listing": listing, "title": system.title, "logs": logs, "say": wish.say}
+        watched = {"listing": listing, "title": system.title, "logs": logs, "say": request.say}
         scaler = cluster.adapt(Adaptive=Scaler, minimum=0, maximum=n_workers, **watched)
-        wish.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
+        request.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
         yield Cluster(client, n_workers, scaler.watch)
 
 
@@ -125,14 +125,14 @@ def _cluster_class(name: str) -> Any:
         signal.signal(signal.SIGINT, ctrl_c)
 
 
-def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def job_settings(name: str, request: Resources, configured: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the arguments of a batch system's cluster class, which describe the jobs.
 
     Parameters
     ----------
     name : str
         The batch system.
-    wish : Resources
+    request : Resources
         What the build needs, and the user's options.
     configured : mapping
         The batch system's section of Dask's configuration.
@@ -151,8 +151,8 @@ def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], fold
     """
     cores = configured.get("cores") or 1
     processes = configured.get("processes") or cores
-    least = processes * (cores // processes * wish.worker_bytes + NANNY_BYTES)
-    memory = wish.memory or (parse_bytes(configured["memory"]) if configured.get("memory") else least)
+    least = processes * (cores // processes * request.worker_bytes + NANNY_BYTES)
+    memory = request.memory or (parse_bytes(configured["memory"]) if configured.get("memory") else least)
     if memory < least:
         raise CallError(
             f"a job of {memory / 1e9:.2f} GB is too small: one shard of this spec needs {least / 1e9:.2f} GB; use "
@@ -171,15 +171,15 @@ def job_settings(name: str, wish: Resources, configured: Mapping[str, Any], fold
         "log_directory": configured.get("log-directory") or str(folder),
         "shared_temp_directory": configured.get("shared-temp-directory") or str(folder),
         "scheduler_options": {
-            "dashboard": wish.dashboard,
+            "dashboard": request.dashboard,
             "dashboard_address": DASHBOARD,
             **(configured.get("scheduler-options") or {}),
         },
     }
     if configured.get("name") in {None, "dask-worker"}:  # dask_jobqueue's preset
         settings["job_name"] = "melzarr"
-    if wish.walltime:
-        settings["walltime"] = as_walltime(wish.walltime, name)
+    if request.walltime:
+        settings["walltime"] = as_walltime(request.walltime, name)
     if seconds := seconds_of(settings.get("walltime") or configured.get("walltime"), name):
         settings["worker_extra_args"] += lifetime(seconds)
     settings["worker_extra_args"] += configured.get("worker-extra-args") or []  # the last value of an option wins

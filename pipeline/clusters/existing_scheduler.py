@@ -17,11 +17,11 @@ SCHEMES = ("tcp://", "tls://")
 
 
 @contextmanager
-def existing(address: str, wish: Resources) -> Iterator[Cluster]:
+def existing(address: str, request: Resources) -> Iterator[Cluster]:
     """Connect to an existing scheduler, whose workers must have the same versions as this process."""
-    if wish.workers is not None:
+    if request.workers is not None:
         raise CallError(
-            f"--workers {wish.workers} is for a local cluster, jobs or pods; {address} has the workers that were "
+            f"--workers {request.workers} is for a local cluster, jobs or pods; {address} has the workers that were "
             f"started there"
         )
     _check(address)

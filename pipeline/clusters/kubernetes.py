@@ -45,14 +45,14 @@ INSTALL = (
 
 
 @contextmanager
-def kubernetes(wish: Resources) -> Iterator[Cluster]:
+def kubernetes(request: Resources) -> Iterator[Cluster]:
     """Run a scheduler and workers in pods, as many as there is work for; all pods are removed on exit.
 
     Dask's configuration (``kubernetes``) overrides the presets here, and options override both; a
     ``kubernetes.custom-cluster-spec`` is used unchanged. In addition to dask-kubernetes' settings,
     ``kubernetes.env-from`` is supported: it is envFrom of Kubernetes.
     """
-    if wish.workers == 0:
+    if request.workers == 0:
         raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or give it workers")
     try:
         from dask_kubernetes.operator import KubeCluster  # noqa: PLC0415  (an extra, and slow to import)
@@ -60,10 +60,10 @@ def kubernetes(wish: Resources) -> Iterator[Cluster]:
         raise need("kubernetes", "--cluster kubernetes", error) from error
     configured = dask.config.get("kubernetes")
     name = f"melzarr-{uuid.uuid4().hex[:8]}"
-    spec = configured.get("custom-cluster-spec") or cluster_spec(name, wish, configured)
-    n_workers = WORKERS if wish.workers is None else wish.workers
+    spec = configured.get("custom-cluster-spec") or cluster_spec(name, request, configured)
+    n_workers = WORKERS if request.workers is None else request.workers
     with quiet(), orderly_end(on_sigterm=True) as held:
-        wish.say("asking Kubernetes for a scheduler")
+        request.say("asking Kubernetes for a scheduler")
         try:
             cluster = held.enter_context(KubeCluster(custom_cluster_spec=spec, quiet=True))
         except Exception as error:
@@ -72,8 +72,8 @@ def kubernetes(wish: Resources) -> Iterator[Cluster]:
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
         require_on_scheduler(client)
         cluster.adapt(minimum=0, maximum=n_workers)
-        wish.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
-        yield Cluster(client, n_workers, watch(client, cluster.name, wish.say))
+        request.say(f"at most {n_workers} workers in pods: kubectl get pods -l dask.org/cluster-name={cluster.name}")
+        yield Cluster(client, n_workers, watch(client, cluster.name, request.say))
 
 
 def _take_back(cluster_class: Any) -> None:
@@ -84,14 +84,14 @@ def _take_back(cluster_class: Any) -> None:
         cluster_class._instances.discard(cluster)  # noqa: SLF001
 
 
-def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> dict[str, Any]:
+def cluster_spec(name: str, request: Resources, configured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description of the cluster that the operator creates.
 
     Parameters
     ----------
     name : str
         Name of the cluster.
-    wish : Resources
+    request : Resources
         What the build needs, and the user's options.
     configured : mapping
         The section ``kubernetes`` of Dask's configuration.
@@ -114,10 +114,10 @@ def cluster_spec(name: str, wish: Resources, configured: Mapping[str, Any]) -> d
             "no image is named that has what melzarr needs; build one (docs/kubernetes.md has it in four lines) and "
             "name it in Dask's configuration: kubernetes.image, or DASK_KUBERNETES__IMAGE"
         )
-    least = wish.worker_bytes + NANNY_BYTES
+    least = request.worker_bytes + NANNY_BYTES
     resources = copy.deepcopy(configured.get("resources") or {})
     given = resources.get("limits", {}).get("memory") or resources.get("requests", {}).get("memory")
-    memory = wish.memory or (quantity(given) if given else least)
+    memory = request.memory or (quantity(given) if given else least)
     if memory < least:
         raise CallError(
             f"a pod of {memory / 1e9:.2f} GB is too small: one shard of this spec needs {least / 1e9:.2f} GB; use "

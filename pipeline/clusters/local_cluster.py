@@ -26,17 +26,17 @@ from melzarr.pipeline.main_guard import require_main_guard
 
 
 @contextmanager
-def local(wish: Resources) -> Iterator[Cluster]:
+def local(request: Resources) -> Iterator[Cluster]:
     """Start single-threaded workers on this machine, for this process only, without waiting for them."""
     require_main_guard()
-    if wish.worker_bytes > MEMORY_LIMIT:
+    if request.worker_bytes > MEMORY_LIMIT:
         raise CallError(
-            f"a worker needs {wish.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
+            f"a worker needs {request.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
             f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
         )
-    n_workers = local_workers(wish.workers, wish.worker_bytes)
+    n_workers = local_workers(request.workers, request.worker_bytes)
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in ENVIRONMENT.items()}
-    settings |= http_settings(dashboard=wish.dashboard)
+    settings |= http_settings(dashboard=request.dashboard)
     settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is retried track by track
     # Quiet until the end, because a cluster that is closed during its work logs many messages.
     with quiet(), dask.config.set(settings), orderly_end() as held:
@@ -44,10 +44,10 @@ def local(wish: Resources) -> Iterator[Cluster]:
             distributed.LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
-                memory_limit=max(wish.worker_bytes, MEMORY_LIMIT // n_workers),
+                memory_limit=max(request.worker_bytes, MEMORY_LIMIT // n_workers),
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": wish.dashboard},
+                scheduler_kwargs={"dashboard": request.dashboard},
                 security=security(),
                 preload="melzarr.pipeline.builder.worker_setup",
                 silence_logs=SILENT,

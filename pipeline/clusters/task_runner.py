@@ -204,21 +204,21 @@ def connect(
     if cluster == "local" and workers == 0:
         yield InProcess()
         return
-    with _place(cluster, Resources(worker_bytes, workers, memory, walltime, say, dashboard)) as place:
-        runner = OnDask(place.client, place.n_workers, place.watch)
+    with _open_cluster(cluster, Resources(worker_bytes, workers, memory, walltime, say, dashboard)) as opened:
+        runner = OnDask(opened.client, opened.n_workers, opened.watch)
         if not dashboard and cluster in {"local", *SYSTEMS}:
             runner.dashboard = ""  # Dask gives an address even if nothing answers there
         yield runner
 
 
-def _place(cluster: str, wish: Resources) -> AbstractContextManager[Cluster]:
+def _open_cluster(cluster: str, request: Resources) -> AbstractContextManager[Cluster]:
     if cluster == "local":
-        return local(wish)
+        return local(request)
     if cluster in SYSTEMS:
-        return batch(cluster, wish)
+        return batch(cluster, request)
     if cluster == "kubernetes":
-        return kubernetes(wish)
+        return kubernetes(request)
     if cluster.startswith(SCHEMES):
-        return existing(cluster, wish)
+        return existing(cluster, request)
     known = ", ".join(("local", *SYSTEMS, "kubernetes"))
     raise CallError(f"cluster={cluster!r} is unknown; use {known}, or a scheduler's tcp://HOST:PORT or tls://HOST:PORT")

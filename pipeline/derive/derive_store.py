@@ -106,14 +106,16 @@ def derive(
             store.refuse_replaced()
         workspace.root.remove([PLAN])  # stops the parts of a staged build that still run
         _begin(workspace, note)
-        with ReceiptTable(len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder) as ledger:
+        with ReceiptTable(
+            len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder
+        ) as receipt_table:
             for receipt in in_order(
                 lambda job: make_repacked(job, plan, workspace), jobs_of(plan, parts), _threads(plan, parts)
             ):
                 progress(receipt)
-                ledger.add(receipt)
-            publish(plan, facts, workspace, ledger, replace=replace, explain=explain)
-            return summarise(plan, workspace.target, ledger, time.perf_counter() - start)
+                receipt_table.add(receipt)
+            publish(plan, facts, workspace, receipt_table, replace=replace, explain=explain)
+            return summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
 
 
 def is_made(

@@ -40,7 +40,7 @@ Step = Callable[[str, int], Callable[[int], object]]
 
 
 def explain(
-    store: Store, folder: Path, where: Directory, wish: ShareOptions, step: Step, draw: Charts = charts
+    store: Store, folder: Path, where: Directory, options: ShareOptions, step: Step, draw: Charts = charts
 ) -> None:
     """Write the files that explain a store into the folder of its metadata; the checksums of all files come last.
 
@@ -52,14 +52,14 @@ def explain(
         Folder of all its files, possibly except the shards.
     where : Directory
         Where the store will be published.
-    wish : ShareOptions
+    options : ShareOptions
         Options of the share.
     step : callable
         Called with the name and the number of tracks of each step; returns a callback for its progress.
     draw : Charts
         Functions that draw the pictures.
     """
-    published = wish.date(store)
+    published = options.date(store)
     findings = find(store, step("look", store.n_tracks))
     plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
     facts = {**describe(store), "name": plain_name}
@@ -74,25 +74,25 @@ def explain(
         is_zip=isinstance(where, ZipDirectory),
         faults=[*findings.faults(), *map(str, said)],
         derived=list(_derived_lines(store.attributes.get("derived"))),
-        for_hub=wish.for_hub,
-        has_audio=wish.audio is not None,
+        for_hub=options.for_hub,
+        has_audio=options.audio is not None,
         published=published,
-        author=wish.author,
+        author=options.author,
         picture=picture,
     )
     write_report(store, findings, folder, pictures=PICTURES, name=plain_name, draw=draw)
     write_whole(folder / TRACKS, *tracks_csv(store))
     write_whole(folder / CARD, card(store, facts, about).encode())
-    if wish.for_hub:
+    if options.for_hub:
         lines = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ATTRIBUTES)
         write_whole(folder / ".gitattributes", lines.encode())
-    if wish.audio:
-        _copy_audio(store, wish.audio, folder / AUDIO, step("audio", store.n_tracks))
+    if options.audio:
+        _copy_audio(store, options.audio, folder / AUDIO, step("audio", store.n_tracks))
     digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
     described = {file: digest for file, digest in digests.items() if "/" not in file}
-    facts |= {"description": description(facts), "citation": citation(facts, published, wish.author)}
+    facts |= {"description": description(facts), "citation": citation(facts, published, options.author)}
     write_whole(
-        folder / CROISSANT, croissant({**facts, "published": published, "author": wish.author}, described, columns())
+        folder / CROISSANT, croissant({**facts, "published": published, "author": options.author}, described, columns())
     )
     digests[CROISSANT] = sha256_of(folder / CROISSANT)
     shards = store.values("receipts/sha256").tolist()

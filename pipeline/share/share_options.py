@@ -96,14 +96,14 @@ class ShareOptions:
         return np.flatnonzero(chosen)
 
 
-def unsaid(store: Store, wish: ShareOptions) -> list[str]:
+def unsaid(store: Store, options: ShareOptions) -> list[str]:
     """Return the options for metadata that users of a dataset look for and the share lacks.
 
     Parameters
     ----------
     store : Store
         The shared store.
-    wish : ShareOptions
+    options : ShareOptions
         Options of the share.
     """
     about = store.attributes
@@ -111,6 +111,6 @@ def unsaid(store: Store, wish: ShareOptions) -> list[str]:
         "--title": about["title"] == DEFAULT_TITLE,
         "--licence": about["licence"] == DEFAULT_LICENCE,
         "--origin": not about["recipe"].get("origin"),
-        "--published": not wish.date(store),
+        "--published": not options.date(store),
     }
     return [name for name, lacks in lacking.items() if lacks]

@@ -38,7 +38,7 @@ BLOCK = 1 << 12  # tracks that are queued for the threads at a time
 def share(
     store: Store,
     target: str | Path | Directory,
-    wish: ShareOptions,
+    options: ShareOptions,
     *,
     replace: bool = False,
     progress: Progress = lambda _: None,
@@ -53,7 +53,7 @@ def share(
         The store to share; it is not changed.
     target : str, Path or Directory
         A folder, a ``.zarr.zip``, or an address in an object store.
-    wish : ShareOptions
+    options : ShareOptions
         Which tracks are shared, and how.
     replace : bool
         Whether an existing store at `target` is replaced, once the new one is complete.
@@ -78,17 +78,19 @@ def share(
     StoreError
         If a track of the store is damaged.
     """
-    where, numbers, spec = open_directory(target), wish.select(store), wish.spec(store)
+    where, numbers, spec = open_directory(target), options.select(store), options.spec(store)
     require_matplotlib()  # checked first, because a copy can take hours
-    _require_audio(store, numbers, wish.audio)
-    parts, said = [TrackSelection(store, numbers)], repr(wish)
-    if is_made(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said):
-        return derive(parts, where, wish.about(store), spec=spec, sharded=wish.sharded, replace=replace, said=said)
-    audio = Catalog(wish.audio, tracks_of(parts)) if wish.audio else None
+    _require_audio(store, numbers, options.audio)
+    parts, said = [TrackSelection(store, numbers)], repr(options)
+    if is_made(parts, where, options.about(store), spec=spec, sharded=options.sharded, replace=replace, said=said):
+        return derive(
+            parts, where, options.about(store), spec=spec, sharded=options.sharded, replace=replace, said=said
+        )
+    audio = Catalog(options.audio, tracks_of(parts)) if options.audio else None
     refuse_place(
         open_workspace(where), [store.directory], replace=replace, catalog=audio
     )  # also checked early, before the comparison
-    about = wish.about(store)
+    about = options.about(store)
     if derived := _derived(store, numbers, about):
         if spec != store.spec:
             derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
@@ -99,9 +101,9 @@ def share(
         where,
         about,
         spec=spec,
-        sharded=wish.sharded,
+        sharded=options.sharded,
         replace=replace,
-        explain=lambda new, folder: explain(new, folder, where, wish, step, draw),
+        explain=lambda new, folder: explain(new, folder, where, options, step, draw),
         said=said,
         progress=progress,
     )

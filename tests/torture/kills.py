@@ -55,14 +55,14 @@ ARGUMENTS = ("--tracks-per-shard", f"{TRACKS_PER_SHARD}")
 
 # What a stack says that its process was at, the innermost first.
 PHASES = {
-    "receipt": r"to_json|add \(.*ledger",
+    "receipt": r"to_json|add \(.*receipt_table",
     "publish": r"publish|write_description|_sweep|coordinates",
     "write": r"encode_chunk|pack|write_whole|write \(.*workspace|_compute",
     "statistics": r"sum_levels",
     "mel": r"mel_windows|compiled_kernel|_judge",
     "decode": r"read_audio|source_sha256|featurise",
     "plan": r"read_catalog|make_plan",
-    "start": r"_find_and_load|connect \(.*cluster|local \(|existing \(",
+    "start": r"_find_and_load|connect \(.*task_runner|local \(|existing \(",
 }
 
 

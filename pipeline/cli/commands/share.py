@@ -84,7 +84,7 @@ def share(
     from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
-    wish = ShareOptions(
+    options = ShareOptions(
         **chosen,
         scale=scale,
         dtype=dtype,
@@ -97,7 +97,7 @@ def share(
         licence=licence,
         origin=origin,
     )
-    n_tracks = len(wish.select(opened))
+    n_tracks = len(options.select(opened))
     with ExitStack() as bars:
 
         def step(name: str, n: int) -> Callable[[int], object]:
@@ -105,12 +105,12 @@ def share(
             return update
 
         progress = bars.enter_context(build_progress(n_tracks, "copy"))
-        summary = share_store(opened, dest, wish, replace=force, progress=progress, step=step)
+        summary = share_store(opened, dest, options, replace=force, progress=progress, step=step)
     made = open_store(dest)
     facts = {
         "share": str(dest), "store": str(store), "uuid": made.attributes["uuid"], "tracks": n_tracks,
-        "bytes": made.n_bytes, "seconds": summary.seconds["wall"], "published": wish.date(made),
-        "sha256": archive_sha256(dest), "unsaid": unsaid(made, wish),
+        "bytes": made.n_bytes, "seconds": summary.seconds["wall"], "published": options.date(made),
+        "sha256": archive_sha256(dest), "unsaid": unsaid(made, options),
     }  # fmt: skip
     if as_json:
         click.echo(as_text(facts))

@@ -1,4 +1,4 @@
-"""A ledger says what the receipts say, in whatever order they came, and in memory that is bounded."""
+"""A receipt table holds what the receipts say, in whatever order they came, and in bounded memory."""
 
 from __future__ import annotations
 
@@ -63,25 +63,30 @@ def test_it_says_what_the_receipts_say_in_their_order(
 ) -> None:
     n_tracks, step, receipts = build
     entries = [entry for receipt in receipts for entry in receipt.tracks]
-    with ReceiptTable(n_tracks, step, N_MELS, tmp_path_factory.getbasetemp()) as ledger:
+    with ReceiptTable(n_tracks, step, N_MELS, tmp_path_factory.getbasetemp()) as receipt_table:
         for receipt in chance.sample(receipts, len(receipts)):
-            ledger.add(receipt)
+            receipt_table.add(receipt)
         for name in ("status", "source_sha256"):
-            assert ledger.tracks[name][:].astype(str).tolist() == [getattr(entry, name) for entry in entries]
-        assert ledger.error.tolist() == [entry.error for entry in entries]
+            assert receipt_table.tracks[name][:].astype(str).tolist() == [getattr(entry, name) for entry in entries]
+        assert receipt_table.error.tolist() == [entry.error for entry in entries]
         for name in FACTS:
-            np.testing.assert_array_equal(ledger.tracks[name][:], [getattr(entry, name) for entry in entries])
+            np.testing.assert_array_equal(receipt_table.tracks[name][:], [getattr(entry, name) for entry in entries])
         for name in ("key", "sha256", "n_bytes"):
-            assert ledger.shards[name].tolist() == [getattr(receipt, name) for receipt in receipts]
-        assert ledger.shards["count"].tolist() == [receipt.sums.count for receipt in receipts]
+            assert receipt_table.shards[name].tolist() == [getattr(receipt, name) for receipt in receipts]
+        assert receipt_table.shards["count"].tolist() == [receipt.sums.count for receipt in receipts]
         for name in ("level", "square"):
-            np.testing.assert_array_equal(ledger.sums[name][:], [getattr(receipt.sums, name) for receipt in receipts])
-        assert ledger.statuses() == Counter(entry.status for entry in entries)
-        assert ledger.troubled().tolist() == [n for n, entry in enumerate(entries) if entry.status != "ok"]
-        assert ledger.outdated() == tuple(receipt.outdated for receipt in receipts if receipt.outdated)
-        assert (ledger.n_seen, ledger.n_failed) == (n_tracks, sum(receipt.n_failed for receipt in receipts))
-        assert ledger.n_reused == sum(len(receipt.tracks) for receipt in receipts if receipt.reused)
-        assert ledger.seconds["mel"] == 0.25 * sum(not receipt.reused for receipt in receipts)
+            np.testing.assert_array_equal(
+                receipt_table.sums[name][:], [getattr(receipt.sums, name) for receipt in receipts]
+            )
+        assert receipt_table.statuses() == Counter(entry.status for entry in entries)
+        assert receipt_table.troubled().tolist() == [n for n, entry in enumerate(entries) if entry.status != "ok"]
+        assert receipt_table.outdated() == tuple(receipt.outdated for receipt in receipts if receipt.outdated)
+        assert (receipt_table.n_seen, receipt_table.n_failed) == (
+            n_tracks,
+            sum(receipt.n_failed for receipt in receipts),
+        )
+        assert receipt_table.n_reused == sum(len(receipt.tracks) for receipt in receipts if receipt.reused)
+        assert receipt_table.seconds["mel"] == 0.25 * sum(not receipt.reused for receipt in receipts)
 
 
 @given(st.lists(SUMS, min_size=1, max_size=20), st.integers(1, 2**40))
@@ -104,25 +109,25 @@ def test_without_frames_there_are_no_statistics() -> None:
 
 
 def test_what_has_not_come_is_known_by_its_size(tmp_path: Path) -> None:
-    with ReceiptTable(5, 2, N_MELS, tmp_path) as ledger:
-        ledger.add(next(receipts(1, 2, start=1)))
-        assert ledger.shards["n_bytes"].tolist() == [-1, 25, -1]
-        assert ledger.troubled().tolist() == [3]
+    with ReceiptTable(5, 2, N_MELS, tmp_path) as receipt_table:
+        receipt_table.add(next(receipts(1, 2, start=1)))
+        assert receipt_table.shards["n_bytes"].tolist() == [-1, 25, -1]
+        assert receipt_table.troubled().tolist() == [3]
         assert list(tmp_path.iterdir()) == []  # what is spilled has no name, so a kill leaves nothing
 
 
 @pytest.mark.parametrize("n_tracks", [1, 3])
 def test_a_receipt_of_another_number_of_tracks_is_refused(tmp_path: Path, n_tracks: int) -> None:
     with (
-        ReceiptTable(10, 2, N_MELS, tmp_path) as ledger,
+        ReceiptTable(10, 2, N_MELS, tmp_path) as receipt_table,
         pytest.raises(ValueError, match=rf"of {n_tracks} tracks, not of 2"),
     ):
-        ledger.add(next(receipts(1, n_tracks)))
+        receipt_table.add(next(receipts(1, n_tracks)))
 
 
 def test_sums_of_another_number_of_bands_are_refused(tmp_path: Path) -> None:
-    with ReceiptTable(10, 2, N_MELS + 1, tmp_path) as ledger, pytest.raises(ValueError, match="reshape"):
-        ledger.add(next(receipts(1, 2)))
+    with ReceiptTable(10, 2, N_MELS + 1, tmp_path) as receipt_table, pytest.raises(ValueError, match="reshape"):
+        receipt_table.add(next(receipts(1, 2)))
 
 
 def receipts(n: int, n_tracks: int, start: int = 0, n_mels: int = N_MELS) -> Iterator[Receipt]:
@@ -144,9 +149,9 @@ def test_it_takes_a_bounded_number_of_bytes_a_track(tmp_path: Path) -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        with ReceiptTable(n_shards * step, step, 128, tmp_path) as ledger:
+        with ReceiptTable(n_shards * step, step, 128, tmp_path) as receipt_table:
             for receipt in receipts(n_shards, step, n_mels=128):
-                ledger.add(receipt)
+                receipt_table.add(receipt)
             del receipt
             held, peak = tracemalloc.get_traced_memory()
     finally:

@@ -38,11 +38,11 @@ pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip
 NEED = 500 << 20  # bytes of a worker
 
 
-def settings(system: str = "slurm", wish: Resources | None = None, **configured: Any) -> dict[str, Any]:
+def settings(system: str = "slurm", request: Resources | None = None, **configured: Any) -> dict[str, Any]:
     """Settings of jobs over what dask_jobqueue has preset."""
     _cluster_class(system)  # which brings the presets
     preset = dask.config.get(f"jobqueue.{system}")
-    return job_settings(system, wish or Resources(NEED), {**preset, **configured}, Path("/logs"))
+    return job_settings(system, request or Resources(NEED), {**preset, **configured}, Path("/logs"))
 
 
 def script(name: str, made: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def test_a_job_is_one_thread_with_the_memory_of_a_shard(name: str, tmp_path: Pat
 
 
 def test_a_slurm_script_asks_for_what_options_say(tmp_path: Path) -> None:
-    made = settings(wish=Resources(NEED, memory=4 << 30, walltime=5400), **{"log-directory": str(tmp_path)})
+    made = settings(request=Resources(NEED, memory=4 << 30, walltime=5400), **{"log-directory": str(tmp_path)})
     text = script("slurm", made)
     for line in ("-J melzarr", "--cpus-per-task=1", "--mem=4G", "-t 01:30:00", f"-e {tmp_path}/melzarr-%J.err"):
         assert f"#SBATCH {line}\n" in text
@@ -96,7 +96,7 @@ def test_the_configuration_goes_before_presets_and_options_before_both() -> None
     assert last(made, "--lifetime") == "5m"
     assert made["scheduler_options"] == {"dashboard": False, **configured["scheduler-options"]}
     assert not made.keys() & {"walltime", "job_name", "death_timeout", "interface"}, "dask_jobqueue reads them itself"
-    made = settings(wish=Resources(NEED, memory=5 << 30, walltime=600), **configured)
+    made = settings(request=Resources(NEED, memory=5 << 30, walltime=600), **configured)
     assert parse_bytes(made["memory"]) == 5 << 30
     assert made["walltime"] == "00:10:00"
 
@@ -110,7 +110,7 @@ def test_a_whole_node_has_one_worker_a_core() -> None:
 
 def test_a_job_that_is_too_small_is_a_sentence() -> None:
     with pytest.raises(CallError, match=r"a job of 0\.10 GB is too small.*--memory 630MB"):
-        settings(wish=Resources(NEED, memory=10**8))
+        settings(request=Resources(NEED, memory=10**8))
 
 
 @pytest.mark.parametrize("walltime", [60, 600, 1800, 3600, 86400])

@@ -235,7 +235,7 @@ def test_its_record_set_can_be_read(finished: Store, shared_folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("options", "expected"),
     [
         (ShareOptions(labels=["drums"]), lambda d: d.label == "drums"),
         (ShareOptions(splits=["valid"]), lambda d: d.split == "valid"),
@@ -246,9 +246,9 @@ def test_its_record_set_can_be_read(finished: Store, shared_folder: Path) -> Non
     ],
 )  # fmt: skip
 def test_a_part_of_it_is_its_tracks_and_their_statistics(
-    finished: Store, tmp_path: Path, wish: ShareOptions, expected: Any
+    finished: Store, tmp_path: Path, options: ShareOptions, expected: Any
 ) -> None:
-    share(finished, tmp_path / "part", wish)
+    share(finished, tmp_path / "part", options)
     original, part = xr.open_zarr(finished.directory.path), xr.open_zarr(tmp_path / "part")
     chosen = original.sel(track=expected(original))
     np.testing.assert_array_equal(part.mel.values, chosen.mel.values)
@@ -265,16 +265,16 @@ def test_a_part_of_it_is_its_tracks_and_their_statistics(
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("options", "said"),
     [
         (ShareOptions(labels=["drums", "bell"]), "has no label 'bell'; it has bells, drums"),
         (ShareOptions(splits=["unused"]), "has no split 'unused'"),
         (ShareOptions(tracks=["bells/bells.00000"], labels=["drums"]), "no track of .* is of these labels"),
     ],
 )
-def test_a_part_that_is_none_is_refused(finished: Store, tmp_path: Path, wish: ShareOptions, said: str) -> None:
+def test_a_part_that_is_none_is_refused(finished: Store, tmp_path: Path, options: ShareOptions, said: str) -> None:
     with pytest.raises(CallError, match=said):
-        share(finished, tmp_path / "part", wish)
+        share(finished, tmp_path / "part", options)
     assert not list(tmp_path.iterdir())
 
 
@@ -308,8 +308,8 @@ def test_behind_a_server_that_gives_parts_of_files_it_opens_by_its_address(
 
 
 def test_without_shards_it_opens_behind_any_server(finished: Store, tmp_path: Path) -> None:
-    for name, wish in (("shards", ShareOptions()), ("plain", ShareOptions(sharded=False))):
-        share(finished, tmp_path / name, wish)
+    for name, options in (("shards", ShareOptions()), ("plain", ShareOptions(sharded=False))):
+        share(finished, tmp_path / name, options)
     handler = functools.partial(_Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
