@@ -226,10 +226,10 @@ def _failures_allowed(n_tracks: int, max_failed: float | None) -> float:
 
 def _too_many_failed(plan: Plan, receipt_table: ReceiptTable, allowed: float) -> str:
     first = int(np.argmax(receipt_table.status == b"failed"))
+    seen = f"{receipt_table.n_failed} of the first {receipt_table.n_seen} tracks have failed"
     return (
-        f"{receipt_table.n_failed} of the first {receipt_table.n_seen} tracks have failed, more than the {allowed:g} "
-        f"that may; for example {plan.tracks[first].source}: {receipt_table.error[first]}. What was finished is kept; mend the "
-        f"files, or allow more with --max-failed"
+        f"{seen}, more than the {allowed:g} that may; for example {plan.tracks[first].source}: "
+        f"{receipt_table.error[first]}. What was finished is kept; mend the files, or allow more with --max-failed"
     )
 
 
