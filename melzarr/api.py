@@ -162,7 +162,7 @@ def _prepared(
     from melzarr.pipeline.errors import SpecError
 
     if unknown := sorted(set(spec) - set(SPEC_HELP)):
-        raise SpecError(f"{unknown[0]} is no field of a spec; use {', '.join(sorted(SPEC_HELP))}")
+        raise SpecError(f"{unknown[0]} is not a field of a spec; use {', '.join(sorted(SPEC_HELP))}")
     given = {**dict.fromkeys(SPEC_HELP), **spec}
     everything = {**given, **options, "datasets": Path(datasets), "tracks_per_shard": tracks_per_shard}
     return prepare(str(source), everything)
@@ -175,13 +175,13 @@ def _require_up_to_date(target: Any, catalog: Catalog, plan: Plan, progress: boo
     from melzarr.pipeline.zarr_store.reader import is_store, open_store
 
     if not is_store(target):
-        raise BuildError(f"{target} exists and is no store of melzarr's; name another place, or remove it yourself")
+        raise BuildError(f"{target} exists and is not a melzarr store; choose another path, or remove it yourself")
     with counting(progress, len(catalog.tracks), "compare") as advance:
         found = changes(open_store(target), plan, catalog, advance)
     if found:
         raise BuildError(
-            f"{target} is finished, but not what would be built now ({'; '.join(found)}); name another store, or "
-            f"replace it with force=True"
+            f"{target} is finished, but differs from what would be built now ({'; '.join(found)}); choose another "
+            f"path, or replace it with force=True"
         )
 
 
@@ -322,7 +322,7 @@ def merge(
 
     opened = [open(store).opened for store in stores]
     if len(opened) < 2:
-        raise CallError("give two stores or more")
+        raise CallError("give two or more stores")
     where = open_directory(out)
     refuse_place(open_workspace(where), [store.directory for store in opened], replace=force)
     with building(progress, sum(store.n_tracks for store in opened), "merge") as advance:

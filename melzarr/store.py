@@ -114,7 +114,7 @@ class Store:
         from melzarr.pipeline.inspection.verify import verify
 
         if sample and source is None:
-            raise CallError("sample computes from the audio files; give their source too")
+            raise CallError("sample computes from the audio files; give source too")
         root = None if source is None else audio_root(str(source), Path(datasets), "source")
         with counting(progress, len(self), "verify") as advance:
             return verify(self.opened, root, n_samples=sample, seed=seed, progress=advance)

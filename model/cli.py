@@ -33,17 +33,23 @@ RUN_OPTION = click.option(
     "--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/STORE-RECIPE-PROTOCOL]"
 )
 RECIPE = click.option(
-    "--recipe", default="default", show_default=True, metavar="default|article|FILE", help="How to train."
+    "--recipe",
+    default="default",
+    show_default=True,
+    metavar="default|article|FILE",
+    help="Recipe of the training: a name or a TOML file.",
 )
 PROTOCOL = click.option(
     "--protocol",
     default="track",
     show_default=True,
     metavar="track|window|NAME",
-    help="What is tested on: other tracks than those trained on; other windows, as in the article; or a split of "
-    "the dataset's recipe, such as fault-filtered.",
+    help=(
+        "Test data: tracks that were not trained on (track); windows that were not trained on, as in the article "
+        "(window); or a split of the dataset's recipe, such as fault-filtered."
+    ),
 )
-EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Epochs at most, in place of the recipe's.")
+EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Maximum number of epochs.  [default: from the recipe]")
 SEED = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -56,9 +62,9 @@ MEMORY = click.option(
     metavar="SIZE",
     callback=read_size,
     help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read in each epoch, 64 at a time.  "
-    "[default: half of what is free]",
+    "[default: half of the free memory]",
 )
-FORCE = click.option("--force", is_flag=True, help="Begin anew, and remove what the folder of the run holds.")
+FORCE = click.option("--force", is_flag=True, help="Start again from the beginning, and remove the run in the folder.")
 
 
 @click.command(cls=Guarded)
@@ -117,7 +123,7 @@ def _train(
     with _progress(0 if force else len(run.history()), recipe, protocol) as watch:
         found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
     if is_kept:
-        click.echo("finished before, and kept")
+        click.echo("already finished, and kept")
     for part in ("valid", "test"):
         show(metrics_lines(part, found["protocol"], found[part]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
@@ -142,7 +148,7 @@ def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[
             progress_bar(n_tracks, "evaluate") as second,
         ):
             if n_done:
-                bar.write(f"going on after epoch {n_done}")
+                bar.write(f"continuing after epoch {n_done}")
             yield Watch(
                 windows=bar.update,
                 epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows)),
@@ -163,8 +169,12 @@ class _Lines(logging.Handler):
 @click.command(cls=Guarded)
 @RUN
 @STORE
-@click.option("--split", default="test", show_default=True, type=click.Choice(SPLITS), help="Which part.")
-@click.option("--with-trained", is_flag=True, help="Of another store, also count tracks that RUN was trained on.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(SPLITS), help="Split to evaluate on.")
+@click.option(
+    "--with-trained",
+    is_flag=True,
+    help="If STORE is not the store that RUN was trained on, also count tracks that RUN was trained on.",
+)
 @AS_JSON
 def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_json: bool) -> None:
     """Evaluate the model of RUN on a split of STORE.
@@ -206,7 +216,7 @@ def _say_unfinished(run: Run) -> None:
 @click.command(cls=Guarded)
 @RUN
 @click.argument("songs", metavar="SONG…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many genres to name.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of genres to print.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw genre over time, as .png or .svg.")
 @AS_JSON
 @click.pass_context
@@ -255,7 +265,9 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 @click.command(cls=Guarded)
 @STORE
 @click.option(
-    "--folder", type=click.Path(path_type=Path), help="Where runs and report go.  [default: runs/STORE-reproduce]"
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Folder for the runs and the report.  [default: runs/STORE-reproduce]",
 )
 @EPOCHS
 @SEED

@@ -51,8 +51,8 @@ class Protocol:
         learnt = set(self.parts["train"].labels.tolist()) if "train" in self.parts else set()
         found = {part: set(self.parts[part].labels.tolist()) - learnt for part in self.parts if part != "train"}
         return [
-            f"label {labels[number]} has no track to train on, but some in the {part} part, which cannot be answered "
-            f"rightly"
+            f"label {labels[number]} has no track to train on, but some in the {part} split, which the model cannot "
+            f"classify correctly"
             for part, numbers in found.items()
             for number in sorted(numbers)
         ]
@@ -67,8 +67,8 @@ class Protocol:
         """
         if name not in self.parts:
             raise StoreError(
-                f"protocol {self.name!r}: no ok track is in the part {name!r}, only in {', '.join(self.parts)}; "
-                f"give more tracks, or groups, so that each part gets some"
+                f"protocol {self.name!r}: no ok track is in the split {name!r}, only in {', '.join(self.parts)}; give "
+                f"more tracks, or groups, so that each split gets some"
             )
         return self.parts[name]
 

@@ -67,17 +67,17 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
         protocol = make_protocol(store, config["protocol"]["name"], config["seed"])
         selection = protocol.part(split)
         seen = _is_in(store, selection, trained)
-        words = f"{protocol.words}; the model was trained on this part" if split == "train" else protocol.words
+        words = f"{protocol.words}; the model was trained on this split" if split == "train" else protocol.words
         return Judged(selection, protocol.name, words, None if seen is None else int(seen.sum()))
     selection = make_protocol(store, TRACK).part(split)
     seen = _is_in(store, selection, trained)
-    words = f"the {split} part of another store"
+    words = f"the {split} split of another store"
     if seen is None:
         return Judged(selection, TRACK, f"{words}; whether the model was trained on its tracks is not known", None)
     if seen.any() and not with_trained:
         if seen.all():
             raise RunError(
-                f"{run.path} was trained on all {len(seen)} tracks of the {split} part of {store.directory}; count "
+                f"{run.path} was trained on all {len(seen)} tracks of the {split} split of {store.directory}; count "
                 f"them with --with-trained, or give other tracks"
             )
         selection = selection.take(np.flatnonzero(~seen))
@@ -99,9 +99,10 @@ def _require_same_features(run: Run, store: Store) -> None:
     differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
     differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # track length and dtype may differ
     if differing:
-        said = ", ".join(f"{name} {getattr(store.spec, name)} for {getattr(spec, name)}" for name in differing)
+        said = ", ".join(f"{name} {getattr(store.spec, name)} instead of {getattr(spec, name)}" for name in differing)
         raise RunError(
-            f"{store.directory} has other features than the model of {run.path}: {said}; make it with the same"
+            f"{store.directory} has other features than the model of {run.path}: {said}; build it with the same "
+            f"features"
         )
     if label_names(store) != run.labels:
         raise RunError(

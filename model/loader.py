@@ -294,7 +294,7 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
     decoded = np.empty((tracks.size, *store.spec.shape), np.float32)
 
     def decode(place: int) -> None:
-        number, reason = int(tracks[place]), "it is not there"
+        number, reason = int(tracks[place]), "it is missing"
         try:
             read(number, decoded[place])
         except (OSError, ValueError, RuntimeError) as error:

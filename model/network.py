@@ -83,7 +83,7 @@ def _standardised(
     """Convert stored values to levels in dB, with mean 0 and standard deviation 1 per band over the train split."""
     if len(mean_db) != spec.n_mels or len(std_db) != spec.n_mels:
         raise ValueError(
-            f"mean_db and std_db have {len(mean_db)} and {len(std_db)} bands where the spec has {spec.n_mels}"
+            f"mean_db and std_db have {len(mean_db)} and {len(std_db)} bands, but the spec has {spec.n_mels}"
         )
     if spec.scale == "power":
         factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)

@@ -68,7 +68,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=45, ha="right")
     axes.set_yticks(places, labels)
-    axes.set(xlabel="answered, by mean log-probability", ylabel="true")
+    axes.set(xlabel="predicted, by mean log-probability", ylabel="true")
     axes.set_title(title, fontsize="small")
     if len(labels) <= MAX_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):
@@ -86,7 +86,7 @@ def _list_confusions(labels: Sequence[str], counts: npt.NDArray[np.int_], title:
     figure = new_figure(path, (9, 1.2 + 0.24 * max(1, len(pairs))))
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.set_title(f"{title}\n{len(labels)} labels; what is most often taken for what", fontsize="small", loc="left")
+    axes.set_title(f"{title}\n{len(labels)} labels; the most frequent confusions", fontsize="small", loc="left")
     for row, (true, found) in enumerate(pairs):
         cells = (labels[true], "→", labels[found], str(counts[true, found]))
         for x, cell in zip((0.0, 0.46, 0.5, 0.97), cells, strict=True):
@@ -113,7 +113,7 @@ def draw_network(model: keras.Model, path: Path) -> None:
             arrow = {"arrowstyle": "->", "color": "C0", "shrinkA": 11, "shrinkB": 11}
             axes.annotate("", (0.3, row), (0.3, row - 1), arrowprops=arrow)
     total = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    axes.set_title(f"{total:,} weights are trained", loc="left", fontsize="small")
+    axes.set_title(f"{total:,} trainable weights", loc="left", fontsize="small")
     save(figure, path)
 
 
@@ -149,7 +149,7 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
     """
     drawn = predictions[:SONGS_DRAWN]
     if not drawn:
-        raise MelzarrError(f"none of the songs could be heard, so there is nothing to draw into {path}")
+        raise MelzarrError(f"none of the songs could be used, so there is nothing to draw into {path}")
     labels = drawn[0].labels
     height = 0.6 + 0.17 * len(labels)
     figure = new_figure(path, (10, 0.6 + (height + 0.45) * len(drawn)))

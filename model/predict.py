@@ -165,7 +165,7 @@ def song_windows(path: Path, spec: FeatureSpec) -> Iterator[npt.NDArray[np.float
         seconds, least = n_samples / spec.sample_rate, spec.window / spec.sample_rate
         raise AudioError(f"{seconds:.3f} s of audio are shorter than one window of {least:.3f} s; give a longer file")
     if peak < SILENCE_PEAK:
-        raise AudioError(f"nothing is to be heard in it, its peak is below {20 * np.log10(SILENCE_PEAK):.0f} dBFS")
+        raise AudioError(f"it is silent, its peak is below {20 * np.log10(SILENCE_PEAK):.0f} dBFS")
     rest = np.concatenate(waiting)
     if rest.size >= spec.window:
         yield _stored(rest, block)

@@ -71,7 +71,7 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
         "",
         f"Store `{store.directory.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
         "",
-        "Accuracy on the test part, with its 95 % interval; a track's class is that of the largest mean",
+        "Accuracy on the test split, with its 95 % interval; a track's class is that of the largest mean",
         "log-probability of its windows.",
         "",
         "| recipe | protocol | windows | tracks | epochs |",
@@ -82,9 +82,9 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
         "",
         "## Published figures",
         "",
-        "Of GTZAN, each by its own protocol, which is why they cannot be set in one line."
+        "On GTZAN. Each was measured by a different protocol, so they cannot be compared with each other."
         if is_gtzan
-        else "Of GTZAN, which is not what this store holds: they cannot be compared with the figures above.",
+        else "On GTZAN, which is not the dataset of this store, so they cannot be compared with the figures above.",
         "",
         "| what | accuracy | of | protocol |",
         "|---|---:|---|---|",
@@ -120,5 +120,5 @@ def _pictures(run: Run) -> list[str]:
         "",
         f"![Loss and accuracy of each epoch]({name}/history.png)",
         "",
-        f"![Confusion of labels on the test part]({name}/confusion.png)",
+        f"![Confusion of labels on the test split]({name}/confusion.png)",
     ]

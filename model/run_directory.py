@@ -118,8 +118,8 @@ class Run:
             differing = [] if replace else self._differences(config)
             if differing:
                 raise RunError(
-                    f"{self.path} holds a run with another {', '.join(differing)}; name another folder with --run, or "
-                    f"replace that one with --force"
+                    f"{self.path} contains a run with another {', '.join(differing)}; choose another folder with "
+                    f"--run, or replace that one with --force"
                 )
             if not replace:
                 return
@@ -133,7 +133,7 @@ class Run:
         if not self.path.is_dir() or (
             not self.config_file.is_file() and any(path.name != LOCK for path in self.path.iterdir())
         ):
-            raise RunError(f"{self.path} exists and is no run of melzarr's; name another folder with --run")
+            raise RunError(f"{self.path} exists and is not a melzarr run; choose another folder with --run")
 
     def _differences(self, config: dict[str, Any]) -> list[str]:
         """Return the names of the entries that differ between the saved configuration and `config`."""
@@ -165,7 +165,7 @@ class Run:
                 yield
         except filelock.Timeout as error:
             raise RunError(
-                f"{self.path} is being trained by another process; wait for it, or name another --run"
+                f"{self.path} is being trained by another process; wait for it, or choose another --run"
             ) from error
 
     @property
@@ -179,7 +179,9 @@ class Run:
         """
         config = self._read_json(self.config_file)
         if any(not isinstance(config.get(name), kind) for name, kind in CONFIGURED.items()):
-            raise RunError(f"{self.config_file} is no configuration of a run; it is damaged, train again with --force")
+            raise RunError(
+                f"{self.config_file} is not the configuration of a run; it is damaged, train again with --force"
+            )
         return config
 
     @property
@@ -202,13 +204,13 @@ class Run:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunError(
-                f"{self.path} is no finished run, it has no {path.name}; make one with: melzarr train STORE --run "
+                f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
                 f"{self.path}"
             ) from error
         except ValueError as error:
             raise RunError(f"{path} cannot be read ({error}); it is damaged, train again with --force") from error
         if not isinstance(found, dict):
-            raise RunError(f"{path} is no table of names and values; it is damaged, train again with --force")
+            raise RunError(f"{path} is not a table of names and values; it is damaged, train again with --force")
         return found
 
     def model(self) -> keras.Model:
@@ -224,8 +226,8 @@ class Run:
     def _open(self, path: Path, *, compiled: bool) -> keras.Model:
         if not path.is_file():
             raise RunError(
-                f"{self.path} is no finished run, it has no {path.name}; make one with: melzarr train STORE --run "
-                f"{self.path}; where that cannot go on, with --force"
+                f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
+                f"{self.path}; if that cannot continue, add --force"
             )
         try:
             with zipfile.ZipFile(path) as archive:
@@ -235,7 +237,7 @@ class Run:
         except UNREADABLE as error:
             first = str(error).strip().partition("\n")[0]
             raise RunError(
-                f"{path} is no model that can be opened safely ({first}); train again with --force"
+                f"{path} is not a model that can be opened safely ({first}); train again with --force"
             ) from error
 
     def history(self) -> History:
@@ -303,7 +305,7 @@ class Run:
             return ""
         recipe = self.config.get("recipe")
         epochs = recipe.get("epochs", "?") if isinstance(recipe, dict) else "?"
-        return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; go on with melzarr train"
+        return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; continue with melzarr train"
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
         """Write the answers of the model, one row of `ANSWERS` per track."""

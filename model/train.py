@@ -116,12 +116,12 @@ def train(
     """
     labels = label_names(store)
     if len(labels) < 2:
-        raise RunError(f"{store.directory} has one label only, {labels[0]!r}: there is nothing to tell apart")
+        raise RunError(f"{store.directory} has only one label, {labels[0]!r}: there is nothing to classify")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
     if len(learnt := np.unique(parts["train"].labels)) < 2:
         raise RunError(
-            f"{store.directory}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing "
-            f"to tell apart; give tracks of others too"
+            f"{store.directory}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to "
+            f"classify; give tracks of other labels too"
         )
     for remark in protocol.remarks(labels):
         logger.warning(remark)
@@ -185,7 +185,7 @@ def _fit(
         }
         if not math.isfinite(figures["loss"]):
             raise RunError(
-                f"the loss is no number any more after epoch {len(history) + 1}; use a smaller learning_rate, or "
+                f"the loss is not a finite number after epoch {len(history) + 1}; use a smaller learning_rate, or "
                 f'frontend = "db", in a recipe of your own'
             )
         history.append(figures)
@@ -271,5 +271,5 @@ def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
         try:
             draw[name](run.path / name)
         except Exception as error:  # noqa: BLE001  (matplotlib may raise anything)
-            said = "%s could not be drawn (%s: %s); the figures are there without it"
+            said = "%s could not be drawn (%s: %s); the metrics are complete without it"
             logger.warning(said, run.path / name, type(error).__name__, error)

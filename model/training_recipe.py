@@ -68,11 +68,11 @@ class TrainRecipe:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         for name, least in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("windows_per_track", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise RecipeError(f"{name}={getattr(self, name)!r} is no whole number of at least {least}")
+                raise RecipeError(f"{name}={getattr(self, name)!r} is not a whole number of at least {least}")
         for name in ("learning_rate", "rho", "epsilon", "weight_decay"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise RecipeError(f"{name}={value!r} is no number of at least 0; give one")
+                raise RecipeError(f"{name}={value!r} is not a number of at least 0; give one")
         if not self.learning_rate > 0:
             raise RecipeError(f"learning_rate={self.learning_rate!r} is not above 0")
         if not 0 <= self.dropout < 1:
@@ -98,7 +98,7 @@ class TrainRecipe:
         except OSError as error:
             raise RecipeError(f"no training recipe {name!r}: use {' or '.join(recipe_names())}, or a file") from error
         except (TypeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{name} is no training recipe: {error}; copy one that comes with melzarr") from error
+            raise RecipeError(f"{name} is not a training recipe: {error}; copy one that comes with melzarr") from error
 
     def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
         """Return a new optimizer for this recipe.

@@ -115,7 +115,7 @@ class Receipt:
     def __post_init__(self) -> None:
         """Validate the digest: it becomes a file name, and a receipt may come from a stranger."""
         if not _DIGEST.fullmatch(self.sha256):
-            raise ValueError(f"{self.sha256!r:.80} is no SHA-256")
+            raise ValueError(f"{self.sha256!r:.80} is not a SHA-256 digest")
 
     @property
     def n_failed(self) -> int:
@@ -146,7 +146,7 @@ class Receipt:
                 }
             )
         except (TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"no receipt: {error}") from error
+            raise ValueError(f"not a receipt: {error}") from error
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def write_built(store: Store, summary: Summary, n_workers: int | None) -> str:
         store.directory.sibling("").write(name, json.dumps(asdict(built), indent=2).encode() + b"\n")
     except (OSError, StorageError) as error:
         return (
-            f"how fast it was built could not be noted beside it as {name} ({error}); the store is finished, and a "
-            f"report of it leaves that out"
+            f"the timings of the build could not be written beside the store as {name} ({error}); the store is "
+            f"finished, but a report of it does not show them"
         )
     return ""
 
@@ -90,11 +90,11 @@ def read_built(store: Store) -> Built | None:
 
 def _time(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r:.40} is no time")
+        raise ValueError(f"{value!r:.40} is not a time")
     return float(value)
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
-        raise ValueError(f"{value!r:.40} is no number of anything")
+        raise ValueError(f"{value!r:.40} is not a count")
     return value

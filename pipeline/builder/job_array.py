@@ -146,13 +146,13 @@ def read_plan(target: str | Path | Directory) -> WrittenPlan:
         written = workspace.root.read(PLAN)
         facts = json.loads(written)
         if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
-            raise TypeError("it is no plan")
+            raise TypeError("it is not a plan")
         if workspace.root.sha256(TRACKS) != facts["tracks_sha256"]:
-            raise ValueError(f"{TRACKS} is not the one that it was written with")
+            raise ValueError(f"{TRACKS} is not the file that was written with it")
         with workspace.root.local(TRACKS) as path, path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             if tuple(next(rows, ())) != FIELDS:
-                raise TypeError("its tracks are none")
+                raise TypeError("it has no table of tracks")
             tracks = Tracks.of(Track(*row) for row in rows)
         spec = FeatureSpec.from_dict(facts["spec"])
         plan = make_plan(spec, tracks, facts["versions"], facts["tracks_per_shard"])
@@ -276,5 +276,5 @@ def _lacking(plan: Plan, missing: list[int]) -> str:
     first = plan.shard(missing[0]).tracks[0].id
     return (
         f"{len(missing)} of {plan.n_shards} shards are missing, the first with the track {first}: {named}. Shard k is "
-        f"in part k % N + 1 of N; run those parts again, or all: what is there is kept"
+        f"in part k % N + 1 of N; run those parts again, or all parts: shards that are there are kept"
     )

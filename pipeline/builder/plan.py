@@ -134,7 +134,7 @@ def make_plan(
     """
     if tracks_per_shard and tracks_per_shard > MAX_TRACKS_PER_SHARD:
         raise SpecError(
-            f"{tracks_per_shard} tracks a shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
+            f"{tracks_per_shard} tracks per shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
         )
     fitting = max(1, min(TRACKS_PER_SHARD, SHARD_BYTES // spec.track_bytes))
     return Plan(spec, tracks, versions, (tracks_per_shard or fitting) if sharded else 1, sharded)

@@ -130,7 +130,7 @@ class ReceiptTable:
         index, start = receipt.index, receipt.index * self.tracks_per_shard
         rows = slice(start, min(start + self.tracks_per_shard, self.n_tracks))
         if len(receipt.tracks) != rows.stop - rows.start:
-            raise ValueError(f"receipt {index} is of {len(receipt.tracks)} tracks, not of {rows.stop - rows.start}")
+            raise ValueError(f"receipt {index} is for {len(receipt.tracks)} tracks, not for {rows.stop - rows.start}")
         for name, column in self.tracks.items():
             column[rows] = [getattr(entry, name) for entry in receipt.tracks]
         for name in ("key", "sha256", "n_bytes"):

@@ -228,8 +228,8 @@ def _too_many_failed(plan: Plan, receipt_table: ReceiptTable, allowed: float) ->
     first = int(np.argmax(receipt_table.status == b"failed"))
     seen = f"{receipt_table.n_failed} of the first {receipt_table.n_seen} tracks have failed"
     return (
-        f"{seen}, more than the {allowed:g} that may; for example {plan.tracks[first].source}: "
-        f"{receipt_table.error[first]}. What was finished is kept; mend the files, or allow more with --max-failed"
+        f"{seen}, more than the {allowed:g} that are allowed; for example {plan.tracks[first].source}: "
+        f"{receipt_table.error[first]}. What was finished is kept; fix the files, or allow more with --max-failed"
     )
 
 

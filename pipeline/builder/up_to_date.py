@@ -43,7 +43,7 @@ def changes(
     if store.tracks_per_shard != plan.tracks_per_shard:
         found.append(f"tracks per shard was {store.tracks_per_shard}, is {plan.tracks_per_shard}")
     elif store.is_sharded != plan.sharded:
-        found.append("each track was a file of its own" if plan.sharded else "tracks were in shards")
+        found.append("each track was in a separate file" if plan.sharded else "tracks were in shards")
     return found + _track_changes(store, plan, catalog, progress)
 
 
@@ -78,7 +78,7 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
         *count_tracks("new", np.delete(after, now)),
         *count_tracks("gone", np.delete(before, here)),
         *count_tracks("now with another label, path, group or split", before[here[other]]),
-        *count_tracks("changed in the bytes of their files", before[here[changed]]),
+        *count_tracks("whose files have changed", before[here[changed]]),
     ]
 
 

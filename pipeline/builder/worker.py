@@ -141,7 +141,9 @@ def _require_versions(expected: dict[str, str]) -> None:
             for name in sorted(here.keys() | expected.keys())
             if here.get(name) != expected.get(name)
         )
-        raise BuildError(f"a worker runs other versions than the client ({differing}); install the same on both")
+        raise BuildError(
+            f"a worker runs different versions from the client ({differing}); install the same versions on both"
+        )
 
 
 def _outdated(earlier: Receipt, job: ShardJob) -> str:

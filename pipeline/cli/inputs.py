@@ -45,7 +45,7 @@ def audio_root(source: str, datasets: Path, option: str = "--source") -> Directo
         root = where
         found = root.exists()
     if not found:
-        raise CallError(f"{option} {source}: there is nothing at {root}; say where the audio is")
+        raise CallError(f"{option} {source}: there is nothing at {root}; give the path of the audio")
     return root
 
 
@@ -61,9 +61,13 @@ def read_source(
     default = where.split if isinstance(where, Recipe) else HashSplit()
     given = {name: value for name, value in shares.items() if value is not None}
     if given and named_split:
-        raise CallError(f"--split {named_split} says where each track belongs; leave out --{' and --'.join(given)}")
+        raise CallError(
+            f"--split {named_split} already assigns each track to a split; leave out --{' and --'.join(given)}"
+        )
     if group_column != "group" and (isinstance(where, Recipe) or not is_manifest(where)):
-        raise CallError(f"--group {group_column} names a column of a manifest, and {source} is none; leave it out")
+        raise CallError(
+            f"--group {group_column} names a column of a manifest, but {source} is not a manifest; leave it out"
+        )
     split = dataclasses.replace(default, **given)
     return read_catalog(where, split, named_split=named_split, group_column=group_column)
 

@@ -38,8 +38,8 @@ def derived_lines(summary: Summary, store_bytes: int) -> list[str]:
     """Format the summary of a store made from tracks of other stores."""
     made = f"made {summary.target}: mel {summary.shape}, {size(store_bytes)}, in {duration(summary.seconds['wall'])}"
     packed = summary.shape[0] - summary.n_reused
-    rest = f", {packed} were packed anew from their chunks" if packed else ""
-    return [made, _status_line(summary), f"  {summary.n_reused} tracks lie in shards that were kept as they are{rest}"]
+    rest = f", {packed} were packed again from their chunks" if packed else ""
+    return [made, _status_line(summary), f"  {summary.n_reused} tracks are in shards that were kept unchanged{rest}"]
 
 
 def part_lines(summary: Summary, n_tracks: int) -> list[str]:
@@ -61,9 +61,9 @@ def _work_lines(summary: Summary, n_tracks: int) -> list[str]:
         each = ", ".join(f"{step} {1000 * seconds.get(step, 0) / made:.0f} ms" for step in steps)
         lines.append(f"  work for each track: {each}")
     if summary.n_reused:
-        lines.append(f"  {summary.n_reused} tracks were there from an earlier run, checked and kept")
+        lines.append(f"  {summary.n_reused} tracks from an earlier run were checked and kept")
     if summary.outdated:
-        lines += [f"  made again, {len(summary.outdated)} shards:", *listing(sorted(set(summary.outdated)))]
+        lines += [f"  {len(summary.outdated)} shards were made again:", *listing(sorted(set(summary.outdated)))]
     if summary.troubled:
         lines.append("not ok:")
         troubled = [f"{source!r} {status}: {sentence}" for source, status, sentence in summary.troubled]
@@ -87,7 +87,7 @@ def scan_lines(found: Scan) -> list[str]:
     if found.problems:
         lines += [f"{found.n_problems} problems:", *listing(found.problems, found.n_problems)]
     if found.left_out:
-        lines += [f"{len(found.left_out)} files left out, no audio by their extension:", *listing(found.left_out)]
+        lines += [f"{len(found.left_out)} files left out, not audio by their extension:", *listing(found.left_out)]
     if found.cost:
         lines += ["", *cost_lines(found.cost)]
     return lines
@@ -127,13 +127,13 @@ def store_lines(facts: Mapping[str, Any]) -> list[str]:
     }
     spec, mean = facts["spec"], facts["mean_db"]
     dims = ", ".join(f"{name} {n}" for name, n in facts["dims"].items())
-    ratio = facts["bytes_uncompressed"] / max(facts["bytes"], 1)
-    files = f"{facts['shards'][0]} tracks a shard" if facts["sharded"] else "each in a file of its own"
+    uncompressed, ratio = size(facts["bytes_uncompressed"]), facts["bytes_uncompressed"] / max(facts["bytes"], 1)
+    files = f"{facts['shards'][0]} tracks per shard" if facts["sharded"] else "each in a separate file"
     return [
         f"{facts['path']}  {facts['title']}",
         f"  mel       {facts['dtype']} ({dims}), {facts['valid_windows']} valid windows",
         f"  chunks    one track {tuple(facts['chunks'])}; {files}",
-        f"  on disk   {size(facts['bytes'])}, {ratio:.2f} times smaller than its {size(facts['bytes_uncompressed'])}",
+        f"  on disk   {size(facts['bytes'])}, {ratio:.2f} times smaller than {uncompressed} uncompressed",
         f"  spec      {', '.join(f'{name}={value}' for name, value in spec.items())}",
         f"  split     {', '.join(f'{name}={value}' for name, value in facts['split'].items())}",
         f"  level     mean {_span(mean)} dB, deviation {_span(facts['std_db'])} dB across bands (train split)",
@@ -159,7 +159,7 @@ def share_lines(facts: Mapping[str, Any]) -> list[str]:
     if facts["sha256"]:
         lines.append(f"  sha256    {facts['sha256']}, also in {facts['share']}.sha256")
     if facts["unsaid"]:
-        lines.append(f"  not said: what {', '.join(facts['unsaid'])} would say to those who use and cite it")
+        lines.append(f"  not given: {', '.join(facts['unsaid'])}, which tell users how to use and cite it")
     return lines
 
 
@@ -172,8 +172,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         lines.append(f"{verdict.n_sources} source files compared with their digests")
     if verdict.n_sampled:
         lines.append(
-            f"{verdict.n_sampled} tracks computed again by librosa: largest relative error {verdict.max_relative:.1e}, "
-            f"largest difference {verdict.max_db:.1e} dB where they are loud"
+            f"{verdict.n_sampled} tracks computed again by librosa: largest relative error "
+            f"{verdict.max_relative:.1e}, largest difference {verdict.max_db:.1e} dB among loud values"
         )
     if verdict.problems:
         return [*lines, f"{len(verdict.problems)} problems:", *listing(verdict.problems)]

@@ -13,6 +13,7 @@ import click
 
 from melzarr.pipeline.cli.terminal import steady_streams
 from melzarr.pipeline.errors import CallError, MelzarrError
+from melzarr.pipeline.sources.split import HashSplit
 from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
@@ -24,8 +25,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 GOES_ON = {"fetch", "features", "job-array", "append", "merge", "share", "train", "reproduce"}
 
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or choose another place,"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or choose another path,"),
 }
 
 
@@ -47,13 +48,13 @@ class Guarded(click.Command):
             sentence, code = str(error), error.exit_code
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            remedy = REMEDIES.get(error.errno or 0, "mend that")
+            remedy = REMEDIES.get(error.errno or 0, "fix this")
             sentence, code = f"{where}{error.strerror or error}; {remedy} and run the same command again", 1
         except KeyboardInterrupt:
             goes_on = name.partition(" ")[0] in GOES_ON
             sentence, code = "stopped", 1
             if goes_on:
-                sentence += "; what was finished is kept, so run the same command again to go on"
+                sentence += "; what was finished is kept, so run the same command again to continue"
         click.echo(printable(f"melzarr {name}: {sentence}", keep="\n"), err=True)
         return ctx.exit(code)
 
@@ -80,7 +81,7 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     try:
         return None if value is None else int(parse_bytes(value))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no size; give one such as 4GB or 512MiB") from error
+        raise click.BadParameter(f"{value!r} is not a size; give one such as 4GB or 512MiB") from error
 
 
 def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001  (click's)
@@ -98,7 +99,7 @@ def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None)
         except (LookupError, TypeError, ValueError):
             found = 0.0
     if not found > 0:
-        raise click.BadParameter(f"{value!r} is no time; give one such as 01:30:00 or 90m")
+        raise click.BadParameter(f"{value!r} is not a time; give one such as 01:30:00 or 90m")
     return found
 
 
@@ -125,19 +126,21 @@ DATASETS = click.option(
     type=click.Path(path_type=Path),
     default=DEFAULT_DATASETS,
     show_default=True,
-    help="Folder that holds the recipes, one folder a dataset.",
+    help="Folder of the dataset recipes, with one folder per dataset.",
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 CLUSTER = click.option(
     "--cluster",
     default="local",
     show_default=True,
-    metavar="PLACE",
-    help="Where to compute: local (this machine), slurm, pbs, sge, lsf, kubernetes, or a Dask scheduler by its "
-    "tcp://HOST:PORT or tls://HOST:PORT.",
+    metavar="CLUSTER",
+    help=(
+        "Where to compute: local (this machine), slurm, pbs, sge, lsf, kubernetes, or the address of a Dask "
+        "scheduler, tcp://HOST:PORT or tls://HOST:PORT."
+    ),
 )
 DASHBOARD = click.option(
-    "--dashboard", is_flag=True, help="Show what Dask does at an address that everybody on this machine can open."
+    "--dashboard", is_flag=True, help="Start the Dask dashboard, which all users of this machine can open."
 )
 MEMORY = click.option(
     "--memory",
@@ -149,24 +152,28 @@ WALLTIME = click.option(
     "--walltime",
     callback=read_walltime,
     metavar="TIME",
-    help="Time of each job, such as 01:00:00 or 90m.  [default: from Dask's configuration, 00:30:00]",
+    help="Time limit of each job, such as 01:00:00 or 90m.  [default: from Dask's configuration, 00:30:00]",
 )
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(0),
     default=None,
-    help="Workers of a local cluster; 0 computes in this process.  [default: one a core, as memory allows]",
+    help="Number of local workers; 0 computes in this process.  [default: one per core, as memory allows]",
 )
-FORCE = click.option("--force", is_flag=True, help="Replace a finished store, once the new one is complete.")
+FORCE = click.option("--force", is_flag=True, help="Replace a finished store when the new one is complete.")
 MAX_FAILED = click.option(
-    "--max-failed", type=click.FloatRange(0, 1), help="Share of tracks that may fail.  [default: 0.05, or ten tracks]"
+    "--max-failed",
+    type=click.FloatRange(0, 1),
+    help="Share of tracks that may fail.  [default: 0.05, or ten tracks if that is more]",
 )
 WORKERS_ANYWHERE = click.option(
     "--workers",
     type=click.IntRange(0),
     default=None,
-    help="Workers, or the most of them where they are jobs or pods; 0 computes in this process.  [default: one a core "
-    "here, as memory allows; 10 jobs or pods]",
+    help=(
+        "Number of workers, or the maximum if they are jobs or pods; 0 computes in this process.  [default: one per "
+        "core of this machine, as memory allows; 10 jobs or pods]"
+    ),
 )
 GROUP = click.option(
     "--group",
@@ -174,29 +181,30 @@ GROUP = click.option(
     default="group",
     show_default=True,
     metavar="COLUMN",
-    help="Column of a manifest whose tracks a split keeps together.",
+    help="Column of the manifest; tracks with the same value are kept in one split.",
 )
 SPLIT = click.option(
-    "--split", "named_split", metavar="NAME", help="A split of the dataset's recipe by name, such as fault-filtered."
+    "--split", "named_split", metavar="NAME", help="Name of a split in the dataset's recipe, such as fault-filtered."
 )
-VALID = click.option("--valid", type=float, help="Share of groups in the valid split.  [default: 0.15]")
-TEST = click.option("--test", type=float, help="Share of groups in the test split.  [default: 0.15]")
-SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the split.  [default: 0]")
+_BY_HASH = HashSplit()
+VALID = click.option("--valid", type=float, help=f"Share of groups in the valid split.  [default: {_BY_HASH.valid}]")
+TEST = click.option("--test", type=float, help=f"Share of groups in the test split.  [default: {_BY_HASH.test}]")
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help=f"Seed of the split.  [default: {_BY_HASH.seed}]")
 TRACKS_PER_SHARD = click.option(
     "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
 )
 SPEC_HELP = {
-    "sample_rate": "Rate to which audio is resampled, in Hz.",
+    "sample_rate": "Sample rate to which audio is resampled, in Hz.",
     "window": "Length of a window, in samples.",
     "stride": "Distance between the starts of windows, in samples.",
-    "n_windows": "Windows of each track, from its start.",
+    "n_windows": "Number of windows per track, from its start.",
     "n_fft": "Length of a frame, in samples.",
     "hop_length": "Distance between the centres of frames, in samples.",
-    "pad_mode": "How a window is continued at both ends.",
-    "n_mels": "Mel bands.",
+    "pad_mode": "How a window is padded at both ends.",
+    "n_mels": "Number of mel bands.",
     "power": "Exponent of the magnitude spectrum.",
     "scale": "Store power, or its level in dB.",
-    "dtype": "Type that is stored; float16 needs --scale db.",
+    "dtype": "Data type of the stored values; float16 needs --scale db.",
 }
 CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
 

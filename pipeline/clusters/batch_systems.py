@@ -91,7 +91,7 @@ def batch(name: str, request: Resources) -> Iterator[Cluster]:
     without TLS, other users of a cluster's network could run their code on the workers.
     """
     if request.workers == 0:
-        raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or give it workers")
+        raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or request workers")
     system = SYSTEMS[name]
     cluster_class = _cluster_class(name)
     n_workers = WORKERS if request.workers is None else request.workers
@@ -110,7 +110,7 @@ def batch(name: str, request: Resources) -> Iterator[Cluster]:
         listing = tuple(getpass.getuser() if word == USER else word for word in system.listing)
         watched = {"listing": listing, "title": system.title, "logs": logs, "say": request.say}
         scaler = cluster.adapt(Adaptive=Scaler, minimum=0, maximum=n_workers, **watched)
-        request.say(f"at most {n_workers} workers in jobs of {system.title}, of which logs are in {logs}")
+        request.say(f"at most {n_workers} workers in jobs of {system.title}, whose logs are in {logs}")
         yield Cluster(client, n_workers, scaler.watch)
 
 

@@ -48,6 +48,6 @@ def _check(address: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise CallError(f"{address!r} is no address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
+        raise CallError(f"{address!r} is not the address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
     if parts.scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
         raise CallError(f"{address} needs a certificate; name yours in Dask's configuration, distributed.comm.tls")

@@ -135,8 +135,8 @@ class Scaler(Adaptive):
             last = max((job.job_id for job in gone.values()), key=int)
             self._round(
                 f"{len(gone)} jobs of {self.title} ended before they became workers, {ROUNDS} times in a row. "
-                f"{self._log(last)}. Mend that (python, network interface and the like are set in Dask's "
-                f"configuration, jobqueue), then run the same command again"
+                f"{self._log(last)}. Fix the cause (the Python interpreter, the network interface and similar settings "
+                f"are in Dask's configuration, jobqueue), then run the same command again"
             )
 
     async def _listed(self) -> dict[str, str] | None:
@@ -161,10 +161,10 @@ class Scaler(Adaptive):
                 self.jobs.worker_spec.pop(name, None)
         sentence = f"{self.title} refuses a job: {words(error)}"
         if self.jobs.workers:
-            self.say(f"{sentence}; going on with {len(self.jobs.workers)} jobs")
+            self.say(f"{sentence}; continuing with {len(self.jobs.workers)} jobs")
         elif not self._worked:
             self._rounds = ROUNDS
-        self._round(f"{sentence}. Mend that in Dask's configuration (jobqueue), then run the same command again")
+        self._round(f"{sentence}. Fix this in Dask's configuration (jobqueue), then run the same command again")
 
     def _round(self, sentence: str) -> None:
         """Count a failed attempt, and wait before the next, longer each time."""
@@ -201,6 +201,6 @@ def listed(text: str) -> dict[str, str]:
 def words(error: Exception) -> str:
     """Return the error output of a failed command, without the text that dask_jobqueue adds."""
     if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is not there; run this on a machine from which jobs are submitted"
+        return f"{error.filename} was not found; run this on a machine that can submit jobs"
     _, _, said = str(error).partition("stderr:\n")
     return " ".join((said or str(error)).split()) or type(error).__name__

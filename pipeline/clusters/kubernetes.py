@@ -53,7 +53,7 @@ def kubernetes(request: Resources) -> Iterator[Cluster]:
     ``kubernetes.env-from`` is supported: it is envFrom of Kubernetes.
     """
     if request.workers == 0:
-        raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or give it workers")
+        raise CallError("--workers 0 computes in this process; leave out --cluster kubernetes, or request workers")
     try:
         from dask_kubernetes.operator import KubeCluster  # noqa: PLC0415  (an extra, and slow to import)
     except ImportError as error:
@@ -111,8 +111,8 @@ def cluster_spec(name: str, request: Resources, configured: Mapping[str, Any]) -
     image = configured.get("image")
     if not image or image == PRESET:
         raise CallError(
-            "no image is named that has what melzarr needs; build one (docs/kubernetes.md has it in four lines) and "
-            "name it in Dask's configuration: kubernetes.image, or DASK_KUBERNETES__IMAGE"
+            "no image with the libraries of melzarr is configured; build one (docs/kubernetes.md has it in four "
+            "lines) and set it in Dask's configuration: kubernetes.image, or DASK_KUBERNETES__IMAGE"
         )
     least = request.worker_bytes + NANNY_BYTES
     resources = copy.deepcopy(configured.get("resources") or {})
@@ -179,8 +179,8 @@ def watch(client: distributed.Client, name: str, say: Say) -> Callable[[], None]
             seen = now
         elif now - seen > WAIT:
             raise BuildError(
-                f"for {WAIT} s no pod has become a worker; see kubectl describe pods -l dask.org/cluster-name={name}, "
-                f"mend what it says, then run the same command"
+                f"for {WAIT} s no pod has become a worker; run kubectl describe pods -l dask.org/cluster-name={name}, "
+                f"fix the problem that it shows, then run the same command"
             )
         elif now - max(seen, said) > SAY:
             said = now
@@ -198,6 +198,6 @@ def sentence(error: BaseException) -> str:
     if type(error).__name__ == "SchedulerStartupError":
         return f"the scheduler's pod does not start ({said}); the image needs melzarr or its libraries"
     return (
-        f"no Kubernetes cluster takes the scheduler ({type(error).__name__}: {said}); kubectl get daskclusters has to "
-        f"work here: name a cluster in ~/.kube/config or KUBECONFIG, or run this in a pod that may make one"
+        f"no Kubernetes cluster accepts the scheduler ({type(error).__name__}: {said}); kubectl get daskclusters must "
+        f"work here: set a cluster in ~/.kube/config or KUBECONFIG, or run this in a pod that is allowed to create one"
     )

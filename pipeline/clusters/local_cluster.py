@@ -31,7 +31,7 @@ def local(request: Resources) -> Iterator[Cluster]:
     require_main_guard()
     if request.worker_bytes > MEMORY_LIMIT:
         raise CallError(
-            f"a worker needs {request.worker_bytes / 1e9:.1f} GB for one shard of this spec, and there are "
+            f"a worker needs {request.worker_bytes / 1e9:.1f} GB for one shard of this spec, but this machine has "
             f"{MEMORY_LIMIT / 1e9:.1f} GB; use a smaller --n-windows or --tracks-per-shard"
         )
     n_workers = local_workers(request.workers, request.worker_bytes)

@@ -120,14 +120,14 @@ class OnDask:
                     continue
                 raise BuildError(
                     f"the workers of {error.task} died {error.allowed_failures + 1} times, the last on "
-                    f"{error.last_worker.address}; see its log: most often memory was short (--workers with a smaller "
-                    f"number) or a codec crashed"
+                    f"{error.last_worker.address}; see its log: in most cases memory was short (use fewer --workers) "
+                    f"or a codec crashed"
                 ) from error
             except (distributed.CancelledError, CommClosedError) as error:
                 raise BuildError("the scheduler was lost; start it again, then run the same command") from error
             except ImportError as error:
                 raise BuildError(
-                    f"a worker lacks {error.name}; install there what is installed here, then run the same command"
+                    f"a worker lacks {error.name}; install the same packages there as here, then run the same command"
                 ) from error
             for job in itertools.islice(waiting, 1):
                 submit(function, job, rescue)
@@ -144,13 +144,13 @@ class OnDask:
                 if (back := self._clock - _time_of_day()) > PATIENCE:
                     # Dask sends its messages in batches, each due at a time of day (distributed.batched).
                     raise BuildError(
-                        f"this machine's clock was set back by {back:.0f} s, and Dask waits until it is as late again; "
-                        f"run the same command again"
+                        f"this machine's clock was set back by {back:.0f} s, and Dask waits until it shows the old "
+                        f"time again; run the same command again"
                     ) from None
 
     def _require_workers(self) -> None:
         if not self.client.nthreads():
-            raise BuildError(f"for {PATIENCE} s no worker has been there; start some, then run the same command")
+            raise BuildError(f"for {PATIENCE} s there has been no worker; start some, then run the same command")
 
 
 def _time_of_day() -> float:
@@ -198,9 +198,9 @@ def connect(
         If the cluster cannot be reached, or its workers have other versions.
     """
     if walltime is not None and cluster not in SYSTEMS:
-        raise CallError(f"--walltime is for jobs of {', '.join(SYSTEMS)}; --cluster {cluster} has none")
+        raise CallError(f"--walltime is for jobs of {', '.join(SYSTEMS)}; --cluster {cluster} does not use jobs")
     if memory is not None and cluster not in {*SYSTEMS, "kubernetes"}:
-        raise CallError(f"--memory is for jobs and pods; --cluster {cluster} has none")
+        raise CallError(f"--memory is for jobs and pods; --cluster {cluster} uses neither")
     if cluster == "local" and workers == 0:
         yield InProcess()
         return

@@ -35,7 +35,7 @@ def require_same_versions(client: distributed.Client) -> None:
         found |= client.run(versions, workers=able, on_error="return")
     if wrong := differences(found, versions()):
         more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise BuildError(f"{'; '.join(wrong[:NAMED])}{more}. Install the same everywhere")
+        raise BuildError(f"{'; '.join(wrong[:NAMED])}{more}. Install the same versions everywhere")
 
 
 def require_on_scheduler(client: distributed.Client) -> None:
@@ -70,7 +70,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, str]) -> list[s
         if isinstance(there, importlib.metadata.PackageNotFoundError | ImportError):
             wrong.append(f"the worker {address} has no {there.name}")
         elif isinstance(there, BaseException):
-            wrong.append(f"the worker {address} cannot say its versions ({type(there).__name__}: {there})")
+            wrong.append(f"the worker {address} cannot report its versions ({type(there).__name__}: {there})")
         elif there != expected:
             names = sorted(name for name in there.keys() | expected.keys() if there.get(name) != expected.get(name))
             listed = ", ".join(f"{name} {there.get(name)}, here {expected.get(name)}" for name in names)

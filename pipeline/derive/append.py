@@ -104,7 +104,7 @@ def growing(directory: Directory) -> Iterator[Workspace]:
     workspace = open_workspace(directory)
     if directory.size(CHECKSUMS) is not None:
         raise BuildError(
-            f"{directory} is a share, whose card, report and checksums would not fit any more; append to the store "
+            f"{directory} is a share, whose card, report and checksums would no longer match; append to the store "
             f"that it was made from, and share that again"
         )
     workspace.finish_interrupted_publish()
@@ -172,10 +172,10 @@ def _refuse_changed(
         if digest != before[place]:
             changed.append(str(tracks.column("id")[there[place]]))
     if changed:
-        (line,) = count_tracks("changed in the bytes of their files", changed)
+        (line,) = count_tracks("whose files have changed", changed)
         raise BuildError(
-            f"{line}; a store only grows by new tracks: give those another id, or make {store.directory} again of all "
-            f"with: melzarr features --force"
+            f"{line}; append only adds new tracks: give these another id, or build {store.directory} again from all "
+            f"tracks with: melzarr features --force"
         )
 
 
@@ -195,8 +195,8 @@ def _require_rule(store: Store, catalog: Catalog) -> None:
     rule = store.attributes["split"]
     if catalog.rule.get("method") != "manifest" and rule.get("method") != "hash":
         raise CatalogError(
-            f"the tracks of {store.directory} were split by {rule.get('method', 'no rule')!r}, which says nothing of "
-            f"new ones; give them as a manifest with a column split"
+            f"the tracks of {store.directory} were split by {rule.get('method', 'no rule')!r}, which does not apply "
+            f"to new tracks; give them as a manifest with a column split"
         )
 
 
@@ -211,7 +211,9 @@ def is_built(added: Addition) -> bool:
     if not open_workspace(added.sibling).occupied():
         return False
     if not is_store(added.sibling):
-        raise BuildError(f"{added.sibling} exists and is no store of melzarr's; move it, for the new tracks go there")
+        raise BuildError(
+            f"{added.sibling} exists and is not a melzarr store; move it, because the new tracks are built there"
+        )
     return not changes(open_store(added.sibling), added.plan, added.catalog)
 
 

@@ -202,5 +202,5 @@ def _blaming(store: Store, what: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else error
         raise StoreError(
-            f"{store.directory}: {what} cannot be taken ({reason}); see: melzarr verify {store.directory}"
+            f"{store.directory}: {what} cannot be copied ({reason}); see: melzarr verify {store.directory}"
         ) from error

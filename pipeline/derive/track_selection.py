@@ -67,7 +67,7 @@ def plan_of(
         If there are no tracks, two specs are incompatible, an id occurs twice, or a group is in two splits.
     """
     if not parts:
-        raise CallError("there are no tracks to make a store of; choose others")
+        raise CallError("no tracks are selected to make a store of; select others")
     first = parts[0].store
     for part in parts:
         _require_spec(first, part.store, spec)
@@ -86,13 +86,16 @@ def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
     if spec is None and differing:
         named = ", ".join(f"{name}={after[name]} and {before[name]}" for name in differing)
         raise SpecError(
-            f"{first.directory} and {other.directory} differ in {named}; make one of them again, as the other is"
+            f"{first.directory} and {other.directory} differ in {named}; build one of them again with the settings of "
+            f"the other"
         )
     lost = [name for name in differing if (before[name], after[name]) not in CONVERSIONS.get(name, ())]
     if lost:
         named = ", ".join(f"{name}={before[name]}" for name in lost)
         asked = ", ".join(f"{name}={after[name]}" for name in lost)
-        raise SpecError(f"{other.directory} has {named}, of which {asked} cannot be made; compute it from the audio")
+        raise SpecError(
+            f"{other.directory} has {named}, from which {asked} cannot be derived; compute it from the audio"
+        )
 
 
 def tracks_of(parts: Sequence[TrackSelection]) -> Tracks:
@@ -113,6 +116,6 @@ def _refuse_duplicates(tracks: Tracks, parts: Sequence[TrackSelection]) -> None:
         ends = np.cumsum([part.numbers.size for part in parts])
         first, second = (parts[int(np.searchsorted(ends, n, "right"))].store for n in order[place : place + 2])
         raise CatalogError(
-            f"{str(ids[order[place]])!r} is the id of a track of {first.directory} and of one of {second.directory}; "
+            f"{str(ids[order[place]])!r} is the id of a track in {first.directory} and of one in {second.directory}; "
             f"leave one of them out"
         )

@@ -51,17 +51,17 @@ def _of_the_receipts(store: Store) -> Iterator[str]:
     frames = np.where(counted, store.values("n_windows"), 0) * store.spec.n_frames
     of_shards = np.add.reduceat(frames, np.arange(0, store.n_tracks, store.tracks_per_shard))
     if not np.array_equal(of_shards, count):
-        yield "receipts/count is not the number of frames that the ok tracks of the train split have"
+        yield "receipts/count is not the number of frames in the ok tracks of the train split"
     for name, values in zip(("mean_db", "std_db"), statistics(int(count.sum()), level, square), strict=True):
         if not np.allclose(store.values(name), values, rtol=SUMS_RELATIVE, atol=SUMS_RELATIVE, equal_nan=True):
-            yield f"{name} is not that of the sums in the receipts"
+            yield f"{name} does not match the sums in the receipts"
 
 
 def _of_the_tracks(store: Store) -> Iterator[str]:
     tracks = tracks_of([TrackSelection.whole(store)])
     ids = np.sort(tracks.column("id"))
     for place in np.flatnonzero(ids[1:] == ids[:-1])[:1]:
-        yield f"the id {str(ids[place])!r} comes twice"
+        yield f"the id {str(ids[place])!r} occurs twice"
     try:
         refuse_separated_groups(tracks)
     except CatalogError as error:
@@ -76,4 +76,4 @@ def _of_the_table(store: Store) -> Iterator[str]:
     with directory.open(TRACKS) as file:
         same = all(file.read(len(block)) == block for block in tracks_csv(store)) and not file.read(1)
     if not same:
-        yield f"{TRACKS} says other things of the tracks than the store"
+        yield f"{TRACKS} does not match the tracks of the store"

@@ -175,7 +175,7 @@ def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard
         frames = levels.reshape(-1, spec.n_mels)
         total = frames.sum(axis=0, dtype=np.float64)
         if not np.isfinite(total).all():
-            return "it is damaged: its windows are no finite numbers"
+            return "it is damaged: its windows are not finite numbers"
         frames = frames.astype(np.float32)  # half the time; the rounding is far below the stored precision
         loudness = loudness_db(frames)
         heard = fingerprint(frames, loudness)

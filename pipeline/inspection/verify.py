@@ -102,7 +102,7 @@ def _verify(
         facts["source_sha256"] = store.values("source_sha256")
         levels, digests = _check_shards(store, facts, verdict, progress)
         if store.content_uuid(digests) != store.attributes["uuid"]:
-            verdict.problems.append("the store's UUID does not fit its files: one was changed, added or removed")
+            verdict.problems.append("the store's UUID does not match its files: a file was changed, added or removed")
         differing, verdict.n_files = differences(store.directory, digests)
         verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
@@ -136,7 +136,7 @@ def _check_shards(
         decoded = [_check_track(store, mel, facts, number, levels, verdict) for number in members]
         digests[name] = hashlib.sha256(shard).hexdigest()
         if all(decoded) and digests[name] != expected[index]:
-            verdict.problems.append(f"the shard {name} is not the one written, with the tracks {names}")
+            verdict.problems.append(f"the shard {name} is not the one that was written, with the tracks {names}")
     return levels, digests
 
 
@@ -248,7 +248,7 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
         expected = {"mean_db": levels.mean, "std_db": np.sqrt(levels.deviation / levels.count)}
     for name, values in expected.items():
         if not np.allclose(store.values(name), values, rtol=0, atol=STATISTICS_DB, equal_nan=True):
-            verdict.problems.append(f"{name} is not that of the windows of the train split's ok tracks")
+            verdict.problems.append(f"{name} does not match the windows of the ok tracks of the train split")
 
 
 def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:

@@ -56,18 +56,18 @@ class LocalWorkspace(Workspace):
         name, limit = self._longest_name(), os.pathconf(folder, "PC_NAME_MAX")
         if 0 < limit < len(os.fsencode(name)):
             raise CallError(
-                f"{self.target.name:.40}… is too long a name: files beside it, such as {name[-24:]!r}, would have "
-                f"{len(os.fsencode(name))} bytes of the {limit} that {folder} allows; name a shorter one"
+                f"{self.target.name:.40}… is too long: files beside it, such as {name[-24:]!r}, would have names of "
+                f"{len(os.fsencode(name))} bytes, but {folder} allows {limit}; choose a shorter name"
             )
         if not folder.is_dir():
-            raise BuildError(f"{folder} is no folder, so nothing can be put into it; name another place")
+            raise BuildError(f"{folder} is not a folder, so nothing can be written into it; choose another path")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BuildError(
-                f"{self.target} cannot be made, for {folder} may not be written to; allow it, or name another place"
+                f"{self.target} cannot be created, because {folder} is not writable; allow it, or choose another path"
             )
         target = self.target.folder
         if target and target.is_dir() and target.stat().st_dev != folder.stat().st_dev:
-            raise BuildError(f"{target} is a disk of its own, which cannot be replaced; name a folder on it")
+            raise BuildError(f"{target} is a mount point, which cannot be replaced; choose a folder on it")
 
     def _longest_name(self) -> str:
         """Return the longest name of all files and folders that are created next to the store."""

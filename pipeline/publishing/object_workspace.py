@@ -31,10 +31,10 @@ class ObjectWorkspace(Workspace):
     def __init__(self, target: Directory, plan_id: str = "") -> None:
         if not target.can_list:
             raise CallError(
-                f"{target} can be read, not written; build the store in a folder, or at s3://, gs:// or az://"
+                f"{target} can be read but not written; build the store in a folder, or at s3://, gs:// or az://"
             )
         if not urlsplit(str(target)).path:
-            raise CallError(f"{target} is a whole bucket; name a store in it, such as {target}/music.zarr")
+            raise CallError(f"{target} is a whole bucket; give a store in it, such as {target}/music.zarr")
         super().__init__(target, plan_id)
         self._lease = Lease(_bucket(self.root), "lock", str(target))
 
@@ -145,7 +145,9 @@ class ObjectWorkspace(Workspace):
             _bucket(self.target).exchange(METADATA, metadata, None)
         except FileExistsError as error:
             if self.target.read(METADATA) != metadata:  # if equal, it was written and the response was lost
-                raise BuildError(f"{self.target} has appeared meanwhile; look at it, and build another") from error
+                raise BuildError(
+                    f"{self.target} was created by another process in the meantime; check it, and build to another path"
+                ) from error
 
     def _discard(self) -> None:
         """Remove the workspace except its lock file, which is removed when the lock is released."""

@@ -37,5 +37,5 @@ def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "")
         return LocalWorkspace(target, plan_id)
     place = Path(os.path.realpath(target.folder))
     if place.is_symlink():
-        raise CallError(f"{target} is a link that leads to itself; remove it, or name another place")
+        raise CallError(f"{target} is a link that points to itself; remove it, or choose another path")
     return LocalWorkspace(open_directory(place), plan_id)

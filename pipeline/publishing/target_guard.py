@@ -46,16 +46,16 @@ def refuse_place(
     """
     target = workspace.target
     if target.name in {"", ".", ".."}:
-        raise CallError(f"{target} has no name of its own; name a new folder")
+        raise CallError(f"{target} is not the name of a store; give the path of a new folder")
     if target.name.endswith(".zip") and not isinstance(target, ZipDirectory) and not target.exists():
-        remedy = "name a folder there" if target.name.endswith(ZIP_SUFFIX) else f"end it in {ZIP_SUFFIX}"
-        raise CallError(f"{target} would be no archive; {remedy}")
+        remedy = "choose a folder there" if target.name.endswith(ZIP_SUFFIX) else f"end it in {ZIP_SUFFIX}"
+        raise CallError(f"{target} would not be an archive; {remedy}")
     refuse_inside(target)
     for other in others:
         here, there = _place(target), _place(other)
         if here.is_relative_to(there) or there.is_relative_to(here):
-            where = "is" if here == there else "lies in" if here.is_relative_to(there) else "holds"
-            raise CallError(f"{target} {where} the store {other}, which stays; name another place")
+            where = "is" if here == there else "is inside" if here.is_relative_to(there) else "contains"
+            raise CallError(f"{target} {where} the store {other}, which must be kept; choose another path")
     if catalog:
         _refuse_source(target, catalog)
     workspace.probe()
@@ -65,13 +65,13 @@ def refuse_place(
     if not workspace.occupied():
         return
     if not _is_store(target):
-        raise BuildError(f"{target} exists and is no store of melzarr's; name another place, or remove it yourself")
+        raise BuildError(f"{target} exists and is not a melzarr store; choose another path, or remove it yourself")
     if not replace:
-        raise BuildError(f"{target} is there already; name another place, or replace it with --force")
+        raise BuildError(f"{target} already exists; choose another path, or replace it with --force")
     if foreign := min(_foreign_files(target), default=""):
         raise BuildError(
-            f"{target} holds {foreign}, which is not part of the store and would go with it; move it, or make the new "
-            f"store elsewhere"
+            f"{target} contains {foreign}, which is not part of the store and would be removed with it; move it, or "
+            f"make the new store elsewhere"
         )
 
 
@@ -90,7 +90,7 @@ def refuse_inside(place: Directory) -> None:
     """
     for parent in _parents(place):
         if parent.size("zarr.json") is not None and is_store(parent):
-            raise CallError(f"{place} lies in the store {parent}, which it would damage; name a place outside of it")
+            raise CallError(f"{place} is inside the store {parent}, which it would damage; choose a path outside it")
 
 
 def _parents(directory: Directory) -> Iterator[Directory]:
@@ -107,20 +107,22 @@ def _refuse_source(target: Directory, catalog: Catalog) -> None:
     """Raise if the target contains the tracks, or is inside the source and would be taken for tracks."""
     here, root = _place(target), _place(catalog.root)
     if root.is_relative_to(here):
-        raise CallError(f"the source {catalog.root} lies in {target}, and would go with it; name another place")
+        raise CallError(
+            f"the source {catalog.root} is inside {target}, and would be removed with it; choose another path"
+        )
     if not here.is_relative_to(root):
         if target.folder and (target.folder / AUDIO).is_dir() and _lead_into(here, catalog):
-            raise CallError(f"tracks of {catalog.root} are links into {target}, and would be lost; name another place")
+            raise CallError(f"tracks of {catalog.root} are links into {target}, and would be lost; choose another path")
         return
     if catalog.is_folder:
         raise CallError(
-            f"{target} lies in the source {catalog.root}, each folder of which is a label; name a place outside of it"
+            f"{target} is inside the source {catalog.root}, in which each folder is a label; choose a path outside it"
         )
     prefix = f"{here.relative_to(root)}/"
     if source := next(
         (source for (source,) in Tracks.of(catalog.tracks).rows("source") if source.startswith(prefix)), ""
     ):
-        raise CallError(f"the track {source} lies in {target}, and would go with it; name another place")
+        raise CallError(f"the track {source} is inside {target}, and would be removed with it; choose another path")
 
 
 def _lead_into(place: PurePosixPath, catalog: Catalog) -> bool:

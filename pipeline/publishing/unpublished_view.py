@@ -146,4 +146,4 @@ class Preview:
         self._refuse(next(iter(names), ""))
 
     def _refuse(self, name: str) -> NoReturn:
-        raise CallError(f"{self.target} has not appeared yet and can only be read; {name} cannot be changed in it")
+        raise CallError(f"{self.target} is not published yet and can only be read; {name} cannot be changed in it")

@@ -190,8 +190,8 @@ class Workspace(ABC):
         found = self._settled()
         if lost := [index for index, size in enumerate(sizes) if found.get(shard_name(index)) != size]:
             raise BuildError(
-                f"{len(lost)} of {len(sizes)} shards did not come to {self.store}, the first is {shard_name(lost[0])}; "
-                f"run the same command again"
+                f"{len(lost)} of {len(sizes)} shards did not arrive in {self.store}, the first is "
+                f"{shard_name(lost[0])}; run the same command again"
             )
 
     def _settled(self) -> dict[str, int]:
@@ -243,7 +243,8 @@ class Workspace(ABC):
         """Raise a BuildError if the target is occupied and `replace` is False."""
         if self.occupied() and not replace:
             raise BuildError(
-                f"{self.target} has appeared meanwhile; look at it, and replace it with --force if you like"
+                f"{self.target} was created by another process in the meantime; check it, and replace it with --force "
+                f"if you want"
             )
 
     def cleanup_after_crash(self, published: Iterable[Receipt] = ()) -> None:
@@ -295,7 +296,7 @@ class Workspace(ABC):
             same = False
         if not same:
             raise BuildError(
-                f"the plan of {self.target} is another one since this part began, or is finished; begin the part again"
+                f"the plan of {self.target} was replaced or finished after this part began; run the part again"
             )
 
     def has_made(self, note: bytes) -> bool:

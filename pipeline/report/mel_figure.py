@@ -83,7 +83,7 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
     except ImportError as error:
         raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
     if path.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
-        raise MelzarrError(f"{path} is no kind of picture that can be drawn; end it in .png, .svg, .pdf or .webp")
+        raise MelzarrError(f"{path} is not a supported image format; use a name that ends in .png, .svg, .pdf or .webp")
     return Figure(figsize=inches, layout="constrained")
 
 

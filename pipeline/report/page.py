@@ -180,7 +180,7 @@ def _seen(example: Example, bands: Floats) -> str:
     """Describe a mel spectrogram in words."""
     levels = example.levels[np.isfinite(example.levels)]
     if not levels.size:
-        return "nothing is known of it"
+        return "its level is not known"
     low, high = np.quantile(levels, (0.1, 0.9))
     mean = np.nanmean(np.where(np.isfinite(example.levels), example.levels, np.nan), axis=1)
     return f"loudest around {hertz(bands[int(np.nanargmax(mean))])}; most of it from {db(low)} to {db(high)}"

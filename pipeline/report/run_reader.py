@@ -120,16 +120,20 @@ def read_run(folder: Path) -> Training:
         store, protocol = dict(config["store"]), dict(config["protocol"])
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder} is no run, it has no config.json; make one with: melzarr train STORE --run {folder}"
+            f"{folder} is not a run, it has no config.json; make one with: melzarr train STORE --run {folder}"
         ) from error
     except DAMAGED as error:
         raise RunError(
-            f"{folder / 'config.json'} is no configuration of a run; it is damaged, train again with --force"
+            f"{folder / 'config.json'} is not the configuration of a run; it is damaged, train again with --force"
         ) from error
     notes: list[str] = []
     history = _or_note(_history, folder / "history.csv", (), notes, "no epoch is done")
     parts = _or_note(_figures, folder / "metrics.json", {}, notes, "it is not finished")
-    without = "it was trained before answers of single tracks were kept; train again to have them" if parts else ""
+    without = (
+        "it was trained by a version that did not keep the answers for single tracks; train again to get them"
+        if parts
+        else ""
+    )
     wrong, n_wrong, n_answered = _or_note(_wrong, folder / "answers.csv", ((), 0, 0), notes, without)
     return Training(
         name=Path(os.path.realpath(folder)).name,
@@ -151,7 +155,7 @@ def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str
     try:
         return read(path)
     except FileNotFoundError:
-        notes.extend([f"{path.name} is not there: {missing}"] if missing else [])
+        notes.extend([f"{path.name} is missing: {missing}"] if missing else [])
     except DAMAGED:
         notes.append(f"{path.name} is damaged, and left out")
     return nothing
@@ -160,7 +164,7 @@ def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str
 def _read_json(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
-        raise TypeError("it is no table of names and values")
+        raise TypeError("it is not a table of names and values")
     return found
 
 
@@ -183,7 +187,7 @@ def _part(found: Mapping[str, Any]) -> Figures:
     labels = tuple(map(str, found["labels"]))
     confusion = tuple(tuple(_whole(cell) for cell in row) for row in found["confusion"])
     if {len(confusion), *map(len, confusion)} != {len(labels)}:
-        raise ValueError("its confusion is no square of its labels")
+        raise ValueError("its confusion matrix does not have a row and a column per label")
     accuracies = []
     for name, words in ACCURACIES.items():
         value, low, high = (_finite(float(found[name][end])) for end in ("value", "low", "high"))
@@ -212,11 +216,11 @@ def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"{value} is no finite number")
+        raise ValueError(f"{value} is not a finite number")
     return value
 
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
-        raise ValueError(f"{value!r:.40} is no number of anything")
+        raise ValueError(f"{value!r:.40} is not a count")
     return value

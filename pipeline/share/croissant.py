@@ -93,7 +93,7 @@ def croissant(
                 "@type": "cr:RecordSet",
                 "@id": "tracks",
                 "name": "tracks",
-                "description": "One row a track, in the order of the array mel.",
+                "description": "One row per track, in the order of the array mel.",
                 "key": {"@id": "tracks/track"},
                 "field": [_field(name, kind, words) for name, (kind, words) in columns.items()],
             }

@@ -144,8 +144,11 @@ def _opening(store: Store, name: str, *, is_zip: bool) -> str:
 
 def _layout(store: Store) -> str:
     if store.mel.shards is None:
-        return "one chunk a track, each a file of its own, so that any web server can serve it"
-    return f"one chunk a track, {store.tracks_per_shard} tracks a file (a shard), of which readers fetch what they need"
+        return "one chunk per track, each in a separate file, so that any web server can serve it"
+    return (
+        f"one chunk per track, {store.tracks_per_shard} tracks per file (a shard), from which readers fetch only what "
+        f"they need"
+    )
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:

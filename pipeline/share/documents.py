@@ -110,13 +110,15 @@ def _copy_audio(store: Store, root: Directory, folder: Path, progress: Callable[
             (folder / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / source)
         if sha256_of(folder / source) != digest:  # of the copy, because the file can change meanwhile
-            raise CallError(f"{source} below {root} is not the file that the store was made from; share it without")
+            raise CallError(
+                f"{source} below {root} is not the file that the store was made from; share the store without its audio"
+            )
 
 
 def _derived_lines(derived: Any) -> Iterator[str]:
     """Yield sentences about the chain of stores that a store was derived from; `derived` is not trusted."""
     while isinstance(derived, dict):
-        form = f", there as {derived.get('scale')} in {derived['dtype']}" if "dtype" in derived else ""
+        form = f", which stores them as {derived.get('scale')} in {derived['dtype']}" if "dtype" in derived else ""
         tracks, of_tracks, name = (derived.get(key) for key in ("tracks", "of_tracks", "from"))
         yield f"{tracks} of the {of_tracks} tracks of the store {name}{form}."
         if "max_error_db" in derived:

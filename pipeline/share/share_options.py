@@ -92,7 +92,7 @@ class ShareOptions:
                     raise CallError(f"{store.directory} has no {column} {unknown[0]!r}; it has {listed}")
                 chosen &= np.isin(values, list(names))
         if not chosen.any():
-            raise CallError(f"no track of {store.directory} is of these labels, splits and ids at once; ask for others")
+            raise CallError(f"no track of {store.directory} has these labels, splits and ids together; choose others")
         return np.flatnonzero(chosen)
 
 

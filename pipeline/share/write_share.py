@@ -121,9 +121,9 @@ def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory 
     sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_sha256"))
     for source, digest in zip(sources, digests, strict=True):
         if source.startswith("/") or ".." in source.split("/"):
-            raise CallError(f"the source {source!r} leads out of its folder; share the store without its audio")
+            raise CallError(f"the source {source!r} points outside its folder; share the store without its audio")
         if digest and root.size(source) is None:
-            raise CallError(f"{source} is not below {root}; say where the audio is that the store was made from")
+            raise CallError(f"{source} is not below {root}; give the source of the audio that the store was made from")
 
 
 def _derived(store: Store, numbers: npt.NDArray[np.intp], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,12 +96,13 @@ def read_catalog(
     elif directory.folder.is_dir() if directory.folder else directory.exists():
         listed, root, is_folder = _listed(directory, left_out), directory, True
     else:
-        remedy = f"run: melzarr fetch {recipe.name}" if recipe else "name a folder of label/file, or a .csv or .parquet"
-        raise CatalogError(f"{directory} is no folder and no manifest; {remedy}")
+        remedy = f"run: melzarr fetch {recipe.name}" if recipe else "give a folder of label/file, or a .csv or .parquet"
+        raise CatalogError(f"{directory} is neither a folder nor a manifest; {remedy}")
     tracks = Tracks.of(listed, by="id")
     if not tracks:
         raise CatalogError(
-            f"{directory} holds no audio file ({len(left_out)} others); known: {', '.join(sorted(EXTENSIONS))}"
+            f"{directory} contains no audio file ({len(left_out)} other files); known extensions: "
+            f"{', '.join(sorted(EXTENSIONS))}"
         )
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
@@ -124,8 +125,8 @@ def _listed(root: Directory, left_out: list[str]) -> Iterator[Track]:
             left_out.append(source)
         elif not slash:
             raise CatalogError(
-                f"{source!r} lies in {root} itself and so has no label; put each file into a folder "
-                f"named for its label, or give a manifest with the columns path and label"
+                f"{source!r} is directly in {root}, so it has no label; put each file into a folder named after its "
+                f"label, or give a manifest with the columns path and label"
             )
         else:
             yield _track(source, label)
@@ -184,7 +185,7 @@ def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
             for row in filter(None, rows):
                 yield dict(itertools.zip_longest(columns, map(as_was, row[: len(columns)]), fillvalue=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CatalogError(f"{where} is no CSV in UTF-8: {error}; save it as one") from error
+        raise CatalogError(f"{where} is not a CSV in UTF-8: {error}; save it as one") from error
 
 
 def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
@@ -199,23 +200,21 @@ def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
             for row in itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches()):
                 yield {column: "" if value is None else str(value) for column, value in row.items()}
     except ArrowException as error:
-        raise CatalogError(f"{where} is no Parquet file: {error}; write it anew, or give a CSV") from error
+        raise CatalogError(f"{where} is not a Parquet file: {error}; write it again, or give a CSV") from error
 
 
 def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_column: str) -> Track:
     path, label, part = row["path"], row["label"], row.get("split", "")
     for column in ("path", "label", "id", group_column, "split"):
         if "\0" in row.get(column, ""):  # no file name has it, and at the end of a text it would be lost
-            raise CatalogError(f"{where}: {column} {row[column]!r} holds a NUL character; mend it")
+            raise CatalogError(f"{where}: {column} {row[column]!r} contains a NUL character; remove it")
     if not path.strip() or not label.strip():
         raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
     source = os.path.normpath(path.removeprefix(f"{root}/")).replace(os.sep, "/")
     if source.startswith("/") and root.folder:
         source = os.path.relpath(source, root.folder.absolute()).replace(os.sep, "/")
     if "://" in path.removeprefix(f"{root}/") or source.startswith(("/", "../")) or source == "..":
-        raise CatalogError(
-            f"{where}: {path!r} lies outside the manifest's folder; put the manifest above all its files"
-        )
+        raise CatalogError(f"{where}: {path!r} is outside the manifest's folder; put the manifest above all its files")
     if part and part not in SPLITS and part != UNUSED:
         raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
     return _track(source, label, row.get("id", ""), row.get(group_column, ""), part)
@@ -238,9 +237,7 @@ def _refuse_undecodable(source: str) -> None:
     try:
         source.encode()
     except UnicodeEncodeError as error:
-        raise CatalogError(
-            f"the file name {source!r} is not UTF-8, so no store can hold it; rename the file"
-        ) from error
+        raise CatalogError(f"the file name {source!r} is not UTF-8, so it cannot be stored; rename the file") from error
 
 
 def _refuse_duplicates(tracks: Tracks) -> None:
@@ -263,8 +260,8 @@ def _split(
         known = recipe.splits if recipe else {}
         if named_split not in known:
             raise CatalogError(
-                f"no split called {named_split!r}; {recipe.name if recipe else 'a source without recipe'} "
-                f"has {', '.join(known) or 'none'}"
+                f"no split called {named_split!r}; {recipe.name if recipe else 'a source without a recipe'} has "
+                f"{', '.join(known) or 'none'}"
             )
         given = known[named_split]
         parts, how = [given.get(name, UNUSED) for (name,) in tracks.rows("id")], {"method": named_split}
@@ -313,6 +310,6 @@ def refuse_separated_groups(tracks: Tracks) -> None:
         track = tracks[int(apart.min())]
         other = tracks[int(order[group == track.group][0])]
         raise CatalogError(
-            f"{other.id!r} ({other.split}) and {track.id!r} ({track.split}) are of one group, "
-            f"{track.group!r}; put them into one part"
+            f"{other.id!r} ({other.split}) and {track.id!r} ({track.split}) are in one group, {track.group!r}; put "
+            f"them into one split"
         )

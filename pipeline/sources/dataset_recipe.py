@@ -126,8 +126,8 @@ def find_recipe(name: str, datasets: Path) -> Recipe:
     known = {**_recipes(_own_datasets()), **_recipes(datasets)}
     if name not in known:
         raise RecipeError(
-            f"no recipe called {name!r} in {datasets}, nor among melzarr's own; name one of "
-            f"{', '.join(sorted(known))}, or say where your recipes are with --datasets DIR"
+            f"no recipe called {name!r} in {datasets} or among those that come with melzarr; use one of "
+            f"{', '.join(sorted(known))}, or give the folder of your recipes with --datasets DIR"
         )
     return read_recipe(known[name], datasets / name)
 
@@ -162,13 +162,13 @@ def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is no readable recipe: {error}; mend it as TOML") from error
+        raise RecipeError(f"{path} is not a readable recipe: {error}; fix its TOML") from error
     try:
         json.dumps(data)  # raises if it is not JSON: a store keeps it in its attributes
         labels = data["labels"]
         _refuse_no_sentences(data.get("faults", []))
         if not is_date(data.get("published", "2001-01-01")):
-            raise ValueError(f"published={data['published']!r} is no date; give one as text, such as '2026-11-23'")
+            raise ValueError(f"published={data['published']!r} is not a date; give one as text, such as '2026-11-23'")
         return Recipe(
             folder=folder or path.parent,
             name=data["name"],
@@ -186,24 +186,24 @@ def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
     except KeyError as error:
         raise RecipeError(f"{path} lacks the field {error}; see the recipes that come with melzarr") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{path} has a field of the wrong kind: {error}") from error
+        raise RecipeError(f"{path} has a field of the wrong type: {error}") from error
 
 
 def _labels(names: Any) -> tuple[str, ...]:
     """Return the labels sorted; each must be a valid name of a visible folder, because it becomes one."""
     if not isinstance(names, list) or not names:
-        raise ValueError(f"labels={names!r} is no list of names")
+        raise ValueError(f"labels={names!r} is not a list of names")
     for name in names:
         if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
-            raise ValueError(f"label {name!r} is no plain folder name")
+            raise ValueError(f"label {name!r} is not a plain folder name")
     if len(set(names)) < len(names):
-        raise ValueError(f"labels={names!r} names one twice")
+        raise ValueError(f"labels={names!r} contains a name twice")
     return tuple(sorted(names))
 
 
 def _refuse_no_sentences(faults: Any) -> None:
     if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
-        raise ValueError(f"faults={faults!r:.80} is no list of sentences")
+        raise ValueError(f"faults={faults!r:.80} is not a list of sentences")
 
 
 def is_date(text: Any) -> bool:
@@ -213,7 +213,7 @@ def is_date(text: Any) -> bool:
 
 def _positive(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_TRACKS:
-        raise ValueError(f"tracks_per_label={value!r} is no whole number from 1 to {MAX_TRACKS}")
+        raise ValueError(f"tracks_per_label={value!r} is not a whole number from 1 to {MAX_TRACKS}")
     return value
 
 
@@ -221,16 +221,17 @@ def _source(table: dict[str, Any]) -> Archive | Synthesis:
     kind = table["kind"]
     if kind == "archive":
         if not isinstance(table["urls"], list) or not table["urls"]:
-            raise ValueError(f"source.urls={table['urls']!r} is no list of addresses")
+            raise ValueError(f"source.urls={table['urls']!r} is not a list of addresses")
         return Archive(tuple(table["urls"]), int(table["bytes"]), table["sha256"].lower())
     if kind == "synthesis":
         sha256 = str(table.get("sha256", "")).lower()
         if not re.fullmatch("(?:[0-9a-f]{64})?", sha256):
-            raise ValueError(f"source.sha256={sha256!r:.80} is no digest of 64 hexadecimal digits")
+            raise ValueError(f"source.sha256={sha256!r:.80} is not a digest of 64 hexadecimal digits")
         made = Synthesis(int(table["seed"]), int(table["sample_rate"]), float(table["seconds"]), sha256)
         if not (4000 <= made.sample_rate <= 192_000 and 0.1 <= made.seconds <= 3600):
             raise ValueError(
-                f"{made.seconds} s at {made.sample_rate} Hz are no track; make 0.1 s to an hour at 4000 Hz or more"
+                f"{made.seconds} s at {made.sample_rate} Hz are not a valid track; use 0.1 s to an hour at 4000 Hz or "
+                f"more"
             )
         return made
     raise ValueError(f"source.kind={kind!r} is unknown; use 'archive' or 'synthesis'")

@@ -100,10 +100,12 @@ def fetch(
             raise CallError(f"--from {copy_from}: {recipe.name} is synthesised, so no copy is needed; leave --from out")
         n_tracks = recipe.tracks_per_label if tracks_per_label is None else tracks_per_label
         if not 0 < n_tracks <= 100_000:
-            raise CallError(f"{n_tracks} tracks a label cannot be made; ask for 1 to 100000")
+            raise CallError(f"{n_tracks} tracks per label cannot be made; choose 1 to 100000")
         return _synthesise(recipe, recipe.source, n_tracks, CPU_COUNT if workers is None else workers)
     if tracks_per_label is not None:
-        raise CallError(f"{recipe.name} comes whole, so its number of tracks a label cannot be chosen; leave it out")
+        raise CallError(
+            f"{recipe.name} is always fetched whole, so its number of tracks per label cannot be chosen; leave it out"
+        )
     return _bring(recipe, recipe.source, copy_from)
 
 
@@ -122,8 +124,8 @@ def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) 
     made_with, present = _marker(recipe.audio), _synthesised(recipe)
     if present and not made_with:
         raise FetchError(
-            f"{recipe.audio} holds files such as {min(present).name} but not {MARKER}, so melzarr did not make them "
-            f"and leaves them alone; move them away and run again"
+            f"{recipe.audio} contains files such as {min(present).name} but not {MARKER}, so melzarr did not make "
+            f"them and does not change them; move them away and run again"
         )
     kept = present & wanted.keys() if made_with == made else set()
     missing = [path for path in wanted if path not in kept]
@@ -143,8 +145,8 @@ def _synthesise(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) 
             and (sha256 := _digest(recipe.audio, wanted)) != source.sha256
         ):
             unlike = (
-                f"; they are not quite those of the recipe (sha256 {sha256}, not {source.sha256}), so that digests and "
-                f"figures differ from those of others"
+                f"; their bytes differ from those of the recipe (sha256 {sha256}, not {source.sha256}), so digests "
+                f"and figures differ from those of other users"
             )
     removed = f", removed {len(present - kept)}" if present - kept else ""
     return Fetched(recipe.audio, len(wanted), made=True, note=f"made {len(missing)} tracks{removed}{unlike}")
@@ -188,7 +190,9 @@ def _write_tracks(jobs: list[tuple[Path, str, int]], parameters: dict[str, Any],
             for future in progress(as_completed([pool.submit(write, *job) for job in jobs])):
                 future.result()
         except BrokenProcessPool as error:
-            raise FetchError("a process that made tracks was killed; run again to go on, with fewer workers") from error
+            raise FetchError(
+                "a process that made tracks was killed; run again with fewer workers to continue"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -214,7 +218,7 @@ def _bring(recipe: Recipe, source: Archive, copy_from: Path | None) -> Fetched:
         elif copy_from.is_dir():
             _copy(copy_from, recipe)
         elif not copy_from.is_file():
-            raise FetchError(f"--from {copy_from}: there is no such file or folder; name the archive or a folder")
+            raise FetchError(f"--from {copy_from}: there is no such file or folder; give the archive or a folder")
         elif wrong := mismatch(copy_from, source):
             raise FetchError(
                 f"--from {copy_from}: {wrong}; give the archive that the recipe names, or unpack this one yourself and "
@@ -233,11 +237,11 @@ def _there(recipe: Recipe) -> Fetched | None:
     n_tracks, expected = sum(counts.values()), recipe.tracks_per_label * len(counts)
     if n_tracks not in {expected, _marker(recipe.audio).get("n_tracks")}:
         raise FetchError(
-            f"{recipe.audio} holds {n_tracks} tracks where {expected} are expected; move it away and run again, and "
+            f"{recipe.audio} contains {n_tracks} tracks, but {expected} are expected; move it away and run again, and "
             f"give it with --from PATH if it is the copy to use"
         )
     unlike = [f"{label} {count}" for label, count in counts.items() if count != recipe.tracks_per_label]
-    note = f"{n_tracks} tracks where the recipe says {expected} ({', '.join(unlike)})" if unlike else ""
+    note = f"{n_tracks} tracks, but the recipe has {expected} ({', '.join(unlike)})" if unlike else ""
     return Fetched(recipe.audio, n_tracks, made=False, note=note)
 
 
@@ -257,8 +261,8 @@ def _copy(path: Path, recipe: Recipe) -> None:
     )
     if directory is None:
         raise FetchError(
-            f"--from {path}: neither it nor a folder up to {DEPTH} levels below holds all of the folders "
-            f"{', '.join(recipe.labels)} with audio files in them; name the folder that does, or the archive"
+            f"--from {path}: neither it nor a folder up to {DEPTH} levels below contains all of the folders "
+            f"{', '.join(recipe.labels)} with audio files in them; give the folder that does, or the archive"
         )
     files = [(label, file) for label in recipe.labels for file in _audio_files(directory / label)]
     with _whole(recipe) as part:
@@ -296,7 +300,7 @@ def _unpack(archive: Path, recipe: Recipe) -> None:
         ):
             for member, name in _tracks(members, recipe):
                 if (room := room - member.size - tarfile.BLOCKSIZE) < 0:
-                    raise FetchError(f"{archive} unpacks to over {MAX_RATIO} times its size; it is not to be trusted")
+                    raise FetchError(f"{archive} unpacks to over {MAX_RATIO} times its size; it cannot be trusted")
                 content = members.extractfile(member)
                 if content is None:  # for the type checker: a regular file has content
                     continue
@@ -312,7 +316,7 @@ def _tracks(members: tarfile.TarFile, recipe: Recipe) -> Iterator[tuple[tarfile.
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
-            raise FetchError(f"the archive has a member {member.name!r} that leads out of its folder; do not use it")
+            raise FetchError(f"the archive has a member {member.name!r} that points outside its folder; do not use it")
         if member.isreg() and path.parent.name in recipe.labels and _is_audio(path.name):
             yield member, f"{path.parent.name}/{path.name}"
 
@@ -327,7 +331,7 @@ def _whole(recipe: Recipe) -> Iterator[Path]:
             (part / label).mkdir(parents=True)
         yield part
         if not (n_tracks := sum(len(_audio_files(part / label)) for label in recipe.labels)):
-            raise FetchError(f"no audio file was found as label/file, label being {', '.join(recipe.labels)}")
+            raise FetchError(f"no audio file was found as label/file with the labels {', '.join(recipe.labels)}")
         _mark(part, {"n_tracks": n_tracks})
         part.rename(recipe.audio)
     finally:

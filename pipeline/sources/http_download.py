@@ -64,13 +64,13 @@ def download(source: Archive, folder: Path) -> Path:
             if not (wrong := mismatch(part, source)):
                 return part
             part.unlink()
-            failures.append(f"{url}: {wrong}, so what came was removed")
+            failures.append(f"{url}: {wrong}, so the downloaded file was removed")
         except _UnusableError as error:
             failures.append(f"{url}: {error}")
-    kept = f" ({_size(part):,} bytes are kept, and it goes on from there)" if _size(part) else ""
+    kept = f" ({_size(part):,} bytes are kept, and the download continues from there)" if _size(part) else ""
     raise FetchError(
-        f"the archive could not be downloaded: {'; '.join(failures)}. Look at the network and run again{kept}, "
-        f"or give a copy with --from PATH"
+        f"the archive could not be downloaded: {'; '.join(failures)}. Check the network and run again{kept}, or give "
+        f"a copy with --from PATH"
     )
 
 
@@ -121,7 +121,7 @@ def _start(response: requests.Response, have: int, n_bytes: int) -> int:
     start = int(match[1]) if match else 0
     offered = start + int(response.headers.get("Content-Length", -1))
     if offered != n_bytes or start > have or (status == 206 and not match):
-        raise _UnusableError(f"it offers {max(offered, 0):,} bytes where the archive has {n_bytes:,}")
+        raise _UnusableError(f"it offers {max(offered, 0):,} bytes, but the archive has {n_bytes:,}")
     return start
 
 
@@ -146,14 +146,14 @@ def mismatch(path: Path, source: Archive) -> str:
         The expected archive.
     """
     if (size := _size(path)) != source.n_bytes:
-        return f"it has {size:,} bytes where the archive has {source.n_bytes:,}"
+        return f"it has {size:,} bytes, but the archive has {source.n_bytes:,}"
     digest = hashlib.sha256()
     with path.open("rb") as file, tqdm(disable=None, total=size, desc="checking", unit="B", unit_scale=True) as n:
         while block := file.read(BLOCK):
             digest.update(block)
             n.update(len(block))
     found = digest.hexdigest()
-    return "" if found == source.sha256 else f"its SHA-256 is {found} where the archive has {source.sha256}"
+    return "" if found == source.sha256 else f"its SHA-256 is {found}, but that of the archive is {source.sha256}"
 
 
 def _size(path: Path) -> int:

@@ -79,13 +79,13 @@ def require_own_folder(path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(facts.st_mode):
-        raise BuildError(f"{path} is a link to {path.readlink()}, where nothing may be removed; remove the link")
+        raise BuildError(f"{path} is a link to {path.readlink()}, and nothing is removed there; remove the link")
     if not stat.S_ISDIR(facts.st_mode):
-        raise BuildError(f"{path} is no folder, and in the way; move it")
+        raise BuildError(f"{path} is not a folder, and is in the way; move it")
     if facts.st_uid != os.geteuid() and facts.st_uid != _owner_of_new_files(path.parent):
         raise BuildError(
-            f"{path} belongs to another user (uid {facts.st_uid}), whose work is not gone on with; remove it, or make "
-            f"it yours with chown if you trust it"
+            f"{path} belongs to another user (uid {facts.st_uid}), whose work is not continued; remove it, or take it "
+            f"over with chown if you trust it"
         )
 
 

@@ -102,7 +102,9 @@ class Lease:
     def _take_over(self) -> None:
         """Wait to see whether the holder is alive, and take the lock if it is not."""
         data, version = self._look()
-        logger.warning("%s was being built by %s; waiting %.0f s whether it still is", self.what, _who(data), SILENCE)
+        logger.warning(
+            "%s was being built by %s; waiting %.0f s to see whether it still is", self.what, _who(data), SILENCE
+        )
         end = time.monotonic() + SILENCE
         while time.monotonic() < end:
             time.sleep(1)
@@ -111,7 +113,9 @@ class Lease:
         try:
             self._exchange(version)
         except FileExistsError as error:
-            raise BuildError(f"{self.what} is being built by somebody else since just now; wait for it") from error
+            raise BuildError(
+                f"{self.what} is being built by another process, which has just started; wait for it"
+            ) from error
 
     def _look(self) -> tuple[bytes, Version | None]:
         try:
@@ -144,7 +148,10 @@ class Lease:
         if _fields(data).get("token") == self._token:
             self._version = version
         else:
-            self._lost = f"{self.what} was taken over by {_who(data)}, since this process was not heard of for long"
+            self._lost = (
+                f"{self.what} was taken over by {_who(data)}, because this process did not renew its lock for a long "
+                f"time"
+            )
 
 
 def _fields(data: bytes) -> dict[str, object]:

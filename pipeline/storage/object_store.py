@@ -68,17 +68,19 @@ class ObjectStoreDirectory:
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise CallError(f"{url} is no address ({error}); give one such as s3://BUCKET/NAME") from error
+            raise CallError(f"{url} is not an address ({error}); give one such as s3://BUCKET/NAME") from error
         if not parts.netloc:
             raise CallError(f"{url} names no bucket; give {parts.scheme}://BUCKET/NAME")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise CallError(
                 f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: give the address without password, "
-                f"query or fragment; credentials are found in the environment"
+                f"query or fragment; credentials are read from the environment"
             )
         names = parts.path.strip("/").split("/") if parts.path.strip("/") else []
         if re.search("%[0-9A-Fa-f]{2}", parts.path) or {"", ".", ".."} & set(names):
-            raise CallError(f"{url}: give the names in it as they are, without %20 and the like, //, . and ..")
+            raise CallError(
+                f"{url}: write the names in it unescaped, without %20 and similar codes, and without //, . and .."
+            )
         return cls(url.rstrip("/"))
 
     def __str__(self) -> str:
@@ -161,7 +163,7 @@ class ObjectStoreDirectory:
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
         """Yield names and sizes of all files except those in the folder `without`."""
         if not self.can_list:
-            raise StorageError(f"{self.url}: what is there cannot be listed over the web; give a manifest, as .csv")
+            raise StorageError(f"{self.url}: a folder on a web server cannot be listed; give a manifest (.csv)")
         with told(self.url):
             for some in obstore.list(self._client(), chunk_size=1000):
                 for found in some:

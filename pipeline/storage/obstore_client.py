@@ -40,7 +40,9 @@ def open_service(url: str, patience: str) -> Any:
         try:
             settings["credential_provider"] = Boto3CredentialProvider()
         except BotoCoreError as error:
-            raise StorageError(f"{url}: no profile of AWS can be read ({error}); see ~/.aws and AWS_PROFILE") from error
+            raise StorageError(
+                f"{url}: the AWS profile cannot be read ({error}); see ~/.aws and AWS_PROFILE"
+            ) from error
         except ValueError:  # boto3 finds no credentials; a role of the machine may provide them
             pass
     with told(url):
@@ -62,10 +64,10 @@ def told(where: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
-            raise StorageError(f"{where}: there is no such bucket; make it, or name another") from error
+            raise StorageError(f"{where}: there is no such bucket; create it, or use another") from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-        raise FileExistsError(errno.EEXIST, "it is not as it was last seen", where) from error
+        raise FileExistsError(errno.EEXIST, "it has changed since it was last read", where) from error
     except ValueError as error:  # the service does not accept the name, so no such object exists
         raise FileNotFoundError(errno.ENOENT, f"no object can have this name ({error})", where) from error
     except exceptions.InvalidPathError as error:
@@ -73,7 +75,7 @@ def told(where: str) -> Iterator[None]:
         raise StorageError(f"{where}: a name there cannot be used ({said}); rename or remove that object") from error
     except exceptions.NotSupportedError as error:
         said = str(error).partition("\n")[0]
-        raise StorageError(f"{where}: this server lacks what is needed ({said}); use another") from error
+        raise StorageError(f"{where}: this server lacks a required feature ({said}); use another") from error
     except exceptions.BaseError as error:
         raise StorageError(f"{where}: {_sentence(str(error), where)}") from error
 
@@ -83,21 +85,21 @@ def _sentence(said: str, where: str) -> str:
     status, code = re.search(r"status code: (\d+)", said), re.search(r"<Code>([A-Za-z]+)</Code>", said)
     reason = code[1] if code else status[1] if status else ""
     if reason == "NoSuchBucket":
-        return "there is no such bucket; make it, or name another"
+        return "there is no such bucket; create it, or use another"
     if "169.254.169.254" in said or "metadata.google" in said:
         return "no credentials were found; set those of the service in the environment, such as AWS_ACCESS_KEY_ID"
     if status and status[1] in {"401", "403"}:
         return (
-            f"access was denied ({reason}); see that bucket and key in the environment are the right ones, and that "
-            f"the key may do this"
+            f"access was denied ({reason}); check that the bucket and the key in the environment are the right ones, "
+            f"and that the key permits this"
         )
     if status:
-        return f"the server refused ({reason}); mend that and run the same command again"
+        return f"the server refused ({reason}); fix this and run the same command again"
     first = said.partition("\n")[0].rpartition(" - ")[2]
     if not UNHEARD.search(said):
-        return f"the request failed ({first}); mend that and run the same command again"
+        return f"the request failed ({first}); fix this and run the same command again"
     address = " (AWS_ENDPOINT_URL)" if where.startswith("s3://") else ""
     return (
-        f"the server does not answer ({first}); see that it runs, and that its address is right{address}, then run the "
-        f"same command again"
+        f"the server does not answer ({first}); check that it runs, and that its address is right{address}, then run "
+        f"the same command again"
     )

@@ -33,7 +33,9 @@ def open_directory(where: str | Path | Directory) -> Directory:
     if isinstance(where, Path) or not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return _on_disk(Path(where))
     if scheme not in SCHEMES:
-        raise CallError(f"{where}: addresses begin with {', '.join(f'{known}://' for known in SCHEMES)}, or are paths")
+        raise CallError(
+            f"{where}: use a path, or an address that begins with {', '.join(f'{known}://' for known in SCHEMES)}"
+        )
     try:
         from melzarr.pipeline.storage.object_store import ObjectStoreDirectory  # noqa: PLC0415  (an optional dependency: most stores are on a disk)
     except ImportError as error:

@@ -36,7 +36,7 @@ class _Archive:
                 infos = [info for info in found.infolist() if not info.is_dir()]
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             self.file.close()
-            raise StoreError(f"{path} is no whole zip archive ({error}); copy or download it again") from error
+            raise StoreError(f"{path} is not a complete zip archive ({error}); copy or download it again") from error
         self.n_bytes = os.fstat(self.file.fileno()).st_size
         self.infos = {info.filename: info for info in infos}
 
@@ -159,14 +159,14 @@ class ZipDirectory:
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """Raise CallError: audio is not read from archives."""
-        raise CallError(f"{self.path}: {name} cannot be used in an archive; unzip it, and name the folder")
+        raise CallError(f"{self.path}: {name} cannot be used in an archive; unzip it, and use the folder")
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
         """Raise CallError: audio is not read from archives."""
-        raise CallError(f"{self.path}: {next(iter(names))} cannot be used in an archive; unzip it, and name the folder")
+        raise CallError(f"{self.path}: {next(iter(names))} cannot be used in an archive; unzip it, and use the folder")
 
     def _refuse(self, *_: object) -> Never:
-        raise CallError(f"{self.path} is an archive, which is not changed; make another one")
+        raise CallError(f"{self.path} is an archive, which cannot be changed; make another one")
 
     write = move = remove = _refuse
 

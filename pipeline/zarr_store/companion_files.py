@@ -110,7 +110,7 @@ def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[st
     """
     if directory.size(CHECKSUMS) is None:  # the store was not shared
         alone = sorted(name for name in NAMES if "." in name and directory.size(name) is not None)
-        return [f"{name} is there without {CHECKSUMS}" for name in alone], 0
+        return [f"{name} exists without {CHECKSUMS}" for name in alone], 0
     listed = read_checksums(directory.read(CHECKSUMS))
     problems = []
     for name, expected in listed.items():
@@ -121,5 +121,5 @@ def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[st
             problems.append(f"{name} is missing, and {CHECKSUMS} lists it")
     if directory.can_list:
         there = {name for name, _ in directory.files() if not name.startswith(".")}
-        problems += [f"{name} is in no line of {CHECKSUMS}" for name in sorted(there - listed.keys() - {CHECKSUMS})]
+        problems += [f"{name} is not listed in {CHECKSUMS}" for name in sorted(there - listed.keys() - {CHECKSUMS})]
     return problems, len(listed)

@@ -53,19 +53,21 @@ def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
     n_tracks, tracks_per_shard = mel.shape[0], (mel.shards or mel.chunks)[0]
     n_shards = -(-n_tracks // tracks_per_shard)
     if tracks_per_shard > MAX_TRACKS_PER_SHARD or not _has_last(directory, n_shards):
-        raise ValueError(f"it claims {n_tracks} tracks, {tracks_per_shard} a shard, and has not the files for them")
+        raise ValueError(
+            f"it declares {n_tracks} tracks, {tracks_per_shard} per shard, but does not have the files for them"
+        )
     sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
     for name, dims in _arrays():
         array = _array(group, name)
         expected = tuple(sizes[dim] for dim in dims)
         if array.shape != expected:
-            raise ValueError(f"{name} has the shape {array.shape}, and {expected} fits the others")
+            raise ValueError(f"{name} has the shape {array.shape}, but the other arrays require {expected}")
         if (array.dtype.kind in "OTU") != (name in TEXTS):
-            raise TypeError(f"{name} is of the type {array.dtype}")
+            raise TypeError(f"{name} has the type {array.dtype}")
         if math.prod(array.chunks) * array.dtype.itemsize > MAX_CHUNK_BYTES:
             raise ValueError(f"{name} has chunks of {array.chunks} values")
     if mel.dtype != spec.dtype:
-        raise TypeError(f"mel is of the type {mel.dtype}, and its spec says {spec.dtype}")
+        raise TypeError(f"mel has the type {mel.dtype}, but its spec says {spec.dtype}")
     return spec
 
 
@@ -80,12 +82,12 @@ def _require_words(attributes: Mapping[str, Any]) -> None:
         recipe.get("origin", ""),
     ]
     if wrong := [text for text in texts if not isinstance(text, str)]:
-        raise TypeError(f"one of its versions, its split or its recipe says {wrong[0]!r:.40}")
+        raise TypeError(f"its versions, split or recipe contain {wrong[0]!r:.40}")
     if wrong := [split[name] for name in ("valid", "test", "seed") if not isinstance(split.get(name, 0), int | float)]:
-        raise TypeError(f"its split says {wrong[0]!r:.40}")
+        raise TypeError(f"its split contains {wrong[0]!r:.40}")
     for several in (split.get("of", []), recipe.get("merged", [])):
         if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
-            raise TypeError(f"what it was merged of is {several!r:.40}")
+            raise TypeError(f"what it was merged from is {several!r:.40}")
         for one in several:
             _require_words({"versions": {}, "split": one, "recipe": one})
 
@@ -100,7 +102,7 @@ def _arrays() -> Iterator[tuple[str, tuple[str, ...]]]:
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is no array")
+        raise TypeError(f"{name} is not an array")
     return array
 
 

@@ -133,10 +133,10 @@ class Store:
         try:
             return np.asarray(self._array(name)[which])
         except FileNotFoundError as error:
-            raise StoreError(f"{error.filename} is missing; the store is damaged, make it again") from error
+            raise StoreError(f"{error.filename} is missing; the store is damaged, build it again") from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise StoreError(
-                f"{self.directory}: {name} cannot be read ({error}); it is damaged, make it again"
+                f"{self.directory}: {name} cannot be read ({error}); it is damaged, build it again"
             ) from error
 
     def text(self, name: str) -> npt.NDArray[Any]:
@@ -149,7 +149,7 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self.group[name]
         if not isinstance(array, zarr.Array):
-            raise StoreError(f"{self.directory}: {name} is no array; the store is damaged, make it again")
+            raise StoreError(f"{self.directory}: {name} is not an array; the store is damaged, build it again")
         return array
 
     def reader(self) -> Reader:
@@ -184,7 +184,7 @@ class Store:
         def read_whole(number: int) -> bytes:
             data = self.directory.read(shard_name(number))
             if len(data) != shard_bytes[number]:  # a shard under another shard's name passes every checksum
-                raise ValueError("its file is not of the size that was written")
+                raise ValueError("its file does not have the size that was written")
             return data
 
         def read(number: int) -> bytes:
@@ -231,7 +231,7 @@ class Store:
                     n_bytes=n_bytes,
                 )
             except ValueError as error:
-                raise StoreError(f"{self.directory}: {error}; it is damaged, make it again") from error
+                raise StoreError(f"{self.directory}: {error}; it is damaged, build it again") from error
             yield receipt
 
 
@@ -279,16 +279,18 @@ def open_store(where: str | Path | Directory) -> Store:
             f"there is no store at {directory}; make one with: melzarr features SOURCE {directory}"
         ) from error
     except (ValueError, KeyError, TypeError, NotADirectoryError, RecursionError) as error:
-        raise StoreError(f"{directory} is no readable Zarr group ({error}); it is damaged or something else") from error
+        raise StoreError(
+            f"{directory} is not a readable Zarr group ({error}); it is damaged, or not a store"
+        ) from error
     if attributes.get("schema_version") != SCHEMA_VERSION:
         found = attributes.get("schema_version")
         raise StoreError(
-            f"{directory} is no store that this melzarr reads: it has schema_version={found!r}, and {SCHEMA_VERSION} "
-            f"is known; make it again, name another, or read it with plain xarray"
+            f"{directory} is not a store that this version of melzarr reads: it has schema_version={found!r}, but "
+            f"{SCHEMA_VERSION} is expected; build it again, use another store, or read it with plain xarray"
         )
     try:
         return Store(directory, group, checked_spec(directory, group))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, SpecError) as error:
         raise StoreError(
-            f"{directory} is no whole store ({error}); it is damaged or something else, make it again"
+            f"{directory} is not a complete store ({error}); it is damaged or not a store of melzarr, build it again"
         ) from error

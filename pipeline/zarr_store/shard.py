@@ -90,7 +90,7 @@ def read_index(
         If the file is damaged.
     """
     if expected_bytes not in {None, n_bytes}:
-        raise ValueError("its shard is not of the size that was written")
+        raise ValueError("its shard does not have the size that was written")
     index = np.frombuffer(_checked(end), "<u8").reshape(tracks_per_shard, 2)
     index_start = n_bytes - len(end)
     inside = (index[:, 0] <= index_start) & (index[:, 1] <= index_start - np.minimum(index[:, 0], index_start))
@@ -131,10 +131,10 @@ def compressed(data: bytes, n_bytes: int) -> bytes:
         If the chunk is damaged or missing.
     """
     if not data:
-        raise ValueError("it is not there")
+        raise ValueError("it is missing")
     content = _checked(data)
     if int.from_bytes(content[4:8], "little") != n_bytes:  # decompressed size in Blosc's header
-        raise ValueError("it has another size than a track")
+        raise ValueError("it does not have the size of a track")
     return content
 
 
@@ -148,5 +148,5 @@ def _checked(data: bytes) -> bytes:
     """Return the bytes without their CRC32C, after checking it."""
     content = data[:-CHECKSUM_BYTES]
     if google_crc32c.value(content) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
-        raise ValueError("its checksum is not that of its bytes")
+        raise ValueError("its checksum does not match its bytes")
     return content

@@ -106,8 +106,8 @@ class ReadOnlyDirectoryStore(Store):
 
     async def set(self, key: str, value: Buffer) -> NoReturn:
         """Raise: a finished store is read-only."""
-        raise NotImplementedError(f"{self.directory} is read only")
+        raise NotImplementedError(f"{self.directory} is read-only")
 
     async def delete(self, key: str) -> NoReturn:
         """Raise: a finished store is read-only."""
-        raise NotImplementedError(f"{self.directory} is read only")
+        raise NotImplementedError(f"{self.directory} is read-only")

@@ -95,17 +95,19 @@ def _append(
     catalog = read_source(source, datasets, group_column=group_column, named_split=None, shares=shares_of(opened))
     with progress_bar(len(catalog.tracks), "compare") as bar:
         added = addition(workspace, opened, catalog, bar.update)
-    kept = count_tracks(f"kept as they are, though {source} gives another label, path, group or split", added.differing)
+    kept = count_tracks(f"kept unchanged, although {source} gives another label, path, group or split", added.differing)
     n_new = len(added.catalog.tracks)
     if not n_new:
         clean(added)
         facts = {"store": str(store), "new": 0, "there": added.n_there}
-        click.echo(as_text(facts)) if as_json else show([*kept, f"nothing is new: {store} has all of {source} already"])
+        click.echo(as_text(facts)) if as_json else show(
+            [*kept, f"nothing to add: {store} already has all tracks of {source}"]
+        )
         return
     different = differing([opened.attributes["versions"], added.plan.versions])
     if not as_json:
         show([*kept, *(f"computed by different versions: {line}" for line in different)])
-        click.echo(f"{count(n_new, 'new track')}, {added.n_there} there already")
+        click.echo(f"{count(n_new, 'new track')}, {added.n_there} already there")
     if not is_built(added):
         _build_new(added, cluster, workers, resources, max_failed, as_json)
     with build_progress(opened.n_tracks + n_new, "append") as progress:
@@ -155,7 +157,7 @@ def merge(stores: tuple[Directory, ...], out: Directory, force: bool, as_json: b
     from melzarr.pipeline.zarr_store.reader import open_store
 
     if len(stores) < 2:
-        raise click.UsageError("give two stores or more, and then the one that they become")
+        raise click.UsageError("give two or more stores, and then the path of the new store")
     refuse_place(open_workspace(out), stores, replace=True)
     opened = [open_store(store) for store in stores]
     if _is_there(out, opened, force):
@@ -185,8 +187,8 @@ def _is_there(out: Directory, opened: list[Store], force: bool) -> bool:
     finished = open_store(out)
     if not is_merged(finished, opened):
         raise BuildError(
-            f"{out} is finished, but is not what these stores give; name another place, or replace it with --force: "
-            f"it stays until the new one is complete"
+            f"{out} is finished, but is not the merge of these stores; choose another path, or replace it with "
+            f"--force: it stays until the new one is complete"
         )
     workspace.cleanup_after_crash(finished.receipts())
     return True

@@ -86,7 +86,7 @@ def features(
     earlier = workspace.n_receipts()
     click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier:
-        click.echo(f"going on: {count(earlier, 'shard')} of an earlier run; each is checked before it is kept")
+        click.echo(f"continuing: {count(earlier, 'shard')} from an earlier run; each is checked before it is kept")
     resources: dict[str, Any] = {"memory": memory, "walltime": walltime, "say": beside_bar, "dashboard": dashboard}
     with connect(cluster, workers, plan.worker_bytes, **resources) as runner:
         from melzarr.pipeline.builder.run_build import build  # while the workers start
@@ -124,7 +124,7 @@ def is_up_to_date(store: Directory, catalog: Catalog, plan: Plan, force: bool) -
     from melzarr.pipeline.zarr_store.reader import is_store, open_store
 
     if not is_store(store):
-        raise BuildError(f"{store} exists and is no store of melzarr's; name another place, or remove it yourself")
+        raise BuildError(f"{store} exists and is not a melzarr store; choose another path, or remove it yourself")
     try:
         with progress_bar(len(catalog.tracks), "compare") as bar:
             found = changes(open_store(store), plan, catalog, bar.update)
@@ -137,8 +137,8 @@ def is_up_to_date(store: Directory, catalog: Catalog, plan: Plan, force: bool) -
         return False
     if found:
         raise BuildError(
-            f"{store} is finished, but not what would be built now:\n  " + "\n  ".join(found) + "\n"
-            "name another store, or replace it with --force: the shards that still fit are kept, and the old store "
-            "stays until the new one is complete"
+            f"{store} is finished, but differs from what would be built now:\n  " + "\n  ".join(found) + "\n"
+            "choose another path, or replace it with --force: the shards that are still valid are kept, and the old "
+            "store stays until the new one is complete"
         )
     return True

@@ -16,8 +16,17 @@ from melzarr.pipeline.cli.output import next_step
 
 @click.command(cls=Guarded)
 @click.argument("name")
-@click.option("--from", "copy_from", type=click.Path(path_type=Path, exists=True), help="A copy that you have.")
-@click.option("--tracks-per-label", type=click.IntRange(1), help="Make fewer tracks, for a quick look.")
+@click.option(
+    "--from",
+    "copy_from",
+    type=click.Path(path_type=Path, exists=True),
+    help="A copy that you have: the archive, or a folder above its label folders.",
+)
+@click.option(
+    "--tracks-per-label",
+    type=click.IntRange(1),
+    help="Number of tracks to make per label, such as 10 for a quick test.  [default: from the dataset's recipe]",
+)
 @WORKERS
 @DATASETS
 def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, workers: int | None, datasets: Path) -> None:
@@ -35,7 +44,7 @@ def fetch(name: str, copy_from: Path | None, tracks_per_label: int | None, worke
 
     recipe = find_recipe(name, datasets)
     fetched = fetch_recipe(recipe, copy_from=copy_from, tracks_per_label=tracks_per_label, workers=workers)
-    remarks = [*([] if fetched.made else ["they were there already"]), *([fetched.note] if fetched.note else [])]
+    remarks = [*([] if fetched.made else ["they were already there"]), *([fetched.note] if fetched.note else [])]
     click.echo(
         f"{fetched.n_tracks} tracks of {name} are in {fetched.audio}{': ' if remarks else ''}{'; '.join(remarks)}"
     )

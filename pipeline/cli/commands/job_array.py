@@ -39,7 +39,7 @@ class PartType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
         number, n_parts = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= n_parts:
-            self.fail(f"{value!r} is no part; give one such as 3/16, of 1/16 to 16/16", param, ctx)
+            self.fail(f"{value!r} is not a part; give one such as 3/16, from 1/16 to 16/16", param, ctx)
         return number, n_parts
 
 
@@ -67,7 +67,10 @@ def init_stage(source: str, store: Directory, force: bool, **options: Any) -> No
         return
     show(missing_splits(catalog))
     write_plan(plan, catalog, store, replace=force)
-    click.echo(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}: the most parts")
+    click.echo(
+        f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}; at most "
+        f"{count(plan.n_shards, 'part')}"
+    )
     next_step("job-array", "part", f"1/{min(16, plan.n_shards)}", store)
 
 

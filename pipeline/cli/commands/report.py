@@ -16,9 +16,12 @@ from melzarr.pipeline.storage.local import LocalDirectory
 
 @click.command(cls=Guarded)
 @STORE
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of a training, to tell of it too.")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a training run to include in the report.")
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path), help="Folder for page and pictures.  [default: STORE-report]"
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder for the page and its pictures.  [default: STORE-report]",
 )
 def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     """Write a page about STORE: what is in it, how it sounds, what may be wrong with it.
@@ -49,7 +52,7 @@ def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     page, *pictures = write_report(opened, found, folder, run, read_built(opened))
     click.echo(f"made {page}, {size(page.stat().st_size)}, and {count(len(pictures), 'picture')} beside it")
     if faults := found.faults():
-        show(["worth a look:", *(f"  {fault}" for fault in faults)])
+        show(["possible problems:", *(f"  {fault}" for fault in faults)])
     if not run:
         next_step("train", store)
 

@@ -21,7 +21,9 @@ from melzarr.pipeline.cli.progress import progress_bar
 @click.command(cls=Guarded)
 @SOURCE
 @click.option(
-    "--workers", type=click.IntRange(1), help="Workers to count on.  [default: one a core here, as memory allows]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of workers to estimate for.  [default: one per core of this machine, as memory allows]",
 )
 @AS_JSON
 @source_options

@@ -19,7 +19,7 @@ from melzarr.pipeline.storage.directory import Directory
 def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001  (click's)
     """Parse a date such as 2026-11-23; a callback of an option."""
     if value is not None and not is_date(value):
-        raise click.BadParameter(f"{value!r} is no date; give one such as 2026-11-23")
+        raise click.BadParameter(f"{value!r} is not a date; give one such as 2026-11-23")
     return value
 
 
@@ -29,17 +29,22 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--label", "labels", multiple=True, help="Only tracks of this label; may be given more than once.")
 @click.option("--split", "splits", multiple=True, help="Only tracks of this split; may be given more than once.")
 @click.option("--track", "tracks", multiple=True, metavar="ID", help="Only this track; may be given more than once.")
-@click.option("--scale", type=click.Choice(SCALES), help="Power, or its level in dB.  [default: the store's]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Type; float16 needs --scale db.  [default: the store's]")
-@click.option("--unsharded", is_flag=True, help="One file a track, for servers that cannot give parts of files.")
-@click.option("--audio", metavar="SOURCE", help="Also the audio files, from where the store was made from.")
-@click.option("--hugging-face", is_flag=True, help="A folder that can be uploaded to Hugging Face as it is.")
-@click.option("--title", help="What it is called.  [default: as the dataset's recipe says]")
-@click.option("--licence", "--license", help="What may be done with it.  [default: likewise]")
-@click.option("--origin", help="Who made the music, and where it is from.  [default: likewise]")
-@click.option("--author", default="", help="Who made the dataset, for those who cite it.")
+@click.option("--scale", type=click.Choice(SCALES), help="Store power, or its level in dB.  [default: the store's]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Data type; float16 needs --scale db.  [default: the store's]")
 @click.option(
-    "--published", metavar="DATE", callback=read_date, help="Date of publication: 2026-11-23.  [default: likewise]"
+    "--unsharded", is_flag=True, help="Store one file per track, for servers that cannot serve parts of files."
+)
+@click.option("--audio", metavar="SOURCE", help="Include the audio files, from the source of the store.")
+@click.option("--hugging-face", is_flag=True, help="Write a folder that can be uploaded to Hugging Face unchanged.")
+@click.option("--title", help="Title of the dataset.  [default: from the dataset's recipe]")
+@click.option("--licence", "--license", help="Licence of the dataset.  [default: from the dataset's recipe]")
+@click.option("--origin", help="Who made the music, and where it is from.  [default: from the dataset's recipe]")
+@click.option("--author", default="", help="Who made the dataset, for its citation.")
+@click.option(
+    "--published",
+    metavar="DATE",
+    callback=read_date,
+    help="Date of publication, such as 2026-11-23.  [default: from the dataset's recipe]",
 )
 @FORCE
 @AS_JSON

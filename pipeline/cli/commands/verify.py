@@ -21,8 +21,11 @@ from melzarr.pipeline.storage.directory import Directory
 
 @click.command(cls=Guarded)
 @STORE
-@click.option("--source", help="What the store was made from; its files are compared, and needed for --sample.")
-@click.option("--sample", type=click.IntRange(0), default=0, help="Tracks to compute again with librosa.")
+@click.option(
+    "--source",
+    help="Source of the store; its files are compared with those that the store was made from. Required by --sample.",
+)
+@click.option("--sample", type=click.IntRange(0), default=0, help="Number of tracks to compute again with librosa.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the sample.")
 @AS_JSON
 @DATASETS
@@ -39,7 +42,7 @@ def verify(
     from melzarr.pipeline.zarr_store.reader import open_store
 
     if sample and not source:
-        raise click.UsageError("--sample computes from the audio files; say where they are with --source")
+        raise click.UsageError("--sample computes from the audio files; give their source with --source")
     opened = open_store(store)
     root = None if source is None else audio_root(source, datasets)
     with progress_bar(opened.n_tracks, "verify") as bar:

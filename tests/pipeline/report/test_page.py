@@ -281,7 +281,7 @@ def test_a_build_in_parts_is_told_as_such(own_store: Store, tmp_path: Path) -> N
     assert built is not None
     assert (built.wall, built.workers) == (None, None)
     write_report(own_store, find(own_store), tmp_path / "page", built=built)
-    assert "Built in parts, each at its own time." in Page(tmp_path / "page" / PAGE).said
+    assert "Built in parts, which ran at different times." in Page(tmp_path / "page" / PAGE).said
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(
     for words in (
         "Run my run. Protocol track: by track.",
         "test tracks, by mean log-probability 50.0 % 25.0 % 75.0 %",
-        "2 of 3 tracks of the valid and the test part were answered wrongly.",
+        "The answer is wrong for 2 of 3 tracks of the valid and the test split.",
         "worst test bells 0.001 drums 0.990 bad valid drums 0.200 bells 0.700",
         "bells 3 2 60 % drums 0 3 100 %",
     ):
@@ -367,7 +367,7 @@ def test_an_older_run_and_one_that_is_not_finished_still_give_the_rest(
     (run / "answers.csv").unlink()
     said = told(faulty, found, run, tmp_path / "page").said
     assert "answers.csv is not there: it was trained before answers of single tracks were kept" in said
-    assert "What it takes for what" in said
+    assert "Confusions" in said
     (run / "metrics.json").unlink()
     page = told(faulty, found, run, tmp_path / "page")
     assert "metrics.json is not there: it is not finished" in page.said
