@@ -239,9 +239,9 @@ def test_a_failed_write_names_the_path(music: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_without_recipes_says_where_they_were_sought(tmp_path: Path) -> None:
-    result = melzarr("features", "demo", tmp_path / "s.zarr", "--datasets", tmp_path / "nowhere")
+    result = melzarr("features", "mine", tmp_path / "s.zarr", "--datasets", tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert f"no recipe called 'demo' in {tmp_path / 'nowhere'}" in result.output
+    assert f"no recipe called 'mine' in {tmp_path / 'nowhere'}" in result.output
     assert "--datasets" in result.output
 
 

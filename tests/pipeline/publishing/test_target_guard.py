@@ -60,10 +60,10 @@ def with_audio(finished: Store, music: Path, tmp_path: Path) -> Path:
 # Sources --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [(), ("init",)])
-def test_a_source_in_the_store_that_is_replaced_stays(with_audio: Path, stage: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", [("features",), ("job-array", "init")])
+def test_a_source_in_the_store_that_is_replaced_stays(with_audio: Path, command: tuple[str, ...]) -> None:
     before = digests(with_audio)
-    words = ("features", *stage, with_audio / "audio", with_audio, "--force", *SMALL[: None if not stage else 4])
+    words = (*command, with_audio / "audio", with_audio, "--force", *SMALL[: 4 if len(command) > 1 else None])
     assert f"the source {with_audio}/audio lies in {with_audio}, and would go with it; name another" in refused(*words)
     assert digests(with_audio) == before
     assert verify(open_store(with_audio)).problems == []
@@ -117,7 +117,7 @@ def test_the_library_refuses_what_the_commands_refuse(with_audio: Path, plan_of)
 
 
 @pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "README.md", "mel/notes.txt", "mine/zarr.json", "mel/c/x"])
-@pytest.mark.parametrize("command", ["job-array", "init", "share", "append", "merge"])
+@pytest.mark.parametrize("command", ["features", "init", "share", "append", "merge"])
 def test_what_somebody_keeps_in_a_store_stays(
     own_store: Store, finished: Store, own_music: Path, command: str, name: str
 ) -> None:
