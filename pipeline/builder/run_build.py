@@ -18,8 +18,9 @@ from melzarr.pipeline.clusters.task_runner import Runner
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.features.decoder_subprocess import TRACK_SECONDS
 from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.staging import PLAN
 from melzarr.pipeline.publishing.target_guard import refuse_place
-from melzarr.pipeline.publishing.workspace import PLAN, Workspace
+from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import TEXT

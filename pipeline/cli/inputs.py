@@ -31,8 +31,8 @@ def resolve(source: str, datasets: Path) -> Directory | Recipe:
 
 def audio_root(source: str, datasets: Path, option: str = "--source") -> Directory:
     """Return the directory that contains the audio files of a source."""
-    from melzarr.pipeline.sources.catalog import is_manifest
     from melzarr.pipeline.sources.dataset_recipe import Recipe
+    from melzarr.pipeline.sources.manifest import is_manifest
 
     where = resolve(source, datasets)
     if isinstance(where, Recipe):
@@ -53,8 +53,9 @@ def read_source(
     source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
 ) -> Catalog:
     """List the tracks of a source, split according to the options."""
-    from melzarr.pipeline.sources.catalog import is_manifest, read_catalog
+    from melzarr.pipeline.sources.catalog import read_catalog
     from melzarr.pipeline.sources.dataset_recipe import Recipe
+    from melzarr.pipeline.sources.manifest import is_manifest
     from melzarr.pipeline.sources.split import HashSplit
 
     where = resolve(source, datasets)

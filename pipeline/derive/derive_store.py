@@ -17,8 +17,9 @@ from melzarr.pipeline.builder.run_build import Progress, Summary, summarise
 from melzarr.pipeline.derive.repack import jobs_of, make_repacked
 from melzarr.pipeline.derive.track_selection import TrackSelection, plan_of
 from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.staging import PLAN
 from melzarr.pipeline.publishing.target_guard import refuse_place
-from melzarr.pipeline.publishing.workspace import DERIVED, PLAN, Workspace
+from melzarr.pipeline.publishing.workspace import DERIVED, Workspace
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.threads import in_order

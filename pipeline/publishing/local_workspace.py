@@ -16,7 +16,8 @@ from pathlib import Path
 import filelock
 
 from melzarr.pipeline.errors import BuildError, CallError
-from melzarr.pipeline.publishing.workspace import BUILT, DERIVED, NOT_WRITTEN, Workspace
+from melzarr.pipeline.publishing.staging import NOT_WRITTEN
+from melzarr.pipeline.publishing.workspace import BUILT, DERIVED, Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
 from melzarr.pipeline.storage.directory import Directory

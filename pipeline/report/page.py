@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +20,15 @@ from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.mel_figure import RANGE_DB
+from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
-from melzarr.pipeline.untrusted_text import printable
 from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE = "report.html"
-MINUS = "\u2212"
-TEXT = 200  # maximum length of text that is not from melzarr, in characters
-NAME = 80  # maximum length of the name of a label or a track, in characters
 MAX_CELLS = 20  # up to this number of classes, the page shows the full confusion matrix
 CONFUSIONS = 30  # most frequent confusions to list if there are more classes
 
@@ -192,7 +187,7 @@ def _spectra(found: QualityReport, drawn: _Pictures) -> list[tuple[str, Floats, 
             if np.isfinite(level).all()][:MAX_DRAWN]  # fmt: skip
     limits = charts.level_limits([*(level for _, level in rows), found.all_db])
     spectra = []
-    for number, (label, level) in enumerate(rows, 1):
+    for place, (label, level) in enumerate(rows, 1):
         image = drawn.draw.draw_spectrum(found.bands, level, found.all_db, limits)
         peak, apart = int(np.argmax(level)), level - found.all_db
         most = int(np.argmax(np.abs(apart)))
@@ -200,7 +195,7 @@ def _spectra(found: QualityReport, drawn: _Pictures) -> list[tuple[str, Floats, 
             f"Mean level of {brief(label)} by frequency: highest at {hertz(found.bands[peak])} with {db(level[peak])}; "
             f"furthest from the mean of all labels at {hertz(found.bands[most])}, by {apart[most]:+.0f} dB."
         )
-        spectra.append((label, level, drawn.chart(file_name("spectrum", number, label), image, said)))
+        spectra.append((label, level, drawn.chart(file_name("spectrum", place, label), image, said)))
     return spectra
 
 
@@ -252,52 +247,6 @@ def _confusion(training: Training | None) -> dict[str, Any] | None:
 
 
 # Filters and functions of the page's template.
-
-
-def clean(value: object, most: int = TEXT) -> str:
-    """Shorten text that is not from melzarr, and escape its control characters."""
-    text = str(value)
-    text = text if len(text) <= most else f"{text[:most]}…"
-    return printable(text)
-
-
-def brief(name: str) -> str:
-    """Shorten and escape the name of a label or a track."""
-    return clean(name, NAME)
-
-
-def hours(value: float) -> str:
-    """Format a duration given in hours."""
-    return duration(3600 * value) if math.isfinite(value) else number(value)
-
-
-def db(value: float) -> str:
-    """Format a level given in dB."""
-    return f"{value:.0f} dB".replace("-", MINUS) if math.isfinite(value) else "no level"
-
-
-def hertz(value: float) -> str:
-    """Format a frequency given in Hz."""
-    return f"{value / 1000:.1f} kHz" if value >= 1000 else f"{value:.0f} Hz"
-
-
-def number(value: float, digits: int = 0) -> str:
-    """Format a number; a dash if it is not finite."""
-    return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "\u2013"
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """Format a share between 0 and 1 as a percentage."""
-    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "\u2013"
-
-
-def items(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield name and value of each entry of a table, including nested tables."""
-    for name, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from ((f"{name}.{inner}", said) for inner, said in items(entry))
-        else:
-            yield str(name), ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
 
 
 @functools.cache

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.audio_names import EXTENSIONS
 from melzarr.pipeline.sources.dataset_recipe import Recipe
+from melzarr.pipeline.sources.folder import folder_tracks
+from melzarr.pipeline.sources.manifest import is_manifest, manifest_tracks
 from melzarr.pipeline.sources.split import SPLITS, UNUSED, HashSplit
 from melzarr.pipeline.sources.tracks import Track, Tracks
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
-from melzarr.pipeline.untrusted_text import as_was
-
-# Formats that libsndfile reads, and other common ones, which become failed tracks with a remedy in their message.
-READABLE = frozenset(
-    {".wav", ".wave", ".au", ".snd", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf"}
-)
-UNREADABLE = frozenset({".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm", ".ac3", ".dsf"})
-EXTENSIONS = READABLE | UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +84,9 @@ def read_catalog(
     left_out: list[str] = []
     root, is_folder = directory.sibling(""), False
     if is_manifest(directory) and root.size(directory.name) is not None:
-        listed = _manifest(root, directory.name, group_column)
+        listed = manifest_tracks(root, directory.name, group_column)
     elif directory.folder.is_dir() if directory.folder else directory.exists():
-        listed, root, is_folder = _listed(directory, left_out), directory, True
+        listed, root, is_folder = folder_tracks(directory, left_out), directory, True
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else "give a folder of label/file, or a .csv or .parquet"
         raise CatalogError(f"{directory} is neither a folder nor a manifest; {remedy}")
@@ -107,137 +99,6 @@ def read_catalog(
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
     return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe, is_folder)
-
-
-def is_manifest(directory: Directory) -> bool:
-    """Return whether a directory has the name of a manifest (.csv or .parquet)."""
-    return PurePosixPath(directory.name).suffix.lower() in {".csv", ".parquet"}
-
-
-def _listed(root: Directory, left_out: list[str]) -> Iterator[Track]:
-    """Yield the tracks of a class-per-folder tree; append all other files to `left_out`."""
-    if root.folder:
-        left_out += _linked_folders(root.folder)
-    for source in _visible_files(root.folder) if root.folder else _visible_objects(root):
-        _refuse_undecodable(source)
-        label, slash, _ = source.partition("/")
-        if _without_extension(source) is None:
-            left_out.append(source)
-        elif not slash:
-            raise CatalogError(
-                f"{source!r} is directly in {root}, so it has no label; put each file into a folder named after its "
-                f"label, or give a manifest with the columns path and label"
-            )
-        else:
-            yield _track(source, label)
-
-
-def _visible_files(root: Path) -> Iterator[str]:
-    """Yield the files below a folder; skip hidden ones, such as macOS's ``._`` twins, and follow no folder links."""
-    for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
-        names[:] = [name for name in names if not name.startswith(".")]
-        below = Path(folder).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
-
-
-def _visible_objects(root: Directory) -> Iterator[str]:
-    """Yield the names of files below a prefix; skip hidden ones, files in hidden folders, and folder placeholders."""
-    for name, size in root.files():
-        if (size or _without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
-            yield name
-
-
-def _linked_folders(root: Path) -> Iterator[str]:
-    """Yield links to folders, which are not followed: they may leave the tree or form a cycle."""
-    for folder, names, _ in os.walk(root):
-        prefix = Path(folder)
-        links = (name for name in names if not name.startswith(".") and (prefix / name).is_symlink())
-        yield from (f"{(prefix / name).relative_to(root).as_posix()}/ (a link to a folder)" for name in links)
-
-
-def _refuse_unlisted(error: OSError) -> None:
-    raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
-
-
-def _manifest(root: Directory, name: str, group_column: str) -> Iterator[Track]:
-    """Yield the tracks of a manifest; its paths are relative to its folder."""
-    where = str(root.child(name))
-    with root.local(name) as path:
-        rows = _csv_rows(path, where) if path.suffix.lower() == ".csv" else _parquet_rows(path, where)
-        for number, row in enumerate(rows, start=1):
-            if number == 1:
-                _refuse_lacking_columns(where, row, group_column)
-            yield _manifest_track(root, f"{where}, row {number}", row, group_column)
-
-
-def _refuse_lacking_columns(path: str, row: Mapping[str, str], group_column: str) -> None:
-    for column in ("path", "label", *([group_column] if group_column != "group" else [])):
-        if column not in row:
-            raise CatalogError(f"{path} has no column {column!r}, only {', '.join(row)}; add it")
-
-
-def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            columns = next(rows, [])
-            for row in filter(None, rows):
-                yield dict(itertools.zip_longest(columns, map(as_was, row[: len(columns)]), fillvalue=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CatalogError(f"{where} is not a CSV in UTF-8: {error}; save it as one") from error
-
-
-def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an optional dependency: heavy and rarely needed)
-    except ImportError as error:
-        raise CatalogError(
-            f"{where} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            for row in itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches()):
-                yield {column: "" if value is None else str(value) for column, value in row.items()}
-    except ArrowException as error:
-        raise CatalogError(f"{where} is not a Parquet file: {error}; write it again, or give a CSV") from error
-
-
-def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_column: str) -> Track:
-    path, label, part = row["path"], row["label"], row.get("split", "")
-    for column in ("path", "label", "id", group_column, "split"):
-        if "\0" in row.get(column, ""):  # no file name has it, and at the end of a text it would be lost
-            raise CatalogError(f"{where}: {column} {row[column]!r} contains a NUL character; remove it")
-    if not path.strip() or not label.strip():
-        raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
-    source = os.path.normpath(path.removeprefix(f"{root}/")).replace(os.sep, "/")
-    if source.startswith("/") and root.folder:
-        source = os.path.relpath(source, root.folder.absolute()).replace(os.sep, "/")
-    if "://" in path.removeprefix(f"{root}/") or source.startswith(("/", "../")) or source == "..":
-        raise CatalogError(f"{where}: {path!r} is outside the manifest's folder; put the manifest above all its files")
-    if part and part not in SPLITS and part != UNUSED:
-        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
-    return _track(source, label, row.get("id", ""), row.get(group_column, ""), part)
-
-
-def _track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
-    """Make a track; its id defaults to its path without a known extension, its group to its id."""
-    if not name:
-        name = _without_extension(source) or source
-    return Track(name, label, source, group or name, part)
-
-
-def _without_extension(source: str) -> str | None:
-    """Return a path without its extension, if that is known; not by pathlib, which keeps every name in memory."""
-    stem, _, extension = source.rpartition(".")
-    return stem if stem and not stem.endswith("/") and f".{extension.lower()}" in EXTENSIONS else None
-
-
-def _refuse_undecodable(source: str) -> None:
-    try:
-        source.encode()
-    except UnicodeEncodeError as error:
-        raise CatalogError(f"the file name {source!r} is not UTF-8, so it cannot be stored; rename the file") from error
 
 
 def _refuse_duplicates(tracks: Tracks) -> None:

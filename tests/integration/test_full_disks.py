@@ -97,27 +97,27 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard(workers: str, disk: Disk, 
     shards = sorted((finished.directory.path / "mel/c").glob("*/0/0/0"))
     disk.change(f"size={pages(shards[0]) + 8 * PAGE}")
     done = features(music, target, "--workers", workers)
-    assert refused(done, target, "No space left", "make room there and run the same command again")
+    assert refused(done, target, "No space left", "free some space there and run the same command again")
     assert not list(open_workspace(target).root.path.rglob("*.part"))
     disk.change("size=64m")
     done = features(music, target)
-    assert "were there from an earlier run" in done.stdout
+    assert "tracks from an earlier run were checked and kept" in done.stdout
     assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_disk_that_is_full_when_all_shards_are_made(disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
     disk.change(f"size={pages(*(finished.directory.path / 'mel/c').glob('*/0/0/0')) + 12 * PAGE}")
-    assert refused(features(music, target), target, "No space left", "make room there")
+    assert refused(features(music, target), target, "No space left", "free some space there")
     disk.change("size=64m")
-    assert "12 tracks were there from an earlier run" in features(music, target).stdout
+    assert "12 tracks from an earlier run" in features(music, target).stdout
     assert digests(target) == digests(finished.directory.path)
 
 
 def test_a_disk_that_becomes_read_only(disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
     disk.change("ro")
-    assert refused(features(music, target), target, "may not be written to; allow it, or name another place")
+    assert refused(features(music, target), target, "is not writable; allow it, or choose another path")
     disk.change("rw")
     assert features(music, target).returncode == 0
     assert digests(target) == digests(finished.directory.path)
@@ -127,9 +127,7 @@ def test_a_folder_that_may_not_be_written(disk: Disk, music: Path) -> None:
     target = disk.path / "mine/s.zarr"
     target.parent.mkdir(mode=0o500)
     mortal = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")  # what bounds the others
-    assert refused(
-        features(music, target, before=mortal), target, "may not be written to; allow it, or name another place"
-    )
+    assert refused(features(music, target, before=mortal), target, "is not writable; allow it, or choose another path")
     target.parent.chmod(0o700)
     assert features(music, target, before=mortal).returncode == 0
 

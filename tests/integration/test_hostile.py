@@ -74,19 +74,19 @@ def of_label(change: Edit) -> Callable[[Path], None]:
 TRACK_ARRAYS = ("mel", "track", "label", "split", "group", "status", "error", "n_windows", "source", "source_sha256",
                 "source_rate", "source_channels", "duration", "peak", "clipped")  # fmt: skip
 CLAIMS = {
-    "tracks": (shaped(10**12, *TRACK_ARRAYS), "has not the files for them"),
-    "windows of all": (shaped(10**12, "mel"), "has not the files for them"),
+    "tracks": (shaped(10**12, *TRACK_ARRAYS), "does not have the files for them"),
+    "windows of all": (shaped(10**12, "mel"), "does not have the files for them"),
     "tracks of one": (shaped(10**9, "label"), "label has the shape"),
     "spec": (in_spec(n_windows=10**9), "a chunk holds 2.1"),
     "other spec": (in_spec(n_windows=61), "mel has the shape"),
     "frame": (in_spec(n_fft=1 << 40, pad_mode="constant"), "n_fft=1099511627776 is more than"),
     "kind of spec": (attribute("spec", [1]), "its attribute spec is [1]"),
     "no licence": (attribute("licence", None), "its attribute licence is None"),
-    "origin": (attribute("recipe", {"origin": ["a"]}), "its recipe says ['a']"),
+    "origin": (attribute("recipe", {"origin": ["a"]}), "recipe contain ['a']"),
     "version": (attribute("versions", {"numpy": 2}), "says 2"),
-    "shares": (attribute("split", {"method": "hash", "valid": "lots"}), "its split says 'lots'"),
-    "merged": (attribute("recipe", {"merged": 5}), "what it was merged of is 5"),
-    "merged of": (attribute("split", {"method": "merged", "of": [{"method": 3}]}), "says 3"),
+    "shares": (attribute("split", {"method": "hash", "valid": "lots"}), "its split contains 'lots'"),
+    "merged": (attribute("recipe", {"merged": 5}), "what it was merged from is 5"),
+    "merged of": (attribute("split", {"method": "merged", "of": [{"method": 3}]}), "recipe contain 3"),
     "surrogate": (attribute("title", "\ud800"), "surrogates not allowed"),
     "type": (of_label(lambda array: array.update(data_type="int32", fill_value=0)), "label"),
     "chunk": (of_label(lambda a: a["chunk_grid"]["configuration"].update(chunk_shape=[10**10])), "label has chunks"),
@@ -114,7 +114,7 @@ def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )  # fmt: skip
     assert done.returncode == 1
-    assert "it claims 100000000000 tracks" in done.stderr
+    assert "it declares 100000000000 tracks" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["label", "split", "n_windows", "mean_db", "receipts/sha256"])
@@ -139,9 +139,9 @@ def test_a_receipt_that_names_another_file_is_refused_and_nothing_is_kept(
     precious = own_store.directory.path.parent / "precious"
     precious.write_text("mine")
     zarr.open_array(own_store.directory.path / "receipts/sha256")[0] = digest
-    with pytest.raises(StoreError, match="is no SHA-256"):
+    with pytest.raises(StoreError, match="is not a SHA-256"):
         list(open_store(own_store.directory.path).receipts())
-    with pytest.raises(ValueError, match="is no SHA-256"):
+    with pytest.raises(ValueError, match="is not a SHA-256"):
         Receipt(index=0, key="", sha256=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
     catalog, plan = plan_of(music)
     assert build(plan, catalog, own_store.directory.path, InProcess(), replace=True).n_reused == 0
@@ -245,5 +245,5 @@ def test_a_folder_that_has_something_of_a_store_is_not_replaced_as_one(music: Pa
     (tmp_path / "docs/thesis.txt").write_text("years of work")
     done = CliRunner().invoke(main, ["features", str(music), str(tmp_path / "docs"), "--force"])
     assert done.exit_code == 1
-    assert "exists and is no store of melzarr's" in done.stderr
+    assert "exists and is not a melzarr store" in done.stderr
     assert (tmp_path / "docs/thesis.txt").read_text() == "years of work"

@@ -119,7 +119,7 @@ def test_train_says_how_it_goes_what_was_made_and_what_comes_next(
     assert f"{metrics['test']['track_accuracy']['value']:.3f}" in evaluated.output
     again = melzarr(*words)
     assert again.exit_code == 0
-    assert "finished before, and kept" in again.output
+    assert "already finished, and kept" in again.output
 
 
 @pytest.mark.usefixtures("light")
@@ -142,11 +142,11 @@ def test_force_begins_anew(tiny: Store, quick_file: Path, tmp_path: Path) -> Non
     assert melzarr(*words).exit_code == 0
     refused = melzarr(*words, "--seed", 1)
     assert refused.exit_code == 1
-    assert "holds a run with another seed" in refused.output
+    assert "contains a run with another seed" in refused.output
     assert "--force" in refused.output
     forced = melzarr(*words, "--seed", 1, "--force")
     assert forced.exit_code == 0
-    assert "going on" not in forced.stdout
+    assert "continuing" not in forced.stdout
     assert "epoch 1 of 1" in forced.stdout
     assert Run(tmp_path / "run").config["seed"] == 1
 
@@ -184,7 +184,7 @@ def test_evaluate_says_the_same_to_a_person_and_to_a_script(tiny: Store, trained
 def test_a_run_that_is_not_finished_is_used_but_not_in_silence(tiny: Store, own_run: Run, songs: list[Path]) -> None:
     own_run.metrics_file.unlink()
     own_run.history_file.write_text("".join(own_run.history_file.read_text().splitlines(keepends=True)[:2]))
-    said = f"{own_run.path} is not finished: 1 of 3 epochs; go on with melzarr train"
+    said = f"{own_run.path} is not finished: 1 of 3 epochs; continue with melzarr train"
     evaluated = melzarr("evaluate", own_run.path, tiny.directory, "--json")
     assert evaluated.stderr.splitlines()[0] == said
     assert json.loads(evaluated.stdout)["finished"] is False
@@ -244,7 +244,7 @@ def test_a_song_is_heard_whatever_its_format(trained: Run, songs: list[Path], tm
 def test_a_picture_of_no_song_is_a_sentence(trained: Run, songs: list[Path], tmp_path: Path) -> None:
     result = melzarr("predict", trained.path, songs[1], "--plot", tmp_path / "songs.png")
     assert result.exit_code == 1
-    assert "none of the songs could be heard, so there is nothing to draw" in result.output
+    assert "none of the songs could be used, so there is nothing to draw" in result.output
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
@@ -256,15 +256,19 @@ def test_a_picture_of_no_song_is_a_sentence(trained: Run, songs: list[Path], tmp
         (["train", "none.zarr"], 1, "melzarr train: there is no store at none.zarr"),
         (["train", "STORE", "--recipe", "articel"], 2, "no training recipe 'articel': use article or default"),
         (["train", "STORE", "--protocol", "tracks"], 2, "has no protocol 'tracks'; use one of track, even"),
-        (["train", "STORE", "--protocol", "half"], 1, "no ok track is in the part 'test'"),
+        (["train", "STORE", "--protocol", "half"], 1, "no ok track is in the split 'test'"),
         (["train", "STORE", "--epochs", "0"], 2, "'--epochs'"),
         (["train", "STORE", "--memory", "lots"], 2, "lots"),
-        (["evaluate", "none", "STORE"], 1, "none is no finished run, it has no config.json; make one with: melzarr tr"),
+        (
+            ["evaluate", "none", "STORE"],
+            1,
+            "none is not a finished run, it has no config.json; make one with: melzarr tr",
+        ),
         (["evaluate", "RUN", "none.zarr"], 1, "there is no store at none.zarr"),
         (["evaluate", "RUN", "STORE", "--split", "dev"], 2, "'dev' is not one of 'train', 'valid', 'test'"),
-        (["predict", "none", "song.mp3"], 1, "melzarr predict: none is no finished run"),
+        (["predict", "none", "song.mp3"], 1, "melzarr predict: none is not a finished run"),
         (["predict", "RUN"], 2, "SONG"),
-        (["predict", "RUN", "SONG", "--plot", "songs.foo"], 1, "songs.foo is no kind of picture that can be drawn"),
+        (["predict", "RUN", "SONG", "--plot", "songs.foo"], 1, "songs.foo is not a supported image format"),
         (["reproduce", "none.zarr"], 1, "there is no store at none.zarr"),
     ],
 )
@@ -294,10 +298,12 @@ def test_a_training_that_is_interrupted_says_that_it_can_go_on(
         patch.setattr(room, "_epoch", lambda *a: original(*a) if next(calls) < 1 else interrupt())
         stopped = melzarr(*words)
     assert stopped.exit_code == 1
-    assert "melzarr train: stopped; what was finished is kept, so run the same command again to go on" in stopped.output
+    assert (
+        "melzarr train: stopped; what was finished is kept, so run the same command again to continue" in stopped.output
+    )
     again = melzarr(*words)
     assert again.exit_code == 0, again.output
-    assert "going on after epoch 1" in again.stdout
+    assert "continuing after epoch 1" in again.stdout
     assert re.findall(r"^epoch (\d) of 3", again.stdout, re.MULTILINE) == ["2", "3"]
 
 

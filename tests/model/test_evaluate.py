@@ -221,7 +221,7 @@ def test_on_its_own_store_a_model_is_judged_by_the_protocol_of_its_run(tiny: Sto
         found = judged(own_run, tiny, part)
         np.testing.assert_array_equal(found.selection.tracks, own.part(part).tracks)
         np.testing.assert_array_equal(found.selection.windows, own.part(part).windows)
-        said = "; the model was trained on this part" if part == "train" else ""
+        said = "; the model was trained on this split" if part == "train" else ""
         assert (found.protocol, found.words) == (name, own.words + said)
 
 
@@ -234,7 +234,7 @@ def test_on_another_store_tracks_that_it_was_trained_on_are_left_out_unless_aske
     seen = np.array([digest in learnt for digest in finished.values("source_sha256")[tracks]])
     assert 0 < seen.sum() < seen.size
     found, asked = judged(trained, finished, "train"), judged(trained, finished, "train", with_trained=True)
-    start = f"the train part of another store; the model was trained on {seen.sum()} of its {seen.size} tracks, which "
+    start = f"the train split of another store; the model was trained on {seen.sum()} of its {seen.size} tracks, which "
     assert (found.words, asked.words) == (f"{start}are left out", f"{start}count")
     assert found.selection.tracks.tolist() == tracks[~seen].tolist()
     assert asked.selection.tracks.tolist() == tracks.tolist()
@@ -249,7 +249,7 @@ def test_a_store_all_of_which_was_trained_on_is_not_judged_unless_asked(tiny: St
     config = {**own_run.config, "store": {**own_run.config["store"], "uuid": "another"}}
     own_run.config_file.write_text(json.dumps(config))
     own_run.trained_file.write_text("\n".join(tiny.values("source_sha256")))  # as of a training by windows
-    with pytest.raises(RunError, match=r"was trained on all \d tracks of the test part of .*--with-trained"):
+    with pytest.raises(RunError, match=r"was trained on all \d tracks of the test split of .*--with-trained"):
         evaluate(own_run, titled)
     assert evaluate(own_run, titled, with_trained=True)["trained_on"] == select(titled, "test").tracks.size
 
@@ -257,7 +257,7 @@ def test_a_store_all_of_which_was_trained_on_is_not_judged_unless_asked(tiny: St
 def test_of_a_run_without_a_list_it_says_that_it_does_not_know(finished: Store, own_run: Run) -> None:
     own_run.trained_file.unlink()
     found = judged(own_run, finished, "train")
-    assert found.words == "the train part of another store; whether the model was trained on its tracks is not known"
+    assert found.words == "the train split of another store; whether the model was trained on its tracks is not known"
     assert found.n_trained is None
     own_run.trained_file.write_bytes(b"\xff")
     with pytest.raises(RunError, match="cannot be read"):
@@ -290,5 +290,5 @@ def test_a_store_of_other_labels_is_refused(tiny: Store, own_run: Run, labels: l
 def test_a_part_that_the_protocol_lacks_is_a_sentence(finished: Store, trained: Run) -> None:
     protocol = make_protocol(finished, "track")
     missing = next(part for part in ("valid", "test") if part not in protocol.parts)
-    with pytest.raises(StoreError, match=f"no ok track is in the part '{missing}', only in train"):
+    with pytest.raises(StoreError, match=f"no ok track is in the split '{missing}', only in train"):
         evaluate(trained, finished, missing)

@@ -128,7 +128,9 @@ def test_an_unknown_name_is_answered_with_those_that_are_known(tiny: Store) -> N
 def test_a_part_without_an_ok_track_is_a_sentence(tiny: Store) -> None:
     protocol = make_protocol(tiny, "half")
     assert len(ids(tiny, protocol.part("valid"))) == 2
-    with pytest.raises(StoreError, match="protocol 'half': no ok track is in the part 'test', only in train, valid; g"):
+    with pytest.raises(
+        StoreError, match="protocol 'half': no ok track is in the split 'test', only in train, valid; g"
+    ):
         protocol.part("test")
 
 

@@ -71,5 +71,5 @@ def test_a_saved_model_opens_in_safe_mode_without_melzarr(tmp_path: Path) -> Non
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="frontend='mel' is unknown"):
         network(FeatureSpec(), 10, frontend="mel")
-    with pytest.raises(ValueError, match="0 and 0 bands where the spec has 128"):
+    with pytest.raises(ValueError, match="0 and 0 bands, but the spec has 128"):
         network(FeatureSpec(), 10)

@@ -95,7 +95,7 @@ def test_the_report_shows_the_pictures_of_each_run(reported, trained: Run) -> No
 @pytest.mark.usefixtures("light")
 def test_published_figures_are_set_beside_those_of_gtzan_alone(reported, renamed, folder: Path) -> None:
     _, _, report = reported
-    apart = "which is not what this store holds: they cannot be compared with the figures above"
+    apart = "which is not the dataset of this store, so they cannot be compared with the figures above"
     assert apart in report
     of_gtzan = renamed("gtzan", "other")
 
@@ -106,7 +106,7 @@ def test_published_figures_are_set_beside_those_of_gtzan_alone(reported, renamed
 
     text = reproduce(of_gtzan, folder.parent / "gtzan", as_before).read_text(encoding="utf-8")
     assert apart not in text
-    assert "Of GTZAN, each by its own protocol" in text
+    assert "On GTZAN. Each was measured by a different protocol" in text
     for published in ("62 %", "84 %", "77.6 %", "54.1 %"):
         assert published in report
         assert published in text
@@ -119,10 +119,10 @@ def test_a_second_call_trains_nothing_and_writes_the_same_report(
     monkeypatch.setattr(train_room, "_fit", lambda *_: pytest.fail("it was trained"))
     result = melzarr("reproduce", store.directory.path, "--folder", folder, "--epochs", 1)
     assert result.exit_code == 0, result.output
-    assert result.output.count("finished before") == 4
+    assert result.output.count("already finished") == 4
     assert (folder / "report.md").read_text(encoding="utf-8") == report
 
 
 def test_a_part_that_is_missing_is_said_before_hours_of_training(tiny: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="protocol 'half': no ok track is in the part 'test'"):
+    with pytest.raises(StoreError, match="protocol 'half': no ok track is in the split 'test'"):
         reproduce(tiny, tmp_path, lambda *_: pytest.fail("it was trained"))

@@ -81,7 +81,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, re
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("years of work")
     for place in ("thesis", "thesis/chapter.txt"):
-        with pytest.raises(RunError, match=f"{place} exists and is no run of melzarr's; name another folder with --ru"):
+        with pytest.raises(RunError, match=f"{place} exists and is not a melzarr run; choose another folder with --ru"):
             Run(tmp_path / place).start(CONFIG, replace=replace)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
     assert (tmp_path / "thesis/chapter.txt").read_text() == "years of work"
@@ -97,7 +97,9 @@ def test_another_run_is_refused_by_what_differs_and_replaced_only_if_asked(run: 
     train_epochs(run, [0.5])
     run.finish({"test": {}})
     other = {**CONFIG, "seed": 2, "protocol": {"name": "window", "words": "…"}}
-    with pytest.raises(RunError, match=r"holds a run with another protocol, seed; name another folder with --run, or"):
+    with pytest.raises(
+        RunError, match=r"contains a run with another protocol, seed; choose another folder with --run, or"
+    ):
         run.start(other)
     assert run.config == CONFIG
     (run.path / "notes.txt").write_text("mine")
@@ -246,7 +248,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_model_is_a_sentence(run: Run, damage: str) -> None:
     run.keep_epoch(model_of(0.712), figures([0.5]))
     run.model_file.write_bytes(DAMAGED[damage](run.model_file.read_bytes()))
-    with pytest.raises(RunError, match=r"model\.keras is no model that can be opened safely \(.+\)"):
+    with pytest.raises(RunError, match=r"model\.keras is not a model that can be opened safely \(.+\)"):
         run.model()
 
 
@@ -260,6 +262,6 @@ def test_a_model_that_brings_code_is_refused_and_the_code_not_run(
     trace.rmdir()
     keras.saving.load_model(run.model_file, safe_mode=False)
     trace.rmdir()  # which is there: the model does bring code that runs
-    with pytest.raises(RunError, match=r"model\.keras is no model that can be opened safely"):
+    with pytest.raises(RunError, match=r"model\.keras is not a model that can be opened safely"):
         run.model()
     assert not trace.exists()

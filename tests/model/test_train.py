@@ -48,9 +48,11 @@ def test_a_finished_run_is_not_trained_again(
 
 def test_another_recipe_or_seed_is_refused_in_a_runs_folder(tiny: Store, quick: TrainRecipe, own_run: Run) -> None:
     protocol = make_protocol(tiny, "track")
-    with pytest.raises(RunError, match="holds a run with another seed; name another folder with --run, or replace"):
+    with pytest.raises(
+        RunError, match="contains a run with another seed; choose another folder with --run, or replace"
+    ):
         train(tiny, quick, protocol, own_run, seed=SEED + 1)
-    with pytest.raises(RunError, match="holds a run with another recipe;"):
+    with pytest.raises(RunError, match="contains a run with another recipe;"):
         train(tiny, replace(quick, epochs=4), protocol, own_run, seed=SEED)
 
 
@@ -130,7 +132,10 @@ def test_the_front_end_has_the_levels_of_the_windows_that_are_trained_on(
 @pytest.mark.usefixtures("light")
 def test_two_trainings_never_share_a_folder(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with run.locked(), pytest.raises(RunError, match=r"run is being trained by another process; wait for it, or name"):
+    with (
+        run.locked(),
+        pytest.raises(RunError, match=r"run is being trained by another process; wait for it, or choose"),
+    ):
         train(tiny, quick, make_protocol(tiny, "track"), run)
     assert [path.name for path in run.path.iterdir()] == [".lock"]
 
@@ -188,7 +193,7 @@ def test_it_stops_after_so_many_epochs_without_a_better_accuracy_and_keeps_the_l
 @pytest.mark.usefixtures("light")
 def test_a_training_that_diverges_is_a_sentence(tiny: Store, tmp_path: Path) -> None:
     recipe = TrainRecipe(frontend="none", optimizer="adadelta", learning_rate=1e38, batch_size=16, epochs=2)
-    with pytest.raises(RunError, match="the loss is no number any more after epoch 1; use a smaller learning_rate"):
+    with pytest.raises(RunError, match="the loss is not a finite number after epoch 1; use a smaller learning_rate"):
         train(tiny, recipe, make_protocol(tiny, "track"), Run(tmp_path / "run"))
     assert Run(tmp_path / "run").history() == []
 
@@ -199,7 +204,7 @@ def test_a_training_that_diverges_is_a_sentence(tiny: Store, tmp_path: Path) -> 
 def test_a_part_without_tracks_is_said_before_anything_is_written(
     tiny: Store, quick: TrainRecipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(StoreError, match="no ok track is in the part 'test'"):
+    with pytest.raises(StoreError, match="no ok track is in the split 'test'"):
         train(tiny, quick, make_protocol(tiny, "half"), Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -210,7 +215,7 @@ def test_one_label_is_nothing_to_tell_apart(own_music: Path, quick: TrainRecipe,
     catalog, plan = plan_of(own_music, n_windows=2)
     build(plan, catalog, tmp_path / "bells.zarr", InProcess())
     store = open_store(tmp_path / "bells.zarr")
-    with pytest.raises(RunError, match="has one label only, 'bells': there is nothing to tell apart"):
+    with pytest.raises(RunError, match="has only one label, 'bells': there is nothing to classify"):
         train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
 
 
@@ -220,10 +225,10 @@ def test_one_label_that_can_be_learnt_is_nothing_to_tell_apart(tiny: Store, quic
     drums = train_part.take(np.flatnonzero(train_part.labels == names.index("drums")))
     protocol = replace(protocol, parts={**protocol.parts, "train": drums})
     assert protocol.remarks(names) == [
-        f"label bells has no track to train on, but some in the {part} part, which cannot be answered rightly"
+        f"label bells has no track to train on, but some in the {part} split, which the model cannot classify correctly"
         for part in ("valid", "test")
     ]
-    with pytest.raises(RunError, match="all tracks to train on have the label 'drums', so there is nothing to tell"):
+    with pytest.raises(RunError, match="all tracks to train on have the label 'drums', so there is nothing to"):
         train(tiny, quick, protocol, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -244,7 +249,7 @@ def test_what_is_no_run_is_left_as_it_was(tiny: Store, quick: TrainRecipe, tmp_p
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("years of work")
     for place in ("thesis", "thesis/chapter.txt"):
-        with pytest.raises(RunError, match=f"{place} exists and is no run of melzarr's; name another folder"):
+        with pytest.raises(RunError, match=f"{place} exists and is not a melzarr run; choose another folder"):
             train(tiny, quick, make_protocol(tiny, "track"), Run(tmp_path / place), replace=True)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 

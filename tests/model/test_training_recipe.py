@@ -102,16 +102,16 @@ def test_cosine_brings_the_rate_to_nothing_by_the_last_step_and_constant_does_no
         ({"frontend": "mel"}, "frontend='mel' is unknown; use one of db, none"),
         ({"optimizer": "sgd"}, "optimizer='sgd' is unknown; use one of adadelta, adamw"),
         ({"schedule": "linear"}, "schedule='linear' is unknown; use one of constant, cosine"),
-        ({"batch_size": 0}, "batch_size=0 is no whole number of at least 1"),
-        ({"batch_size": 12.5}, "batch_size=12.5 is no whole number"),
-        ({"epochs": 0}, "epochs=0 is no whole number of at least 1"),
-        ({"patience": -1}, "patience=-1 is no whole number of at least 0"),
-        ({"windows_per_track": "all"}, "windows_per_track='all' is no whole number"),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of at least 1"),
+        ({"batch_size": 12.5}, "batch_size=12.5 is not a whole number"),
+        ({"epochs": 0}, "epochs=0 is not a whole number of at least 1"),
+        ({"patience": -1}, "patience=-1 is not a whole number of at least 0"),
+        ({"windows_per_track": "all"}, "windows_per_track='all' is not a whole number"),
         ({"learning_rate": 0}, "learning_rate=0 is not above 0"),
-        ({"learning_rate": "fast"}, "learning_rate='fast' is no number of at least 0"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is not a number of at least 0"),
         ({"dropout": 1}, r"dropout=1 is not in \[0, 1\)"),
-        ({"epochs": None}, "mine.toml is no training recipe: .*'epochs'"),
-        ({"momentum": 0.9}, "mine.toml is no training recipe: .*'momentum'"),
+        ({"epochs": None}, "mine.toml is not a training recipe: .*'epochs'"),
+        ({"momentum": 0.9}, "mine.toml is not a training recipe: .*'momentum'"),
     ],
 )
 def test_what_no_training_can_be_is_a_sentence(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
@@ -132,7 +132,7 @@ def test_a_setting_with_which_no_optimizer_can_step_is_a_sentence(tmp_path: Path
 @pytest.mark.parametrize("content", [b"frontend = ", b"\xff\xfe", b""], ids=["no TOML", "no text", "empty"])
 def test_a_file_that_is_no_recipe_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.toml").write_bytes(content)
-    with pytest.raises(RecipeError, match=r"mine\.toml is no training recipe: .+; copy one that comes with melzarr"):
+    with pytest.raises(RecipeError, match=r"mine\.toml is not a training recipe: .+; copy one that comes with melzarr"):
         TrainRecipe.read(str(tmp_path / "mine.toml"))
 
 

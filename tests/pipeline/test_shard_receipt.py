@@ -113,7 +113,7 @@ def test_a_receipt_that_was_cut_off_is_refused(n_bytes: int) -> None:
 )
 def test_another_shape_is_refused(other: dict[str, Any]) -> None:
     fields = json.loads(RECEIPT.to_json())
-    with pytest.raises(ValueError, match="no receipt: "):
+    with pytest.raises(ValueError, match="not a receipt: "):
         Receipt.from_json(json.dumps(fields | other).encode())
 
 
@@ -121,7 +121,7 @@ def test_another_shape_is_refused(other: dict[str, Any]) -> None:
 def test_a_field_that_is_lacking_is_named(field: str) -> None:
     fields = json.loads(RECEIPT.to_json())
     del fields[field]
-    with pytest.raises(ValueError, match=f"no receipt: .*'{field}'"):
+    with pytest.raises(ValueError, match=f"not a receipt: .*'{field}'"):
         Receipt.from_json(json.dumps(fields).encode())
 
 

@@ -30,7 +30,7 @@ import soundfile
 from melzarr.pipeline.features.extract import featurise, one_thread
 from melzarr.pipeline.shard_receipt import STATUSES
 from melzarr.pipeline.sources import demo_music
-from melzarr.pipeline.sources.catalog import READABLE
+from melzarr.pipeline.sources.audio_names import READABLE
 from melzarr.pipeline.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_windows=60)

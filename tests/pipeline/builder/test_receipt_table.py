@@ -120,7 +120,7 @@ def test_what_has_not_come_is_known_by_its_size(tmp_path: Path) -> None:
 def test_a_receipt_of_another_number_of_tracks_is_refused(tmp_path: Path, n_tracks: int) -> None:
     with (
         ReceiptTable(10, 2, N_MELS, tmp_path) as receipt_table,
-        pytest.raises(ValueError, match=rf"of {n_tracks} tracks, not of 2"),
+        pytest.raises(ValueError, match=rf"for {n_tracks} tracks, not for 2"),
     ):
         receipt_table.add(next(receipts(1, n_tracks)))
 

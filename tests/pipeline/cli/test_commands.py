@@ -153,7 +153,7 @@ def test_a_place_that_is_no_store_is_left_alone_and_said(music: Path, tmp_path: 
     (tmp_path / "empty").mkdir()
     result = melzarr("features", music, tmp_path / "empty", *SMALL)
     assert result.exit_code == 1
-    assert "exists and is no store of melzarr's; name another place" in result.output
+    assert "exists and is not a melzarr store; choose another path" in result.output
 
 
 @pytest.mark.parametrize(("name", "damage"), [("label/c/0", b"\0" * 80), ("zarr.json", b"{}"), ("zarr.json", b"")])
@@ -190,7 +190,7 @@ def test_options_that_do_not_go_together_are_refused(music: Path, tmp_path: Path
 def test_a_picture_of_an_unknown_kind_is_a_sentence(store: Path, tmp_path: Path) -> None:
     result = melzarr("inspect", store, "--picture", tmp_path / "mel.foo")
     assert result.exit_code == 1
-    assert "no kind of picture" in result.output
+    assert "not a supported image format" in result.output
 
 
 def test_features_says_which_label_has_no_test_track(music: Path, tmp_path: Path) -> None:
@@ -235,7 +235,9 @@ def test_a_failed_write_names_the_path(music: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     result = melzarr("features", music, tmp_path / "file/s.zarr", *SMALL)
     assert result.exit_code == 1
-    assert f"{tmp_path / 'file'} is no folder, so nothing can be put into it; name another place" in result.output
+    assert (
+        f"{tmp_path / 'file'} is not a folder, so nothing can be written into it; choose another path" in result.output
+    )
 
 
 def test_a_source_without_recipes_says_where_they_were_sought(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_the_demo_from_fetch_to_verify(tmp_path: Path) -> None:
         ).stdout
 
     assert "10 tracks of demo are in" in run("fetch", "demo", "--tracks-per-label", "1")
-    assert "they were there already" in run("fetch", "demo", "--tracks-per-label", "1")
+    assert "they were already there" in run("fetch", "demo", "--tracks-per-label", "1")
     assert "(10, 599, 5, 128)" in run("features", "demo", "demo.zarr", "--workers", "2")
     assert "sound" in run("verify", "demo.zarr", "--source", "demo", "--sample", "5")
     dataset = xr.open_zarr(tmp_path / "demo.zarr")

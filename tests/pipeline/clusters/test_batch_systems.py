@@ -154,7 +154,7 @@ def test_the_option_takes_clocks_and_units(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["90", "abc", "1:2:3", "00:00:00", "-5m", ""])
 def test_a_time_that_is_none_or_could_mean_two_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time; give one such as 01:30:00 or 90m"):
+    with pytest.raises(click.BadParameter, match="is not a time; give one such as 01:30:00 or 90m"):
         read_walltime(SimpleNamespace(), SimpleNamespace(), text)  # type: ignore[arg-type]
 
 
@@ -175,7 +175,7 @@ def test_listings_are_read_by_the_number_that_a_line_begins_with(text: str, foun
 def test_of_a_command_that_failed_its_own_words_are_kept() -> None:
     said = "Command exited with non-zero exit code.\nExit code: 1\nCommand:\nqsub x\nstdout:\n\nstderr:\nno\nqueue\n\n"
     assert words(RuntimeError(said)) == "no queue"
-    assert words(FileNotFoundError(2, "No such file", "qsub")).startswith("qsub is not there")
+    assert words(FileNotFoundError(2, "No such file", "qsub")).startswith("qsub was not found")
 
 
 def test_importing_the_library_leaves_ctrl_c_as_it_was() -> None:
@@ -210,7 +210,7 @@ def test_without_the_programs_of_a_batch_system_there_is_a_sentence(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BuildError, match="PBS refuses a job: qsub is not there"), connect("pbs", 1, NEED) as runner:
+    with pytest.raises(BuildError, match="PBS refuses a job: qsub was not found"), connect("pbs", 1, NEED) as runner:
         list(runner.run(os.getenv, ["HOME"]))
     assert not list((tmp_path / "melzarr").iterdir()), "neither keys nor logs are left"
 
@@ -331,7 +331,7 @@ def test_where_some_jobs_are_refused_the_build_goes_on_with_the_others(
     queue.workers["13"] = queue.job(None)
     queue.worker_spec["13"] = None
     scaler._refused(RuntimeError("stderr:\nsbatch: error: QOSMaxSubmitJobPerUserLimit"))
-    assert said == ["Slurm refuses a job: sbatch: error: QOSMaxSubmitJobPerUserLimit; going on with 2 jobs"]
+    assert said == ["Slurm refuses a job: sbatch: error: QOSMaxSubmitJobPerUserLimit; continuing with 2 jobs"]
     assert set(queue.workers) == set(queue.worker_spec) == {"11", "12"}
     assert scaler.hopeless == ""
 

@@ -111,7 +111,7 @@ def test_an_unknown_cluster_is_refused() -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://127.0.0.1:abc", "tcp://", "tls://:8786"])
 def test_an_address_that_is_none_is_a_sentence(address: str) -> None:
-    with pytest.raises(CallError, match="is no address of a scheduler; give tcp://"), connect(address, None, 1):
+    with pytest.raises(CallError, match="is not the address of a scheduler; give tcp://"), connect(address, None, 1):
         pass
 
 
@@ -128,10 +128,14 @@ def test_a_spec_whose_shard_fits_no_worker_is_refused() -> None:
 @pytest.mark.parametrize(
     ("cluster", "options", "sentence"),
     [
-        ("local", {"walltime": 60}, "--walltime is for jobs of slurm, pbs, sge, lsf; --cluster local has none"),
-        ("kubernetes", {"walltime": 60}, "--cluster kubernetes has none"),
-        ("tcp://127.0.0.1:1", {"memory": 1}, "--memory is for jobs and pods; --cluster tcp://127.0.0.1:1 has none"),
-        ("local", {"memory": 1}, "--cluster local has none"),
+        (
+            "local",
+            {"walltime": 60},
+            "--walltime is for jobs of slurm, pbs, sge, lsf; --cluster local does not use jobs",
+        ),
+        ("kubernetes", {"walltime": 60}, "--cluster kubernetes does not use jobs"),
+        ("tcp://127.0.0.1:1", {"memory": 1}, "--memory is for jobs and pods; --cluster tcp://127.0.0.1:1 uses neither"),
+        ("local", {"memory": 1}, "--cluster local does not use jobs"),
     ],
 )
 def test_options_that_a_place_does_not_have_are_refused(cluster: str, options: dict[str, int], sentence: str) -> None:
@@ -167,7 +171,7 @@ def lacks(_: object) -> None:
 
 
 def test_a_worker_that_lacks_something_is_a_sentence(one_worker: OnDask) -> None:
-    with pytest.raises(BuildError, match="a worker lacks moon; install there"):
+    with pytest.raises(BuildError, match="a worker lacks moon; install the same packages there"):
         list(one_worker.run(lacks, [1]))
 
 
@@ -182,7 +186,7 @@ def test_a_scheduler_that_has_lost_its_workers_is_a_sentence(monkeypatch: pytest
     ) as cluster, connect(cluster.scheduler_address, None, 1) as runner:  # fmt: skip
         results = runner.run(slowly, [1])
         threading.Timer(0.5, cluster.scale, [0]).start()
-        with pytest.raises(BuildError, match="no worker has been there; start some"):
+        with pytest.raises(BuildError, match="there has been no worker; start some"):
             next(results)
 
 

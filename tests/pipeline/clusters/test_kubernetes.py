@@ -164,7 +164,9 @@ def test_a_secret_is_named_and_never_read(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_an_image_of_ones_own_there_is_a_sentence() -> None:
     for configured in ({}, {"image": "ghcr.io/dask/dask:latest"}):
-        with pytest.raises(CallError, match=r"no image is named .* kubernetes\.image"):
+        with pytest.raises(
+            CallError, match=r"no image with the libraries of melzarr is configured.* kubernetes\.image"
+        ):
             cluster_spec("a", Resources(NEED), configured)
 
 
@@ -239,7 +241,7 @@ def test_no_kubernetes_is_a_sentence(music: Path, tmp_path: Path) -> None:
     with socket.socket() as held:  # bound but not listening: connections are refused
         held.bind(("127.0.0.1", 0))
         sentence = refused(held.getsockname()[1], music, tmp_path)
-    assert "no Kubernetes cluster takes the scheduler" in sentence
+    assert "no Kubernetes cluster accepts the scheduler" in sentence
     assert "KUBECONFIG" in sentence
 
 
@@ -273,7 +275,7 @@ def test_who_waits_for_pods_is_told_so_but_not_for_ever(monkeypatch: pytest.Monk
     look()
     assert said == ["waiting for pods: kubectl get pods -l dask.org/cluster-name=melzarr-1"]
     now[0] += WAIT
-    with pytest.raises(BuildError, match=r"no pod has become a worker; see kubectl describe pods"):
+    with pytest.raises(BuildError, match=r"no pod has become a worker; run kubectl describe pods"):
         look()
 
 

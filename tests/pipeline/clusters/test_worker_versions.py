@@ -33,7 +33,7 @@ def test_what_differs_is_named_with_its_worker() -> None:
         "the worker tcp://b has numpy 2.1, here 2.0",
         "the worker tcp://c has no librosa",
         "the worker tcp://d has no soxr",
-        "the worker tcp://e cannot say its versions (OSError: no sound)",
+        "the worker tcp://e cannot report its versions (OSError: no sound)",
         "the worker tcp://f has numpy None, here 2.0",
     ]
 
@@ -54,7 +54,7 @@ def test_a_scheduler_or_a_worker_without_melzarr_is_named(tmp_path: Path) -> Non
     with Processes(tmp_path / "b") as dask:
         dask.scheduler()
         dask.worker(python)
-        expected = r"the worker tcp://\S+ has no melzarr\. Install the same everywhere"
+        expected = r"the worker tcp://\S+ has no melzarr\. Install the same versions everywhere"
         with pytest.raises(BuildError, match=expected), connect(dask.address, None, 1):
             pass
 

@@ -74,8 +74,8 @@ def test_what_a_folder_has_grown_by_makes_the_store_that_a_build_of_all_makes(
 ) -> None:
     before = (young / "mel/c/0/0/0/0").stat()
     lines = append(young, own_music).stdout.splitlines()
-    assert lines[:2] == ["5 new tracks, 7 there already", "1 worker"]
-    assert "  5 tracks lie in shards that were kept as they are, 7 were packed anew from their chunks" in lines
+    assert lines[:2] == ["5 new tracks, 7 already there", "1 worker"]
+    assert "  5 tracks are in shards that were kept unchanged, 7 were packed again from their chunks" in lines
     assert lines[-1] == f"next: melzarr verify {young}"
     assert digests(young) == digests(finished.directory.path)
     assert (young / "mel/c/0/0/0/0").stat().st_ino == before.st_ino
@@ -108,7 +108,7 @@ def test_new_tracks_come_last_whatever_their_names_and_the_old_ones_stay_as_they
 def test_where_nothing_is_new_it_says_so_and_leaves_the_store(own_store: Store, music: Path) -> None:
     before = own_store.directory.path.stat().st_mtime_ns
     done = append(own_store.directory, music)
-    assert done.stdout == f"nothing is new: {own_store.directory} has all of {music} already\n"
+    assert done.stdout == f"nothing to add: {own_store.directory} already has all tracks of {music}\n"
     assert json.loads(append(own_store.directory, music, "--json").stdout) == {
         "store": str(own_store.directory), "new": 0, "there": 12,
     }  # fmt: skip
@@ -127,8 +127,8 @@ def test_a_file_that_has_changed_is_refused(young: Path, own_music: Path) -> Non
     shutil.copy(own_music / "bells/bells.00003.wav", own_music / "bells/bells.00000.wav")
     refused = melzarr("append", young, own_music, "--workers", "0")
     assert refused.exit_code == 1
-    assert "tracks changed in the bytes of their files: bells/bells.00000; a store only grows by new" in refused.stderr
-    assert f"or make {young} again of all with: melzarr features --force" in refused.stderr
+    assert "tracks whose files have changed: bells/bells.00000; append only adds new" in refused.stderr
+    assert f"or build {young} again from all tracks with: melzarr features --force" in refused.stderr
     assert digests(young) == before
     assert left(young.parent) == ["s.zarr"]
 
@@ -143,7 +143,7 @@ def test_a_track_that_is_there_keeps_its_label_and_split_and_that_is_said(young:
     label = open_store(young).values("label")[0]
     line = append(young, source).stdout.splitlines()[0]
     assert line == (
-        f"tracks kept as they are, though {source} gives another label, path, group or split: bells/bells.00000"
+        f"tracks kept unchanged, although {source} gives another label, path, group or split: bells/bells.00000"
     )
     store = open_store(young)
     assert (store.values("label")[0], store.values("label")[-1]) == (label, "drums")
@@ -174,7 +174,7 @@ def test_new_tracks_are_split_as_a_manifest_says_and_else_by_the_stores_rule(own
     (own_music / "new.wav").unlink()
     refused = melzarr("append", target, own_music)
     assert (refused.exit_code, left(tmp_path)) == (2, ["s.zarr"])
-    assert "were split by 'merged', which says nothing of new ones; give them as a manifest with" in refused.stderr
+    assert "were split by 'merged', which does not apply to new tracks; give them as a manifest with" in refused.stderr
 
 
 def test_a_group_is_in_one_split_also_with_tracks_that_come_later(own_music: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_group_is_in_one_split_also_with_tracks_that_come_later(own_music: Pat
     late = listed("c.csv", [f"drums/drums.00000.wav,drums,album 0,{other}"], "path,label,album,split")
     refused = melzarr("append", target, late, "--group", "album")
     assert refused.exit_code == 2
-    assert "are of one group, 'album 0'; put them into one part" in refused.stderr
+    assert "are in one group, 'album 0'; put them into one split" in refused.stderr
     assert left(tmp_path) == ["s.zarr"]
 
 
@@ -263,7 +263,7 @@ def test_what_is_in_the_place_of_the_new_tracks_is_left_alone(young: Path, own_m
     aside.mkdir()
     (aside / "thesis.txt").write_text("years of work")
     refused = melzarr("append", young, own_music, "--workers", "0")
-    assert f"{aside} exists and is no store of melzarr's; move it" in refused.stderr
+    assert f"{aside} exists and is not a melzarr store; move it" in refused.stderr
     assert (aside / "thesis.txt").exists()
 
 
@@ -347,7 +347,7 @@ def test_killed_at_any_moment_it_is_the_old_store_or_the_new_one_and_goes_on(
     has_appeared = moment in {"it has appeared", "the new tracks go"}
     assert digests(young) == (new if has_appeared else old)
     said = append(young, own_music).stdout
-    assert ("nothing is new" in said) == has_appeared
+    assert ("nothing to add" in said) == has_appeared
     assert digests(young) == new
     assert left(young.parent) == ["s.zarr"]
 
@@ -470,7 +470,7 @@ def test_in_a_bucket_one_that_was_cut_off_in_the_last_step_is_brought_to_its_end
         with pytest.raises(KilledError):
             CliRunner().invoke(main, ["append", str(remote), str(own_music), "--workers", "0"], standalone_mode=False)
     assert remote.size("zarr.json") is None
-    assert "nothing is new" in append(remote, own_music).stdout
+    assert "nothing to add" in append(remote, own_music).stdout
     assert remote_digests(remote) == digests(finished.directory.path)
     assert remote_left(bucket) == {"s.zarr"}
 
@@ -505,7 +505,7 @@ def test_what_was_not_all_there_is_not_brought_to_an_end(remote: ObjectStoreDire
 def test_on_the_web_nothing_grows(own_music: Path) -> None:
     pytest.importorskip("obstore")
     refused = melzarr("append", "https://127.0.0.1:1/s.zarr", own_music)
-    assert (refused.exit_code, "can be read, not written" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "can be read but not written" in refused.stderr) == (2, True)
 
 
 def test_help_names_the_commands_in_the_order_of_the_work() -> None:

@@ -184,7 +184,11 @@ def test_what_is_turned_into_levels_or_halves_has_the_bytes_of_a_build_of_those(
     [
         ({"scale": "db"}, {}, "has scale=db, of which scale=power cannot be made"),
         ({"scale": "db", "dtype": "float16"}, {"scale": "db"}, "has dtype=float16, of which dtype=float32 cannot be"),
-        ({}, {"n_windows": 30}, "has n_windows=60, of which n_windows=30 cannot be made; compute it from the audio"),
+        (
+            {},
+            {"n_windows": 30},
+            "has n_windows=60, from which n_windows=30 cannot be derived; compute it from the audio",
+        ),
     ],
 )
 def test_what_cannot_be_made_of_a_store_is_refused(
@@ -200,14 +204,14 @@ def test_stores_that_do_not_go_together_are_refused_before_any_work(
     finished: Store, own_store: Store, tmp_path: Path, built: Built
 ) -> None:
     target = tmp_path / "out/s.zarr"
-    with pytest.raises(SpecError, match=r"differ in n_mels=128 and 64, scale=power and db; make one of them again"):
+    with pytest.raises(SpecError, match=r"differ in n_mels=128 and 64, scale=power and db; build one of them again"):
         made([(finished, [0]), built([1], n_mels=64, scale="db")], target, finished)
     with pytest.raises(CatalogError) as refused:
         made([(finished, [0, 3]), (own_store, [1, 2, 3])], target, finished)
     assert str(refused.value).startswith(
-        f"'bells/bells.00003' is the id of a track of {finished.directory} and of one of {own_store.directory}; leave"
+        f"'bells/bells.00003' is the id of a track in {finished.directory} and of one in {own_store.directory}; leave"
     )
-    with pytest.raises(CallError, match="there are no tracks"):
+    with pytest.raises(CallError, match="no tracks are selected"):
         made([(finished, [])], target, finished)
     for numbers in ([1, 0], [0, 0], [-1], [12]):
         with pytest.raises(ValueError, match="must be ascending, below 12"):
@@ -224,7 +228,7 @@ def test_a_group_is_in_one_split(own_music: Path, tmp_path: Path, plan_of) -> No
         return open_store(target)
 
     first, second, third = of_an_album(0, "train"), of_an_album(2, "test"), of_an_album(3, "unused")
-    with pytest.raises(CatalogError, match=r"00000' \(train\) and .*00002' \(test\) are of one group, 'first album'"):
+    with pytest.raises(CatalogError, match=r"00000' \(train\) and .*00002' \(test\) are in one group, 'first album'"):
         made([first, second], tmp_path / "s.zarr", first)
     made([first, third], tmp_path / "s.zarr", first)
     assert open_store(tmp_path / "s.zarr").values("split").tolist() == ["train", "unused"]
@@ -319,7 +323,7 @@ def test_a_receipt_that_fits_the_key_but_not_the_tracks_is_not_believed(
 
 def test_what_is_there_is_replaced_only_where_that_is_asked_for(finished: Store, own_store: Store) -> None:
     target = own_store.directory.path
-    with pytest.raises(BuildError, match="is there already"):
+    with pytest.raises(BuildError, match="already exists"):
         made([(finished, [0, 1])], target, finished)
     assert digests(target) == digests(finished.directory.path)
     interrupted([finished], target, finished, replace=True, tracks_per_shard=2)
@@ -400,7 +404,7 @@ def test_a_damaged_track_is_named_and_nothing_appears(
         (own_store.directory.path / shard_name(1)).write_bytes(b"")
     else:
         damage(own_store, 1, place)
-    with pytest.raises(StoreError, match=rf"track {name}.* cannot be taken \(.*\); see: melzarr verify"):
+    with pytest.raises(StoreError, match=rf"track {name}.* cannot be copied \(.*\); see: melzarr verify"):
         made([own_store], tmp_path / "s.zarr", finished, tracks_per_shard=7)
     assert not (tmp_path / "s.zarr").exists()
 
@@ -410,7 +414,7 @@ def test_a_shard_in_another_ones_place_is_found(own_store: Store, finished: Stor
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
-    with pytest.raises(StoreError, match=r"its shard is not of the size that was written"):
+    with pytest.raises(StoreError, match=r"its shard does not have the size that was written"):
         made([own_store], tmp_path / "s.zarr", finished, tracks_per_shard=7)
 
 
@@ -422,7 +426,7 @@ def test_windows_that_are_said_to_be_valid_and_are_not_are_refused(
     group["n_windows"][number] = 60
     group["split"][number], group["status"][number] = "train", "ok"
     with pytest.raises(
-        StoreError, match=r"drums/drums\.00004 cannot be taken \(one of its 60 valid windows is not fini"
+        StoreError, match=r"drums/drums\.00004 cannot be copied \(one of its 60 valid windows is not fini"
     ):
         made([open_store(own_store.directory.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
     group["n_windows"][number] = 61
@@ -491,8 +495,8 @@ def test_without_shards_it_is_read_verified_and_described_like_any_other(
     facts = describe(loose)
     assert (facts["sharded"], facts["shards"]) == (False, [1, 60, 5, 128])
     lines = CliRunner().invoke(main, ["inspect", str(loose.directory)]).stdout
-    assert "one track (1, 60, 5, 128); each in a file of its own" in lines
-    assert "5 tracks a shard" in CliRunner().invoke(main, ["inspect", str(finished.directory)]).stdout
+    assert "one track (1, 60, 5, 128); each in a separate file" in lines
+    assert "5 tracks per shard" in CliRunner().invoke(main, ["inspect", str(finished.directory)]).stdout
 
 
 def test_without_shards_a_file_is_kept_as_it_is(loose: Store, tmp_path: Path) -> None:
@@ -512,12 +516,12 @@ def test_without_shards_damage_is_found_and_named(loose: Store, tmp_path: Path) 
     (copy.directory.path / shard_name(7)).unlink()
     problems = "\n".join(verify(copy).problems)
     assert "bells/bells.00003: its chunk cannot be decoded" in problems
-    assert "the shard mel/c/5/0/0/0 is not the one written, with the tracks bells/bells.00005" in problems
+    assert "the shard mel/c/5/0/0/0 is not the one that was written, with the tracks bells/bells.00005" in problems
     assert "mel/c/7/0/0/0 is missing, with the tracks drums/drums.00001" in problems
     read, room = copy.reader(), np.empty(copy.spec.shape, np.float32)
     with pytest.raises(ValueError, match="checksum"):
         read(3, room)
-    with pytest.raises(ValueError, match="its file is not of the size that was written"):
+    with pytest.raises(ValueError, match="its file does not have the size that was written"):
         read(5, room)
     with pytest.raises(FileNotFoundError):
         read(7, room)
@@ -532,7 +536,7 @@ def test_without_shards_a_store_is_never_taken_for_the_work_of_one_with_a_track_
     copy = Path(shutil.copytree(loose.directory.path, tmp_path / "copy.zarr"))
     arguments = ["features", str(music), str(copy), "--n-windows", "60", "--tracks-per-shard", "1", "--workers", "0"]
     refused = CliRunner().invoke(main, arguments)
-    assert "each track was a file of its own" in refused.stderr
+    assert "each track was in a separate file" in refused.stderr
     assert CliRunner().invoke(main, [*arguments, "--force"]).exit_code == 0
     assert open_store(copy).is_sharded
     assert verify(open_store(copy)).problems == []
@@ -632,7 +636,7 @@ def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
         np.testing.assert_array_equal(store.mel[7], finished.mel[7])
         with store.directory.local("label/zarr.json") as path:
             assert path.parent.parent == folder
-        with pytest.raises(CallError, match="has not appeared yet and can only be read"):
+        with pytest.raises(CallError, match="is not published yet and can only be read"):
             store.directory.write("README.md", b"")
         (folder / "README.md").write_text("12 tracks")
 

@@ -70,7 +70,7 @@ def test_two_halves_of_a_store_are_that_store(half: Half, finished: Store, tmp_p
     assert lines[0].startswith(f"made {tmp_path / 's.zarr'}: mel (12, 60, 5, 128), ")
     assert lines[1:] == [
         "  tracks: 9 ok, 1 failed, 1 short, 1 silent",
-        "  12 tracks lie in shards that were kept as they are",
+        "  12 tracks are in shards that were kept unchanged",
         f"next: melzarr verify {tmp_path / 's.zarr'}",
     ]
 
@@ -79,7 +79,7 @@ def test_where_the_first_ends_within_a_shard_the_others_are_packed_anew(
     half: Half, finished: Store, tmp_path: Path
 ) -> None:
     result = melzarr("merge", half(range(7)).directory, half(range(7, 12)).directory, tmp_path / "s.zarr")
-    assert "5 tracks lie in shards that were kept as they are, 7 were packed anew from their chunks" in result.stdout
+    assert "5 tracks are in shards that were kept unchanged, 7 were packed again from their chunks" in result.stdout
     assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
 
 
@@ -167,7 +167,7 @@ def test_an_id_in_two_of_them_is_refused(half: Half, tmp_path: Path) -> None:
     refused = melzarr("merge", first.directory, second.directory, tmp_path / "s.zarr")
     assert refused.exit_code == 2
     assert (
-        f"'bells/bells.00003' is the id of a track of {first.directory} and of one of {second.directory}"
+        f"'bells/bells.00003' is the id of a track in {first.directory} and of one in {second.directory}"
         in refused.stderr
     )
     assert list(tmp_path.iterdir()) == []
@@ -189,21 +189,19 @@ def test_what_is_there_is_kept_where_it_is_the_same_and_else_replaced_by_force_a
     assert "is finished and up to date" in melzarr("merge", first.directory, third.directory, target).stdout
     refused = melzarr("merge", first.directory, second.directory, target)
     assert refused.exit_code == 1
-    assert "is not what these stores give; name another place, or replace it with --force" in refused.stderr
+    assert "is not the merge of these stores; choose another path, or replace it with --force" in refused.stderr
     done = melzarr("merge", first.directory, second.directory, target, "--force", "--json")
     facts = json.loads(done.stdout)
     assert (facts["store"], facts["kept"], facts["packed"]) == (str(target), 12, 0)
     assert facts["tracks"] == {"ok": 9, "short": 1, "silent": 1, "failed": 1}
     assert digests(target) == digests(finished.directory.path)
     (tmp_path / "precious").mkdir()
-    assert (
-        "is no store of melzarr's" in melzarr("merge", first.directory, second.directory, tmp_path / "precious").stderr
-    )
+    assert "is not a melzarr store" in melzarr("merge", first.directory, second.directory, tmp_path / "precious").stderr
 
 
 def test_calls_that_make_no_sense_are_refused(half: Half, tmp_path: Path) -> None:
     store = half(range(3)).directory
-    assert "give two stores or more" in melzarr("merge", store, tmp_path / "s.zarr").stderr
+    assert "give two or more stores" in melzarr("merge", store, tmp_path / "s.zarr").stderr
     (tmp_path / "link.zarr").symlink_to(store.path)
     for out in (store, f"{store}/../{store.name}", tmp_path / "link.zarr"):
         refused = melzarr("merge", store, tmp_path / "b.zarr", out)
@@ -239,7 +237,7 @@ def test_a_damaged_track_is_named_and_nothing_appears(half: Half, tmp_path: Path
     (copy / shard_name(0)).write_bytes(data)
     refused = melzarr("merge", first.directory, copy, tmp_path / "s.zarr")
     assert refused.exit_code == 1
-    assert f"{copy}: track drums/drums.00001 cannot be taken (its checksum is not that of its bytes)" in refused.stderr
+    assert f"{copy}: track drums/drums.00001 cannot be copied (its checksum does not match its bytes)" in refused.stderr
     assert not (tmp_path / "s.zarr").exists()
 
 

@@ -66,7 +66,7 @@ def test_a_comparison_holds_no_objects_for_its_tracks(
     found: list[list[str]] = []
     assert peak_of(lambda: found.append(room._track_changes(store, plan, catalog, lambda _: None))) < BYTES * N
     first = sorted(track.id for track in catalog.tracks[:3])
-    assert found[0] == [f"tracks changed in the bytes of their files: {', '.join(first)} and {N - 3} more"]
+    assert found[0] == [f"tracks whose files have changed: {', '.join(first)} and {N - 3} more"]
 
 
 def test_matches_are_those_of_a_dictionary() -> None:

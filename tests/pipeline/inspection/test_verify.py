@@ -119,7 +119,7 @@ def test_a_status_that_does_not_fit_its_data_is_found(own_store: Store, name, nu
 def test_statistics_that_are_not_the_datas_are_found(own_store: Store) -> None:
     array = zarr.open_array(own_store.directory.path / "mean_db", mode="r+")
     array[3] = array[3] + 0.01
-    assert problems_but_uuid(own_store) == ["mean_db is not that of the sums in the receipts"]
+    assert problems_but_uuid(own_store) == ["mean_db does not match the sums in the receipts"]
 
 
 def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(own_store: Store) -> None:
@@ -129,7 +129,7 @@ def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(ow
     mean, std = statistics(int(count.sum()), *sums)
     for name, values in (("mean_db", mean), ("std_db", std)):
         zarr.open_array(own_store.directory.path / name, mode="r+")[:] = values
-    assert "mean_db is not that of the windows of the train split's ok tracks" in problems_but_uuid(own_store)
+    assert "mean_db does not match the windows of the ok tracks of the train split" in problems_but_uuid(own_store)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_sums_that_are_not_the_datas_are_found_though_the_statistics_fit_them(ow
         ("window", 2, 0.5, "window is not what the spec says"),
         ("frame", 0, 0.5, "frame is not what the spec says"),
         ("band", 127, 0.5, "band is not what the spec says"),
-        ("receipts/count", 0, 5, "receipts/count is not the number of frames that the ok tracks of the train split"),
-        ("track", 1, "bells/bells.00000", "the id 'bells/bells.00000' comes twice"),
-        ("group", slice(None), "one", "are of one group, 'one'"),
+        ("receipts/count", 0, 5, "receipts/count is not the number of frames in the ok tracks of the train split"),
+        ("track", 1, "bells/bells.00000", "the id 'bells/bells.00000' occurs twice"),
+        ("group", slice(None), "one", "are in one group, 'one'"),
     ],
 )
 def test_what_does_not_follow_from_the_rest_is_found(own_store: Store, name, number, value, said) -> None:
@@ -152,9 +152,7 @@ def test_a_label_that_was_changed_in_a_share_is_found_by_its_table(finished: Sto
     share(finished, tmp_path / "shared", ShareOptions(), draw=plain_charts)
     assert problems(open_store(tmp_path / "shared")) == []
     zarr.open_array(tmp_path / "shared/label", mode="r+")[0] = "drums"
-    assert "tracks.csv says other things of the tracks than the store" in problems_but_uuid(
-        open_store(tmp_path / "shared")
-    )
+    assert "tracks.csv does not match the tracks of the store" in problems_but_uuid(open_store(tmp_path / "shared"))
 
 
 def problems_but_uuid(store: Store) -> list[str]:

@@ -64,7 +64,10 @@ def with_audio(finished: Store, music: Path, tmp_path: Path) -> Path:
 def test_a_source_in_the_store_that_is_replaced_stays(with_audio: Path, command: tuple[str, ...]) -> None:
     before = digests(with_audio)
     words = (*command, with_audio / "audio", with_audio, "--force", *SMALL[: 4 if len(command) > 1 else None])
-    assert f"the source {with_audio}/audio lies in {with_audio}, and would go with it; name another" in refused(*words)
+    assert (
+        f"the source {with_audio}/audio is inside {with_audio}, and would be removed with it; choose another"
+        in refused(*words)
+    )
     assert digests(with_audio) == before
     assert verify(open_store(with_audio)).problems == []
 
@@ -72,7 +75,7 @@ def test_a_source_in_the_store_that_is_replaced_stays(with_audio: Path, command:
 def test_the_audio_of_a_share_that_is_replaced_stays(finished: Store, with_audio: Path) -> None:
     before = digests(with_audio)
     said = refused("share", finished.directory, with_audio, "--audio", with_audio / "audio", "--force")
-    assert f"the source {with_audio}/audio lies in {with_audio}" in said
+    assert f"the source {with_audio}/audio is inside {with_audio}" in said
     assert digests(with_audio) == before
 
 
@@ -90,7 +93,7 @@ def test_tracks_that_are_links_into_the_store_stay(with_audio: Path, tmp_path: P
 
 def test_a_store_is_not_put_into_a_folder_of_labels(own_music: Path) -> None:
     said = refused("features", own_music, own_music / "bells.zarr", *SMALL)
-    assert f"{own_music}/bells.zarr lies in the source {own_music}, each folder of which is a label; name a" in said
+    assert f"{own_music}/bells.zarr is inside the source {own_music}, in which each folder is a label; choose" in said
     assert names(own_music) == ["bells", "drums"]
 
 
@@ -99,7 +102,7 @@ def test_a_store_may_lie_beside_a_manifest_but_not_around_its_tracks(with_audio:
     manifest.write_text(f"path,label\n{track},bells\n")
     before = digests(with_audio)
     said = refused("features", manifest, with_audio, "--force", *SMALL)
-    assert f"the track {track} lies in {with_audio}, and would go with it; name another place" in said
+    assert f"the track {track} is inside {with_audio}, and would be removed with it; choose another path" in said
     assert digests(with_audio) == before
     assert melzarr("features", manifest, tmp_path / "music.zarr", *SMALL).exit_code == 0
     assert open_store(tmp_path / "music.zarr").n_tracks == 1
@@ -107,9 +110,9 @@ def test_a_store_may_lie_beside_a_manifest_but_not_around_its_tracks(with_audio:
 
 def test_the_library_refuses_what_the_commands_refuse(with_audio: Path, plan_of) -> None:
     catalog, plan = plan_of(with_audio / "audio")
-    with pytest.raises(CallError, match="would go with it"):
+    with pytest.raises(CallError, match="would be removed with it"):
         build(plan, catalog, with_audio, InProcess(), replace=True)
-    with pytest.raises(CallError, match="would go with it"):
+    with pytest.raises(CallError, match="would be removed with it"):
         write_plan(plan, catalog, with_audio, replace=True)
 
 
@@ -134,7 +137,10 @@ def test_what_somebody_keeps_in_a_store_stays(
         "merge": ("merge", finished.directory, finished.directory, target, "--force"),
     }[command]
     said = refused(*words)
-    assert f"{target} holds {name}, which is not part of the store and would go with it; move it, or make the" in said
+    assert (
+        f"{target} contains {name}, which is not part of the store and would be removed with it; move it, or make the"
+        in said
+    )
     assert digests(target) == before
     assert not target.with_name("own.zarr.building").exists()
 
@@ -166,7 +172,7 @@ def test_nothing_is_written_into_a_store(own_store: Store, finished: Store, own_
             ("inspect", finished.directory, "--picture", place / "x.png"),
             ("train", finished.directory, "--protocol", "window", "--run", place / "run"),
         ):
-            assert "name a place outside of it" in refused(*words), words
+            assert "choose a path outside it" in refused(*words), words
     assert verify(own_store).problems == []
     assert names(tmp_path) == ["link", "music", "own.zarr"]
 
@@ -184,7 +190,7 @@ def test_a_folder_named_as_an_array_is_no_store(tmp_path: Path) -> None:
 def test_a_name_too_long_is_noticed_at_once(tmp_path: Path, name: str, is_too_long: bool) -> None:
     workspace = open_workspace(tmp_path / name)
     if is_too_long:
-        with pytest.raises(CallError, match=r"is too long a name: .* 256 bytes of the 255 that .* name a shorter one"):
+        with pytest.raises(CallError, match=r"is too long: .* 256 bytes, but .* allows 255; choose a shorter name"):
             refuse_place(workspace, replace=False)
     else:
         refuse_place(workspace, replace=False)
@@ -195,7 +201,7 @@ def test_a_name_too_long_is_noticed_at_once(tmp_path: Path, name: str, is_too_lo
 
 
 def test_an_archive_of_a_name_too_long_is_noticed_at_once(finished: Store, tmp_path: Path) -> None:
-    with pytest.raises(CallError, match="is too long a name"):
+    with pytest.raises(CallError, match="is too long"):
         share(finished, tmp_path / f"{'s' * 230}.zarr.zip", ShareOptions(), draw=plain_charts)
     assert list(tmp_path.iterdir()) == []
 
@@ -223,14 +229,14 @@ def test_a_store_that_is_a_disk_of_its_own_is_not_replaced(disk: Path, finished:
     link.symlink_to(disk)
     for place in (disk, link):
         words = ("features", music, place, "--n-mels", 64, "--force", *SMALL)
-        assert f"{disk} is a disk of its own, which cannot be replaced; name a folder on it" in refused(*words)
+        assert f"{disk} is a mount point, which cannot be replaced; choose a folder on it" in refused(*words)
     assert verify(open_store(disk)).problems == []
 
 
 def test_a_folder_that_may_not_be_written_to_is_noticed_at_once(disk: Path, music: Path) -> None:
     mount("mount", "-o", "remount,ro", disk)
     said = refused("features", music, disk / "deep/s.zarr", *SMALL)
-    assert f"{disk} may not be written to; allow it, or name another place" in said
+    assert f"{disk} is not writable; allow it, or choose another path" in said
 
 
 def test_a_catalog_of_a_folder_says_so(own_music: Path) -> None:
@@ -241,8 +247,8 @@ def test_a_catalog_of_a_folder_says_so(own_music: Path) -> None:
 
 def test_a_target_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CallError, match="has no name of its own"):
+    with pytest.raises(CallError, match="is not the name of a store"):
         refuse_place(open_workspace("."), replace=True)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(BuildError, match="exists and is no store"):
+    with pytest.raises(BuildError, match="exists and is not a melzarr store"):
         refuse_place(open_workspace(tmp_path / "file"), replace=True)

@@ -24,8 +24,9 @@ from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.errors import MelzarrError, RunError
 from melzarr.pipeline.inspection.quality import QualityReport, find
 from melzarr.pipeline.inspection.track_statistics import COLUMNS
-from melzarr.pipeline.report.page import MAX_CELLS, PAGE, TEXT, charts, clean, file_name
+from melzarr.pipeline.report.page import MAX_CELLS, PAGE, charts, file_name
 from melzarr.pipeline.report.page import write_report as draw_report
+from melzarr.pipeline.report.page_text import TEXT, clean
 from melzarr.pipeline.report.run_reader import WORST, read_run
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store, open_store
@@ -304,7 +305,7 @@ def test_a_note_that_cannot_be_written_is_said_and_the_build_is_finished(music: 
     (tmp_path / "s.zarr.built.json").mkdir()  # in its way
     result = melzarr("features", music, tmp_path / "s.zarr", *SMALL)
     assert result.exit_code == 0, result.output
-    assert "could not be noted beside it as s.zarr.built.json" in result.output
+    assert "could not be written beside the store as s.zarr.built.json" in result.output
     assert open_store(tmp_path / "s.zarr").n_tracks == 12
 
 
@@ -366,11 +367,11 @@ def test_an_older_run_and_one_that_is_not_finished_still_give_the_rest(
     run = write_run(tmp_path / "run", faulty)
     (run / "answers.csv").unlink()
     said = told(faulty, found, run, tmp_path / "page").said
-    assert "answers.csv is not there: it was trained before answers of single tracks were kept" in said
+    assert "answers.csv is missing: it was trained by a version that did not keep the answers for single tracks" in said
     assert "Confusions" in said
     (run / "metrics.json").unlink()
     page = told(faulty, found, run, tmp_path / "page")
-    assert "metrics.json is not there: it is not finished" in page.said
+    assert "metrics.json is missing: it is not finished" in page.said
     assert "How it learnt" in page.said
     (run / "history.csv").unlink()
     assert "no epoch is done" in told(faulty, found, run, tmp_path / "page").said
@@ -389,7 +390,7 @@ def test_a_damaged_file_of_a_run_does_no_harm(faulty: Store, tmp_path: Path, nam
 
 
 def test_what_is_no_run_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"is no run, it has no config\.json"):
+    with pytest.raises(RunError, match=r"is not a run, it has no config\.json"):
         read_run(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(RunError, match="it is damaged"):
@@ -464,9 +465,9 @@ def test_the_command_stands_after_verify_and_explains_itself() -> None:
 def test_errors_are_sentences_and_nothing_is_written(own_store: Store, tmp_path: Path) -> None:
     inside = melzarr("report", own_store.directory, "--to", own_store.directory.path / "page")
     assert inside.exit_code == 2
-    assert f"lies in the store {own_store.directory}, which it would damage" in inside.output
+    assert f"is inside the store {own_store.directory}, which it would damage" in inside.output
     no_run = melzarr("report", own_store.directory, "--run", tmp_path, "--to", tmp_path / "page")
     assert no_run.exit_code == 1
-    assert "is no run" in no_run.output
+    assert "is not a run" in no_run.output
     assert melzarr("report", tmp_path / "none.zarr", "--to", tmp_path / "page").exit_code == 1
     assert not (tmp_path / "page").exists()

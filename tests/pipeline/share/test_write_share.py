@@ -269,7 +269,7 @@ def test_a_part_of_it_is_its_tracks_and_their_statistics(
     [
         (ShareOptions(labels=["drums", "bell"]), "has no label 'bell'; it has bells, drums"),
         (ShareOptions(splits=["unused"]), "has no split 'unused'"),
-        (ShareOptions(tracks=["bells/bells.00000"], labels=["drums"]), "no track of .* is of these labels"),
+        (ShareOptions(tracks=["bells/bells.00000"], labels=["drums"]), "no track of .* has these labels"),
     ],
 )
 def test_a_part_that_is_none_is_refused(finished: Store, tmp_path: Path, options: ShareOptions, said: str) -> None:
@@ -349,13 +349,15 @@ def test_audio_is_in_it_only_where_it_is_asked_for(finished: Store, own_music: P
 
 def test_what_is_there_is_replaced_only_by_force(finished: Store, shared_folder: Path, tmp_path: Path) -> None:
     share(finished, tmp_path / "music", ShareOptions(labels=["bells"]))
-    with pytest.raises(BuildError, match=r"is there already.*--force"):
+    with pytest.raises(BuildError, match=r"already exists.*--force"):
         share(finished, tmp_path / "music", ShareOptions(published=DATE))
     share(finished, tmp_path / "music", ShareOptions(published=DATE), replace=True)
     assert files(tmp_path / "music") == files(shared_folder)
     (tmp_path / "music/.git").mkdir()
     (tmp_path / "music/.git/HEAD").write_text("ref: refs/heads/main")
-    with pytest.raises(BuildError, match=r"holds \.git/HEAD, which is not part of the store and would go with it"):
+    with pytest.raises(
+        BuildError, match=r"contains \.git/HEAD, which is not part of the store and would be removed with it"
+    ):
         share(finished, tmp_path / "music", ShareOptions(published=DATE), replace=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["music"]
 
@@ -369,7 +371,7 @@ def test_what_is_no_store_is_never_replaced(
     (tmp_path / "music.zarr.zip").write_text("dear diary")
     bucket.write("music/diary.txt", b"dear diary")
     for place in (tmp_path / "music", tmp_path / "music.zarr.zip", bucket.child("music")):
-        with pytest.raises(BuildError, match="is no store of melzarr's"):
+        with pytest.raises(BuildError, match="is not a melzarr store"):
             share(finished, place, ShareOptions(), replace=replace)
     assert (tmp_path / "music/diary.txt").read_text() == (tmp_path / "music.zarr.zip").read_text() == "dear diary"
     assert bucket.read("music/diary.txt") == b"dear diary"
@@ -378,7 +380,7 @@ def test_what_is_no_store_is_never_replaced(
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("own.zarr", "is the store"), ("own.zarr/share", "lies in the store"), (".", "holds the store"),
+    [("own.zarr", "is the store"), ("own.zarr/share", "is inside the store"), (".", "contains the store"),
      ("share.zip", "end it in .zarr.zip"), ("link", "is the store")],
 )  # fmt: skip
 @pytest.mark.parametrize("replace", [False, True])
@@ -513,7 +515,7 @@ def test_the_command_ends_with_what_was_made_and_what_is_next(finished: Store, t
     done = CliRunner().invoke(main, [*command, "--force", "--json"])
     assert json.loads(done.stdout)["tracks"] == 6
     done = CliRunner().invoke(main, [*command, "--published", "soon"])
-    assert (done.exit_code, "is no date" in done.stderr) == (2, True)
+    assert (done.exit_code, "is not a date" in done.stderr) == (2, True)
 
 
 def test_tracks_csv_is_one_that_a_spreadsheet_reads(shared_folder: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from melzarr.pipeline.errors import CatalogError
-from melzarr.pipeline.sources.catalog import EXTENSIONS, READABLE, UNREADABLE, Catalog, read_catalog
+from melzarr.pipeline.sources.audio_names import EXTENSIONS, READABLE, UNREADABLE
+from melzarr.pipeline.sources.catalog import Catalog, read_catalog
 from melzarr.pipeline.sources.dataset_recipe import find_recipe
 from melzarr.pipeline.sources.split import SPLITS, HashSplit
 from melzarr.pipeline.sources.tracks import Track
@@ -108,21 +109,23 @@ def test_two_files_of_one_id_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_folder_has_no_label(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match=r"'loose.wav' lies in .* no label; put each file into a folder"):
+    with pytest.raises(CatalogError, match=r"'loose.wav' is directly in .* no label; put each file into a folder"):
         read_catalog(directory(tmp_path, "jazz/a.wav", "loose.wav"))
 
 
 @pytest.mark.parametrize("names", [(), ("jazz/readme.txt", "jazz/._a.wav")])
 def test_a_folder_without_audio_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     others = sum(name.endswith(".txt") for name in names)
-    with pytest.raises(CatalogError, match=rf"holds no audio file \({others} others\); known: .*\.wav"):
+    with pytest.raises(
+        CatalogError, match=rf"contains no audio file \({others} other files\); known extensions: .*\.wav"
+    ):
         read_catalog(directory(tmp_path, *names))
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv", "song.wav"])
 def test_what_is_no_folder_and_no_manifest_is_refused(tmp_path: Path, name: str) -> None:
     directory(tmp_path, "song.wav")
-    with pytest.raises(CatalogError, match=rf"{name} is no folder and no manifest; name a folder of label/file"):
+    with pytest.raises(CatalogError, match=rf"{name} is neither a folder nor a manifest; give a folder of label/file"):
         read_catalog(tmp_path / name)
 
 
@@ -130,7 +133,7 @@ def test_what_is_no_folder_and_no_manifest_is_refused(tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", [b"jazz/caf\xe9.wav", b"caf\xe9/a.wav"])
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, name: bytes) -> None:
     directory(tmp_path, os.fsdecode(name))
-    with pytest.raises(CatalogError, match=r"caf\\udce9.* is not UTF-8, so no store can hold it; rename the file"):
+    with pytest.raises(CatalogError, match=r"caf\\udce9.* is not UTF-8, so it cannot be stored; rename the file"):
         read_catalog(tmp_path)
 
 
@@ -233,7 +236,7 @@ def test_an_unknown_split_is_named_by_its_row(manifest: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../a.wav", "sub/../../a.wav", "/nowhere/a.wav"])
 def test_a_path_outside_the_folder_of_the_manifest_is_refused(manifest: Path, path: str) -> None:
-    with pytest.raises(CatalogError, match=r"row 1: '.*a\.wav' lies outside the manifest's folder; put the manifest"):
+    with pytest.raises(CatalogError, match=r"row 1: '.*a\.wav' is outside the manifest's folder; put the manifest"):
         read_catalog(write(manifest, [{"path": path, "label": "jazz"}]))
 
 
@@ -260,7 +263,7 @@ def test_one_file_twice_is_refused_unless_ids_tell_the_rows_apart(manifest: Path
 
 def test_a_group_in_two_parts_is_refused(manifest: Path) -> None:
     rows = [{"path": f"{part}.wav", "label": "jazz", "group": "duke", "split": part} for part in ("test", "train")]
-    with pytest.raises(CatalogError, match=r"'test' \(test\) and 'train' \(train\) are of one group, 'duke'; put them"):
+    with pytest.raises(CatalogError, match=r"'test' \(test\) and 'train' \(train\) are in one group, 'duke'; put them"):
         read_catalog(write(manifest, rows))
 
 
@@ -291,20 +294,20 @@ def test_a_csv_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
 def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tracks.csv"
     path.write_bytes("path,label\ncafé.wav,blues\n".encode("latin-1"))
-    with pytest.raises(CatalogError, match=r"tracks\.csv is no CSV in UTF-8: .*; save it as one"):
+    with pytest.raises(CatalogError, match=r"tracks\.csv is not a CSV in UTF-8: .*; save it as one"):
         read_catalog(path)
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tracks.parquet"
     path.write_bytes(b"PAR1 but no more")
-    with pytest.raises(CatalogError, match=r"tracks\.parquet is no Parquet file: .*; write it anew, or give a CSV"):
+    with pytest.raises(CatalogError, match=r"tracks\.parquet is not a Parquet file: .*; write it again, or give a CSV"):
         read_catalog(path)
 
 
 def test_a_manifest_without_rows_holds_no_audio(tmp_path: Path) -> None:
     (tmp_path / "tracks.csv").write_text("path,label\n", encoding="utf-8")
-    with pytest.raises(CatalogError, match=r"tracks\.csv holds no audio file"):
+    with pytest.raises(CatalogError, match=r"tracks\.csv contains no audio file"):
         read_catalog(tmp_path / "tracks.csv")
 
 
@@ -357,7 +360,7 @@ def test_the_fault_filtered_split_leaves_70_tracks_unused(gtzan: Any) -> None:
 def test_a_split_that_nobody_named_is_refused(gtzan: Any, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no split called 'artist-filtered'; gtzan has fault-filtered"):
         read_catalog(gtzan, named_split="artist-filtered")
-    with pytest.raises(CatalogError, match="a source without recipe has none"):
+    with pytest.raises(CatalogError, match="a source without a recipe has none"):
         read_catalog(directory(tmp_path, "jazz/a.wav"), named_split="fault-filtered")
 
 
@@ -377,5 +380,5 @@ def test_a_nul_character_in_a_manifest_is_refused(tmp_path: Path, column: str) -
     facts = {"path": "a/x.wav", "label": "rock", "id": "x", "group": "g", "split": "train"}
     facts[column] += "\0"
     manifest.write_text(f"{','.join(facts)}\n{','.join(facts.values())}\n")
-    with pytest.raises(CatalogError, match=f"row 1: {column} '.*\\\\x00' holds a NUL character; mend it"):
+    with pytest.raises(CatalogError, match=f"row 1: {column} '.*\\\\x00' contains a NUL character; remove it"):
         read_catalog(manifest)

@@ -75,27 +75,27 @@ def test_a_field_that_is_lacking_is_named(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize(
     ("found", "instead", "said"),
     [
-        ("tracks_per_label = 2", 'tracks_per_label = "some"', "'some' is no whole number from 1"),
-        ("tracks_per_label = 2", "tracks_per_label = 0", "tracks_per_label=0 is no whole number from 1"),
+        ("tracks_per_label = 2", 'tracks_per_label = "some"', "'some' is not a whole number from 1"),
+        ("tracks_per_label = 2", "tracks_per_label = 0", "tracks_per_label=0 is not a whole number from 1"),
         ("tracks_per_label = 2", "tracks_per_label = -2", "tracks_per_label=-2 is no"),
         ("tracks_per_label = 2", "tracks_per_label = 2.0", r"tracks_per_label=2\.0 is no"),
         ("tracks_per_label = 2", "tracks_per_label = true", "tracks_per_label=True is no"),
-        ('["drums", "bells"]', '"drums"', "labels='drums' is no list of names"),
-        ('["drums", "bells"]', "[]", r"labels=\[\] is no list of names"),
-        ('["drums", "bells"]', "{ drums = 1 }", "is no list of names"),
-        ("[source]", "splits = 3\n[source]", "wrong kind"),
+        ('["drums", "bells"]', '"drums"', "labels='drums' is not a list of names"),
+        ('["drums", "bells"]', "[]", r"labels=\[\] is not a list of names"),
+        ('["drums", "bells"]', "{ drums = 1 }", "is not a list of names"),
+        ("[source]", "splits = 3\n[source]", "wrong type"),
         ('kind = "synthesis"', 'kind = "torrent"', "'torrent' is unknown; use 'archive' or 'synthesis'"),
         ("seconds = 0.5", "seconds = 0.5\n[split]\nshare = 1", "share"),
         ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '3-x'", "invalid literal"),
         ("seconds = 0.5", "seconds = 0.5\n[splits.mine.train]\nbells = '0-999999999999'", "goes beyond the 100000"),
         ("tracks_per_label = 2", "tracks_per_label = 1000000000", "from 1 to 100000"),
-        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = 'many'", "faults='many' is no list of sentences"),
-        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = [1]", r"faults=\[1\] is no list of sentences"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = 'many'", "faults='many' is not a list of sentences"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\nfaults = [1]", r"faults=\[1\] is not a list of sentences"),
         ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 2026-11-23", "date is not JSON serializable"),
-        ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 'soon'", "is no date"),
-        ("seconds = 0.5", "seconds = 0.5\nsha256 = '12ab'", "sha256='12ab' is no digest"),
-        ("seconds = 0.5", "seconds = 1e12", "make 0.1 s to an hour"),
-        ("seconds = 0.5", "seconds = nan", "make 0.1 s to an hour"),
+        ("tracks_per_label = 2", "tracks_per_label = 2\npublished = 'soon'", "is not a date"),
+        ("seconds = 0.5", "seconds = 0.5\nsha256 = '12ab'", "sha256='12ab' is not a digest"),
+        ("seconds = 0.5", "seconds = 1e12", "use 0.1 s to an hour"),
+        ("seconds = 0.5", "seconds = nan", "use 0.1 s to an hour"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instead: str, said: str) -> None:
@@ -105,7 +105,7 @@ def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instea
 
 @pytest.mark.parametrize("label", ['"a/b"', '"/a"', '".."', '"."', '""', '".hidden"', '"../a"', '"a/"', "3"])
 def test_a_label_is_a_plain_folder_name(tmp_path: Path, label: str) -> None:
-    with pytest.raises(RecipeError, match=r"recipe\.toml.*label .* is no plain folder name"):
+    with pytest.raises(RecipeError, match=r"recipe\.toml.*label .* is not a plain folder name"):
         read_recipe(write(tmp_path, TINY.replace('"bells"', label)))
 
 
@@ -169,7 +169,7 @@ def test_what_is_no_toml_is_no_recipe(tmp_path: Path, content: bytes | None) -> 
     if content:
         path.write_bytes(content)
     gc.collect()  # what other tests left might else be finalised in the depth of a recursion, and fail there
-    with pytest.raises(RecipeError, match=r"recipe\.toml is no readable recipe"):
+    with pytest.raises(RecipeError, match=r"recipe\.toml is not a readable recipe"):
         read_recipe(path)
 
 
@@ -186,7 +186,7 @@ def test_melzarrs_own_are_found_anywhere_and_their_audio_goes_below_the_folder_o
 
 def test_a_name_that_is_unknown_is_answered_with_those_that_are_not(tmp_path: Path) -> None:
     write(tmp_path / "mine", TINY)
-    with pytest.raises(RecipeError, match=r"no recipe called 'gtzam' in .*; name one of demo, gtzan, mine.*--datasets"):
+    with pytest.raises(RecipeError, match=r"no recipe called 'gtzam' in .*; use one of demo, gtzan, mine.*--datasets"):
         find_recipe("gtzam", tmp_path)
 
 

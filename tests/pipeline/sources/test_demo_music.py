@@ -13,20 +13,8 @@ import soundfile as sf
 
 from melzarr.pipeline.errors import FetchError
 from melzarr.pipeline.sources.dataset_recipe import Synthesis, find_recipe
-from melzarr.pipeline.sources.demo_music import (
-    PLAYERS,
-    SCALES,
-    SEMITONES,
-    STEPS,
-    STYLES,
-    Dice,
-    Piece,
-    _mixed,
-    level,
-    partials,
-    synthesise,
-    write_track,
-)
+from melzarr.pipeline.sources.demo_instruments import SCALES, SEMITONES, Dice, Piece, level, partials
+from melzarr.pipeline.sources.demo_music import PLAYERS, STEPS, STYLES, _mixed, synthesise, write_track
 
 DATASETS = Path(__file__).parents[3] / "datasets"
 RATE = 22050

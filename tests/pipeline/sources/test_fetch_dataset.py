@@ -23,9 +23,10 @@ from filelock import FileLock
 
 from melzarr.pipeline.errors import CallError, FetchError
 from melzarr.pipeline.sources import demo_music, http_download
-from melzarr.pipeline.sources import fetch_dataset as room
+from melzarr.pipeline.sources import synthesise_dataset as room
+from melzarr.pipeline.sources.dataset_folder import Fetched
 from melzarr.pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis, find_recipe
-from melzarr.pipeline.sources.fetch_dataset import Fetched, fetch
+from melzarr.pipeline.sources.fetch_dataset import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,7 +214,7 @@ def test_a_wrong_checksum_is_refused_and_the_file_removed(server: Server, tmp_pa
 def test_a_page_in_place_of_the_archive_leaves_what_arrived_before(server: Server, tmp_path: Path) -> None:
     recipe = recipe_of(ARCHIVE, tmp_path / "small", server.url("page"))
     (recipe.folder / "small.tar.gz.part").write_bytes(ARCHIVE[:10])
-    with pytest.raises(FetchError, match=r"page.*it offers 20 bytes where the archive has.*\(10 bytes are kept,"):
+    with pytest.raises(FetchError, match=r"page.*it offers 20 bytes, but the archive has.*\(10 bytes are kept,"):
         fetch(recipe)
     assert files(recipe.folder) == {"small.tar.gz.part": ARCHIVE[:10]}
 
@@ -282,7 +283,7 @@ def unpack(members: list[tuple[tarfile.TarInfo, bytes]], tmp_path: Path) -> Reci
 
 @pytest.mark.parametrize("name", ["/blues/outside.au", "../blues/outside.au", "genres/../../../blues/outside.au"])
 def test_a_member_that_leads_out_spoils_the_archive(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FetchError, match=re.escape(f"member {name!r} that leads out of its folder")):
+    with pytest.raises(FetchError, match=re.escape(f"member {name!r} that points outside its folder")):
         unpack([*regular(TREE), member(name)], tmp_path)
     assert files(tmp_path).keys() == {"copy.tar.gz"}
     assert not Path("/blues").exists()
@@ -372,7 +373,7 @@ def test_tracks_that_a_copy_lacks_are_said(tmp_path: Path) -> None:
     copy = write(directory, tmp_path / "copy" / "genres_original")
     write({name.replace(".au", ".png"): b"" for name in TREE}, tmp_path / "copy" / "aaa_images_original")
     recipe = recipe_of(ARCHIVE, tmp_path / "small")
-    note = "5 tracks where the recipe says 6 (jazz 2)"
+    note = "5 tracks, but the recipe has 6 (jazz 2)"
     assert fetch(recipe, copy_from=copy.parent) == Fetched(recipe.audio, 5, made=True, note=note)
     assert files(recipe.audio) == directory
     assert fetch(recipe) == Fetched(recipe.audio, 5, made=False, note=note)
@@ -393,7 +394,7 @@ def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_files_that_somebody_else_put_there_are_left_alone(tmp_path: Path) -> None:
     recipe = recipe_of(ARCHIVE, tmp_path / "small")
     write({"blues/blues.00000.au": b"mine"}, recipe.audio)
-    with pytest.raises(FetchError, match="holds 1 tracks where 6 are expected; move it away"):
+    with pytest.raises(FetchError, match="contains 1 tracks, but 6 are expected; move it away"):
         fetch(recipe)
     assert files(recipe.audio) == {"blues/blues.00000.au": b"mine"}
 
@@ -410,7 +411,7 @@ def test_a_full_disk_leaves_no_half_dataset(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_dataset_that_comes_whole_has_no_number_of_tracks_to_choose(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match="small comes whole"):
+    with pytest.raises(CallError, match="small is always fetched whole"):
         fetch(recipe_of(ARCHIVE, tmp_path / "small"), tracks_per_label=1)
 
 
@@ -499,7 +500,7 @@ def test_audio_that_is_not_quite_that_of_the_recipe_is_said(demo: Recipe) -> Non
         other = dataclasses.replace(demo, source=dataclasses.replace(named, sha256=sha256))
         note = fetch(other, workers=0).note
         assert note.startswith("made 4 tracks")
-        assert (f"they are not quite those of the recipe (sha256 {named.sha256}, not 000" in note) == unlike
+        assert (f"their bytes differ from those of the recipe (sha256 {named.sha256}, not 000" in note) == unlike
         assert (
             fetch(other, tracks_per_label=1, workers=0).note == "made 0 tracks, removed 2"
         )  # whose digest nobody names
@@ -507,14 +508,14 @@ def test_audio_that_is_not_quite_that_of_the_recipe_is_said(demo: Recipe) -> Non
 
 def test_files_of_unknown_origin_are_left_alone(demo: Recipe) -> None:
     write({"drums/drums.00000.wav": b"mine"}, demo.audio)
-    with pytest.raises(FetchError, match="melzarr did not make them and leaves them alone; move them away"):
+    with pytest.raises(FetchError, match="melzarr did not make them and does not change them; move them away"):
         fetch(demo, workers=0)
     assert files(demo.audio) == {"drums/drums.00000.wav": b"mine"}
 
 
 def test_a_worker_that_dies_is_said(demo: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_start_worker", sys.exit)
-    with pytest.raises(FetchError, match="was killed; run again to go on, with fewer workers"):
+    with pytest.raises(FetchError, match="was killed; run again with fewer workers to continue"):
         fetch(demo, workers=1)
     monkeypatch.undo()
     assert fetch(demo, workers=0).made
@@ -523,7 +524,7 @@ def test_a_worker_that_dies_is_said(demo: Recipe, monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_asked_of_a_synthesised_dataset_is_said(demo: Recipe, tmp_path: Path) -> None:
     with pytest.raises(CallError, match="is synthesised, so no copy is needed"):
         fetch(demo, copy_from=tmp_path)
-    with pytest.raises(CallError, match="0 tracks a label cannot be made; ask for 1"):
+    with pytest.raises(CallError, match="0 tracks per label cannot be made; choose 1"):
         fetch(demo, tracks_per_label=0)
     with pytest.raises(FetchError, match=r"'polka' cannot be synthesised; use one of arpeggio"):
         fetch(dataclasses.replace(demo, labels=("polka",)), workers=0)

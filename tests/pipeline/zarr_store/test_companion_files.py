@@ -67,7 +67,7 @@ def test_companions_do_not_change_what_a_store_is(own_store: Store) -> None:
     for name in ("README.md", "report/a.png", ".gitattributes"):
         own_store.directory.write(name, b"x")
     assert own_store.content_uuid() == before
-    assert verify(own_store).problems == ["README.md is there without SHA256SUMS"]
+    assert verify(own_store).problems == ["README.md exists without SHA256SUMS"]
     own_store.directory.write("mel/README.md", b"x")
     assert own_store.content_uuid() != before
 
@@ -89,7 +89,7 @@ def test_every_difference_to_the_list_is_named(tmp_path: Path) -> None:
             f"a is not the file that {CHECKSUMS} lists",
             f"b/c is not the file that {CHECKSUMS} lists",
             f"d is missing, and {CHECKSUMS} lists it",
-            f"e is in no line of {CHECKSUMS}",
+            f"e is not listed in {CHECKSUMS}",
         ],
         3,
     )

@@ -1,0 +1,65 @@
+"""List the tracks of a folder of label/file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.audio_names import new_track, without_extension
+from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.storage.directory import Directory
+
+
+def folder_tracks(root: Directory, left_out: list[str]) -> Iterator[Track]:
+    """Yield the tracks of a class-per-folder tree; append all other files to `left_out`."""
+    if root.folder:
+        left_out += _linked_folders(root.folder)
+    for source in _visible_files(root.folder) if root.folder else _visible_objects(root):
+        _refuse_undecodable(source)
+        label, slash, _ = source.partition("/")
+        if without_extension(source) is None:
+            left_out.append(source)
+        elif not slash:
+            raise CatalogError(
+                f"{source!r} is directly in {root}, so it has no label; put each file into a folder named after its "
+                f"label, or give a manifest with the columns path and label"
+            )
+        else:
+            yield new_track(source, label)
+
+
+def _visible_files(root: Path) -> Iterator[str]:
+    """Yield the files below a folder; skip hidden ones, such as macOS's ``._`` twins, and follow no folder links."""
+    for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
+        names[:] = [name for name in names if not name.startswith(".")]
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
+
+
+def _visible_objects(root: Directory) -> Iterator[str]:
+    """Yield the names of files below a prefix; skip hidden ones, files in hidden folders, and folder placeholders."""
+    for name, size in root.files():
+        if (size or without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
+            yield name
+
+
+def _linked_folders(root: Path) -> Iterator[str]:
+    """Yield links to folders, which are not followed: they may leave the tree or form a cycle."""
+    for folder, names, _ in os.walk(root):
+        prefix = Path(folder)
+        links = (name for name in names if not name.startswith(".") and (prefix / name).is_symlink())
+        yield from (f"{(prefix / name).relative_to(root).as_posix()}/ (a link to a folder)" for name in links)
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise CatalogError(f"the folder {error.filename} cannot be listed: {error.strerror}; make it readable") from error
+
+
+def _refuse_undecodable(source: str) -> None:
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise CatalogError(f"the file name {source!r} is not UTF-8, so it cannot be stored; rename the file") from error
