@@ -83,7 +83,7 @@ CLAIMS = {
     "kind of spec": (attribute("spec", [1]), "its attribute spec is [1]"),
     "no licence": (attribute("licence", None), "its attribute licence is None"),
     "origin": (attribute("recipe", {"origin": ["a"]}), "recipe contain ['a']"),
-    "version": (attribute("versions", {"numpy": 2}), "says 2"),
+    "version": (attribute("versions", {"numpy": 2}), "recipe contain 2"),
     "shares": (attribute("split", {"method": "hash", "valid": "lots"}), "its split contains 'lots'"),
     "merged": (attribute("recipe", {"merged": 5}), "what it was merged from is 5"),
     "merged of": (attribute("split", {"method": "merged", "of": [{"method": 3}]}), "recipe contain 3"),

@@ -135,7 +135,7 @@ def test_a_spec_whose_shard_fits_no_worker_is_refused() -> None:
         ),
         ("kubernetes", {"walltime": 60}, "--cluster kubernetes does not use jobs"),
         ("tcp://127.0.0.1:1", {"memory": 1}, "--memory is for jobs and pods; --cluster tcp://127.0.0.1:1 uses neither"),
-        ("local", {"memory": 1}, "--cluster local does not use jobs"),
+        ("local", {"memory": 1}, "--cluster local uses neither"),
     ],
 )
 def test_options_that_a_place_does_not_have_are_refused(cluster: str, options: dict[str, int], sentence: str) -> None:

@@ -182,8 +182,8 @@ def test_what_is_turned_into_levels_or_halves_has_the_bytes_of_a_build_of_those(
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ({"scale": "db"}, {}, "has scale=db, of which scale=power cannot be made"),
-        ({"scale": "db", "dtype": "float16"}, {"scale": "db"}, "has dtype=float16, of which dtype=float32 cannot be"),
+        ({"scale": "db"}, {}, "has scale=db, from which scale=power cannot be derived"),
+        ({"scale": "db", "dtype": "float16"}, {"scale": "db"}, "has dtype=float16, from which dtype=float32 cannot be"),
         (
             {},
             {"n_windows": 30},
