@@ -21,10 +21,6 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not README.is_file(), reason="README.md is not here"),
-    pytest.mark.skipif(
-        not (VENV / f".dev-{VERSION}").is_file(),
-        reason="the environment was not made by make, which would make another",
-    ),
 ]
 
 
@@ -40,7 +36,12 @@ def checkout(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(music, home / "Music/genres")
     ignored = shutil.ignore_patterns(".*", "*.zarr*", "*-share", "*-report", "runs", "audio", "__pycache__")
     copy = Path(shutil.copytree(ROOT, home / "melzarr", ignore=ignored, symlinks=True))
-    (copy / ".venv").symlink_to(VENV)
+    # Its programs are those of this environment; the stamps are newer than what make compares them with, so that it
+    # installs nothing.
+    (copy / ".venv").mkdir()
+    (copy / ".venv/bin").symlink_to(VENV / "bin")
+    for stamp in ("python", "features", "train", "dev"):
+        (copy / f".venv/.{stamp}-{VERSION}").touch()
     return copy
 
 
