@@ -267,9 +267,12 @@ def test_of_a_run_without_a_list_it_says_that_it_does_not_know(finished: Store, 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"n_mels": 64}, "n_mels 64 for 128"),
-        ({"scale": "db", "dtype": "float16"}, "scale db for power;"),
-        ({"sample_rate": 16000, "pad_mode": "edge"}, "sample_rate 16000 for 22050, pad_mode edge for reflect;"),
+        ({"n_mels": 64}, "n_mels 64 instead of 128"),
+        ({"scale": "db", "dtype": "float16"}, "scale db instead of power;"),
+        (
+            {"sample_rate": 16000, "pad_mode": "edge"},
+            "sample_rate 16000 instead of 22050, pad_mode edge instead of reflect;",
+        ),
     ],
 )
 def test_a_store_of_other_features_is_refused_by_what_differs(

@@ -26,12 +26,12 @@ from melzarr.pipeline.zarr_store.reader import Store, open_store  # noqa: E402
 Epoch = tuple[np.ndarray, np.ndarray]
 
 
-@pytest.fixture(scope="module")
 def windows(*arguments: object, **options: object) -> tf.data.Dataset:
     """Batches as TensorFlow takes them."""
     return Batches(*arguments, **options).tf()
 
 
+@pytest.fixture(scope="module")
 def plain(finished: Store) -> dict[str, np.ndarray]:
     """The store as plain zarr gives it."""
     group = zarr.open_group(finished.directory.path, mode="r")
