@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,8 @@ def build(
             )
         n_workers = runner.n_workers
     finished = open(store)
-    write_built(finished.opened, summary, n_workers)
+    if problem := write_built(finished.opened, summary, n_workers):
+        warnings.warn(problem, stacklevel=2)
     return finished
 
 

@@ -21,7 +21,7 @@ DERIVED = "derived.json"  # what is being derived here, and from which stores
 
 
 class Workspace(Staging):
-    """A workspace: where a store is built, and from which it is published in one step.
+    """The directory in which a store is built, with the steps that publish it.
 
     Its shards and receipts, and its parameters, are those of `Staging`.
     """
