@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+import zarr
 from faulty_store import make_faulty
 from hypothesis import settings
 from seaweed import Seaweed, weed
@@ -20,8 +22,10 @@ from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.sources import demo_music
 from melzarr.pipeline.sources.catalog import Catalog, read_catalog
+from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.versions import versions
+from melzarr.pipeline.zarr_store.layout import MEL_DIMS, RECEIPTS
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 if TYPE_CHECKING:
@@ -115,6 +119,25 @@ def one_worker() -> Iterator[OnDask]:
 def own_store(finished: Store, tmp_path: Path) -> Store:
     """A copy of the store that a test may change."""
     return open_store(Path(shutil.copytree(finished.directory.path, tmp_path / "own.zarr")))
+
+
+def rechunk(store: Store, chunks: tuple[int, ...]) -> Store:
+    """Rewrite the windows of a store with plain zarr: no shards, these chunks, zarr's own codecs."""
+    folder, values, attributes = store.directory.path, store.mel[...], dict(store.mel.attrs)
+    receipts = {name: store.values(f"receipts/{name}") for name in RECEIPTS}
+    for name in ("mel", "receipts"):
+        shutil.rmtree(folder / name)
+    zarr.create_array(
+        folder, name="mel", data=values, chunks=chunks, dimension_names=MEL_DIMS, attributes=attributes,
+        fill_value=float("nan"), config={"write_empty_chunks": True},
+    )  # fmt: skip
+    group = zarr.open_group(folder, mode="r+")
+    for name, column in receipts.items():  # as many as there are chunks along the tracks
+        rows = column[[0] * -(-len(values) // chunks[0])]
+        group.create_array(f"receipts/{name}", data=rows.astype(TEXT) if rows.dtype == object else rows)
+    metadata = json.loads((folder / "zarr.json").read_text())
+    (folder / "zarr.json").write_text(json.dumps({**metadata, "consolidated_metadata": None}))
+    return open_store(folder)
 
 
 @pytest.fixture(scope="session")

@@ -57,21 +57,17 @@ class Plan:
         Versions of the features and libraries that will compute them, from `versions`.
     tracks_per_shard : int > 0
         Tracks of every shard but the last, which may have fewer.
-    sharded : bool
-        False if each track is a separate file; a "shard" is then one track.
     """
 
     spec: FeatureSpec
     tracks: Sequence[Track]
     versions: dict[str, str]
     tracks_per_shard: int
-    sharded: bool = True
     _basis: str = field(init=False, repr=False, compare=False)  # common beginning of all keys, as JSON
 
     def __post_init__(self) -> None:
         """Compute the common beginning of all keys once."""
-        layout = self.tracks_per_shard if self.sharded else "unsharded"
-        object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, layout]))
+        object.__setattr__(self, "_basis", as_json([self.spec.to_dict(), self.versions, self.tracks_per_shard]))
 
     @property
     def n_shards(self) -> int:
@@ -109,8 +105,6 @@ def make_plan(
     tracks: Sequence[Track],
     versions: dict[str, str],
     tracks_per_shard: int | None = None,
-    *,
-    sharded: bool = True,
 ) -> Plan:
     """Divide tracks into shards.
 
@@ -124,8 +118,6 @@ def make_plan(
         Versions of the features and libraries that will compute them, from `versions`.
     tracks_per_shard : int > 0, optional
         By default 16, or fewer if a shard would exceed 256 MiB.
-    sharded : bool
-        False to store each track in a separate file, for any value of `tracks_per_shard`.
 
     Raises
     ------
@@ -137,7 +129,7 @@ def make_plan(
             f"{tracks_per_shard} tracks per shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
         )
     fitting = max(1, min(TRACKS_PER_SHARD, SHARD_BYTES // spec.track_bytes))
-    return Plan(spec, tracks, versions, (tracks_per_shard or fitting) if sharded else 1, sharded)
+    return Plan(spec, tracks, versions, tracks_per_shard or fitting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,6 @@ def publish(
             folder,
             spec=plan.spec,
             tracks_per_shard=plan.tracks_per_shard,
-            sharded=plan.sharded,
             coordinates=coordinates(plan, receipt_table),
             receipts=receipt_variables({**receipt_table.shards, **receipt_table.sums}),
             digests=digests,

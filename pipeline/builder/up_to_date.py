@@ -42,8 +42,6 @@ def changes(
         found.append("the recipe has changed")
     if store.tracks_per_shard != plan.tracks_per_shard:
         found.append(f"tracks per shard was {store.tracks_per_shard}, is {plan.tracks_per_shard}")
-    elif store.is_sharded != plan.sharded:
-        found.append("each track was in a separate file" if plan.sharded else "tracks were in shards")
     return found + _track_changes(store, plan, catalog, progress)
 
 

@@ -154,8 +154,7 @@ def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Adv
     if new.size:
         _require_rule(store, catalog)
         refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([TrackSelection.whole(store)]), added.tracks)))
-    tracks_per_shard = store.tracks_per_shard if store.is_sharded else None
-    plan = make_plan(store.spec, added.tracks, versions(), tracks_per_shard)
+    plan = make_plan(store.spec, added.tracks, versions(), store.tracks_per_shard)
     return Addition(workspace, store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
 
 
@@ -251,10 +250,8 @@ def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
     MelzarrError
         As for `derive`; the store is then unchanged.
     """
-    store, parts = added.store, [TrackSelection.whole(added.store), TrackSelection.whole(open_store(added.sibling))]
-    summary = derive(
-        parts, added.workspace, added.about, sharded=store.is_sharded, replace=True, in_place=True, progress=progress
-    )
+    parts = [TrackSelection.whole(store) for store in (added.store, open_store(added.sibling))]
+    summary = derive(parts, added.workspace, added.about, replace=True, in_place=True, progress=progress)
     open_workspace(added.sibling).remove_store()
     return summary
 

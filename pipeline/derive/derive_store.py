@@ -35,7 +35,6 @@ def derive(
     *,
     spec: FeatureSpec | None = None,
     tracks_per_shard: int | None = None,
-    sharded: bool = True,
     replace: bool = False,
     in_place: bool = False,
     explain: Explain | None = None,
@@ -61,8 +60,6 @@ def derive(
         use the stored values.
     tracks_per_shard : int > 0, optional
         By default that of the first selection.
-    sharded : bool
-        If False, each track is stored in a separate file.
     replace : bool
         Whether to replace an existing store, once the new one is complete.
     in_place : bool
@@ -94,7 +91,7 @@ def derive(
     parts = [part for part in parts if part.numbers.size]
     stores = [part.store for part in parts]
     with reading(stores):
-        plan = plan_of(parts, about, spec, tracks_per_shard, sharded)
+        plan = plan_of(parts, about, spec, tracks_per_shard)
     facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
     workspace, note = open_workspace(target), _note(plan, parts, said, replace)
     if _has_made(workspace, note, replace):
@@ -121,10 +118,10 @@ def derive(
 
 def is_made(
     parts: Sequence[TrackSelection], target: str | Path | Directory | Workspace, about: Mapping[str, Any], *,
-    spec: FeatureSpec | None = None, sharded: bool = True, replace: bool = False, said: str = "",
+    spec: FeatureSpec | None = None, replace: bool = False, said: str = "",
 ) -> bool:  # fmt: skip
     """Whether `derive` with the same parameters has published the store but was killed before it returned."""
-    plan = plan_of(parts, about, spec, None, sharded)
+    plan = plan_of(parts, about, spec, None)
     return _has_made(open_workspace(target), _note(plan, parts, said, replace), replace)
 
 
@@ -160,7 +157,6 @@ def _note(plan: Plan, parts: Sequence[TrackSelection], said: str, replace: bool)
         "spec": plan.spec.to_dict(),
         "versions": plan.versions,
         "tracks_per_shard": plan.tracks_per_shard,
-        "sharded": plan.sharded,
         "said": said,
         "replace": replace,
     }

@@ -45,7 +45,7 @@ def merge(
     """
     parts = [TrackSelection.whole(store) for store in stores]
     about = merged_attributes([store.attributes for store in stores])
-    return derive(parts, target, about, sharded=stores[0].is_sharded, replace=replace, progress=progress)
+    return derive(parts, target, about, replace=replace, progress=progress)
 
 
 def is_merged(store: Store, stores: Sequence[Store]) -> bool:
@@ -58,9 +58,9 @@ def is_merged(store: Store, stores: Sequence[Store]) -> bool:
     stores : sequence of Store
         The stores to merge.
     """
-    first, about = stores[0], merged_attributes([other.attributes for other in stores])
-    layout = (store.tracks_per_shard, store.is_sharded) == (first.tracks_per_shard, first.is_sharded)
-    if not layout or {**about, "uuid": store.attributes["uuid"]} != store.attributes:
+    about = merged_attributes([other.attributes for other in stores])
+    same_attributes = {**about, "uuid": store.attributes["uuid"]} == store.attributes
+    if not same_attributes or store.tracks_per_shard != stores[0].tracks_per_shard:
         return False
     return all(
         store.column(name).tolist() == [value for other in stores for value in other.column(name).tolist()]

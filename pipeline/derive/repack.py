@@ -38,8 +38,7 @@ class _Source:
         self.store, self.step = store, store.tracks_per_shard
         self.read, chunks = store.reader(), store.chunks()
         self.chunks = chunks if store.spec == plan.spec else None  # set if chunks can be copied unchanged
-        layout = store.tracks_per_shard, store.is_sharded
-        self.same_shards = self.chunks is not None and layout == (plan.tracks_per_shard, plan.sharded)
+        self.same_shards = self.chunks is not None and store.tracks_per_shard == plan.tracks_per_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
                 chunk, levels = _chunk(row, plan.spec, wants_sums=counts(track.split, row.entry.status))
             chunks.append(chunk)
             sums += [levels] if levels else []
-    parts, digest = pack(chunks, plan.tracks_per_shard) if plan.sharded else chunks, hashlib.sha256()
+    parts, digest = pack(chunks, plan.tracks_per_shard), hashlib.sha256()
     with watch.step("write"):
         for part in parts:
             digest.update(part)

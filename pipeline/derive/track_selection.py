@@ -49,16 +49,15 @@ class TrackSelection:
 
 
 def plan_of(
-    parts: Sequence[TrackSelection], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None,
-    sharded: bool,
-) -> Plan:  # fmt: skip
+    parts: Sequence[TrackSelection], about: Mapping[str, Any], spec: FeatureSpec | None, tracks_per_shard: int | None
+) -> Plan:
     """Plan a store of selected tracks of other stores.
 
     Parameters
     ----------
     parts : sequence of TrackSelection
         The tracks, in this order.
-    about, spec, tracks_per_shard, sharded
+    about, spec, tracks_per_shard
         As for `derive`.
 
     Raises
@@ -74,9 +73,7 @@ def plan_of(
     tracks = tracks_of(parts)
     _refuse_duplicates(tracks, parts)
     refuse_separated_groups(tracks)
-    if tracks_per_shard is None and first.is_sharded:
-        tracks_per_shard = first.tracks_per_shard
-    return make_plan(spec or first.spec, tracks, about["versions"], tracks_per_shard, sharded=sharded)
+    return make_plan(spec or first.spec, tracks, about["versions"], tracks_per_shard or first.tracks_per_shard)
 
 
 def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:

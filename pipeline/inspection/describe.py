@@ -31,7 +31,7 @@ def describe(store: Store) -> dict[str, Any]:
         "dims": dict(zip(MEL_DIMS, mel.shape, strict=True)),
         "chunks": list(mel.chunks),
         "shards": list(mel.shards or mel.chunks),
-        "sharded": store.is_sharded,
+        "sharded": mel.shards is not None,
         "dtype": str(mel.dtype),
         "bytes": store.n_bytes,
         "bytes_uncompressed": int(np.prod(mel.shape)) * mel.dtype.itemsize,

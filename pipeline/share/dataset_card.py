@@ -93,7 +93,7 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
         along_track=", ".join(f"`{name}`" for name in along_track),
         spec=store.spec,
         n_frames=store.spec.n_frames,
-        layout=_layout(store),
+        tracks_per_shard=store.tracks_per_shard,
         counts="\n".join(markdown_table(*_counts(facts["tracks"]))),
         split=", ".join(f"{name} {value}" for name, value in facts["split"].items()),
         versions=", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
@@ -106,7 +106,6 @@ def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
         uuid=facts["uuid"],
         published=about.published,
         author=about.author,
-        is_sharded=store.is_sharded,
         hub=_hub(facts) if about.for_hub else None,
     )
 
@@ -139,15 +138,6 @@ def _opening(store: Store, name: str, *, is_zip: bool) -> str:
             'train = dataset.sel(track=dataset.split == "train")',
             f"windows = dataset.mel.sel(track={track!r}).values  # {store.spec.shape}",
         ]
-    )
-
-
-def _layout(store: Store) -> str:
-    if store.mel.shards is None:
-        return "one chunk per track, each in a separate file, so that any web server can serve it"
-    return (
-        f"one chunk per track, {store.tracks_per_shard} tracks per file (a shard), from which readers fetch only what "
-        f"they need"
     )
 
 

@@ -29,8 +29,6 @@ class ShareOptions:
         Labels, splits and ids of the tracks. A track must match one value of each that is given; by default, all match.
     scale, dtype : str, optional
         Scale and type of the share; by default those of the store.
-    sharded : bool
-        Whether a file holds several tracks. If not, a server need not support range requests.
     audio : Directory, optional
         Directory of the audio files, if they are shared too.
     for_hub : bool
@@ -48,7 +46,6 @@ class ShareOptions:
     tracks: Sequence[str] = ()
     scale: str | None = None
     dtype: str | None = None
-    sharded: bool = True
     audio: Directory | None = None
     for_hub: bool = False
     published: str | None = None

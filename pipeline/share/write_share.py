@@ -82,10 +82,8 @@ def share(
     require_matplotlib()  # checked first, because a copy can take hours
     _require_audio(store, numbers, options.audio)
     parts, said = [TrackSelection(store, numbers)], repr(options)
-    if is_made(parts, where, options.about(store), spec=spec, sharded=options.sharded, replace=replace, said=said):
-        return derive(
-            parts, where, options.about(store), spec=spec, sharded=options.sharded, replace=replace, said=said
-        )
+    if is_made(parts, where, options.about(store), spec=spec, replace=replace, said=said):
+        return derive(parts, where, options.about(store), spec=spec, replace=replace, said=said)
     audio = Catalog(options.audio, tracks_of(parts)) if options.audio else None
     refuse_place(
         open_workspace(where), [store.directory], replace=replace, catalog=audio
@@ -101,7 +99,6 @@ def share(
         where,
         about,
         spec=spec,
-        sharded=options.sharded,
         replace=replace,
         explain=lambda new, folder: explain(new, folder, where, options, step, draw),
         said=said,

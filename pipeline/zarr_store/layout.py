@@ -78,7 +78,7 @@ class Variable:
 
 
 def create_mel(
-    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, *, sharded: bool = True
+    store: zarr.storage.StoreLike, spec: FeatureSpec, n_tracks: int, tracks_per_shard: int
 ) -> zarr.Array[Any]:
     """Create the array `mel`: one chunk per track, whole tracks per shard, compressed and with checksums.
 
@@ -90,8 +90,6 @@ def create_mel(
         Defines shape and dtype of a track.
     n_tracks, tracks_per_shard : int
         Number of tracks in total, and per shard.
-    sharded : bool
-        Whether chunks are stored in shards; if False, each chunk is one file.
     """
     name, level = COMPRESSORS[spec.dtype]
     return zarr.create_array(
@@ -99,7 +97,7 @@ def create_mel(
         name="mel",
         shape=(n_tracks, *spec.shape),
         chunks=(1, *spec.shape),
-        shards=(tracks_per_shard, *spec.shape) if sharded else None,
+        shards=(tracks_per_shard, *spec.shape),
         dtype=spec.dtype,
         compressors=[BloscCodec(cname=name, clevel=level, shuffle="shuffle"), Crc32cCodec()],
         fill_value=float("nan"),
@@ -116,15 +114,15 @@ def create_mel(
 
 def is_packed(mel: zarr.Array[Any], spec: FeatureSpec) -> bool:
     """Return whether an array has the layout that `shard` writes and reads, not another one."""
-    found = mel.metadata.to_dict()
-    own = _own_layout(spec, mel.shape[0], mel.shards[0] if mel.shards else 1, mel.shards is not None)
+    if mel.shards is None:
+        return False
+    found, own = mel.metadata.to_dict(), _own_layout(spec, mel.shape[0], mel.shards[0])
     return all(found[name] == own[name] for name in LAYOUT)
 
 
 @functools.lru_cache(maxsize=64)
-def _own_layout(spec: FeatureSpec, n_tracks: int, tracks_per_shard: int, sharded: bool) -> dict[str, Any]:
-    own = create_mel(zarr.storage.MemoryStore(), spec, n_tracks, tracks_per_shard, sharded=sharded)
-    return dict(own.metadata.to_dict())
+def _own_layout(spec: FeatureSpec, n_tracks: int, tracks_per_shard: int) -> dict[str, Any]:
+    return dict(create_mel(zarr.storage.MemoryStore(), spec, n_tracks, tracks_per_shard).metadata.to_dict())
 
 
 COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -214,7 +212,6 @@ def write_description(
     *,
     spec: FeatureSpec,
     tracks_per_shard: int,
-    sharded: bool = True,
     coordinates: Sequence[Variable],
     receipts: Sequence[Variable],
     digests: Iterable[str],
@@ -226,7 +223,7 @@ def write_description(
     ----------
     path : Path
         Folder of the store. It contains the shards, or nothing.
-    spec, tracks_per_shard, sharded
+    spec, tracks_per_shard
         As in `create_mel`.
     coordinates : sequence of Variable
         All of `COORDINATES`.
@@ -240,7 +237,7 @@ def write_description(
     n_tracks = next(variable.data.shape[0] for variable in coordinates if variable.name == "track")
     files = _Files(path)
     group = zarr.create_group(files.store, attributes={**attributes, "uuid": UUID_BLANK})
-    create_mel(files.store, spec, n_tracks, tracks_per_shard, sharded=sharded)
+    create_mel(files.store, spec, n_tracks, tracks_per_shard)
     for variable in coordinates:
         _write(group, variable, files)
     subgroup = group.create_group("receipts", attributes={"long_name": "what each shard must be"})

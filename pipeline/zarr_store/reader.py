@@ -71,11 +71,6 @@ class Store:
         return (mel.shards or mel.chunks)[0]
 
     @property
-    def is_sharded(self) -> bool:
-        """Whether chunks are stored in shards; if not, each track is one file."""
-        return self.mel.shards is not None
-
-    @property
     def n_bytes(self) -> int:
         """Size of all files, in bytes; shard sizes come from the receipts, because asking for each file is slow."""
         described = (
@@ -181,12 +176,6 @@ class Store:
         shard_bytes = self.values("receipts/n_bytes").tolist()
         indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards read so far, some 260 bytes each
 
-        def read_whole(number: int) -> bytes:
-            data = self.directory.read(shard_name(number))
-            if len(data) != shard_bytes[number]:  # a shard under another shard's name passes every checksum
-                raise ValueError("its file does not have the size that was written")
-            return data
-
         def read(number: int) -> bytes:
             shard, place = divmod(number, tracks_per_shard)
             if (index := indices.get(shard)) is None:
@@ -195,7 +184,7 @@ class Store:
             start, n_bytes = map(int, index[place])
             return self.directory.read_range(shard_name(shard), start, n_bytes)
 
-        return read if self.is_sharded else read_whole
+        return read
 
     def receipts(self, wanted: npt.NDArray[np.intp] | None = None) -> Iterator[Receipt]:
         """Yield the receipts of shards in order, as their workers wrote them, without times; read in blocks.

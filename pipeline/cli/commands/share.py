@@ -31,9 +31,6 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--track", "tracks", multiple=True, metavar="ID", help="Only this track; may be given more than once.")
 @click.option("--scale", type=click.Choice(SCALES), help="Store power, or its level in dB.  [default: the store's]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Data type; float16 needs --scale db.  [default: the store's]")
-@click.option(
-    "--unsharded", is_flag=True, help="Store one file per track, for servers that cannot serve parts of files."
-)
 @click.option("--audio", metavar="SOURCE", help="Include the audio files, from the source of the store.")
 @click.option("--hugging-face", is_flag=True, help="Write a folder that can be uploaded to Hugging Face unchanged.")
 @click.option("--title", help="Title of the dataset.  [default: from the dataset's recipe]")
@@ -54,7 +51,6 @@ def share(
     dest: Directory,
     scale: str | None,
     dtype: str | None,
-    unsharded: bool,
     audio: str | None,
     hugging_face: bool,
     title: str | None,
@@ -93,7 +89,6 @@ def share(
         **chosen,
         scale=scale,
         dtype=dtype,
-        sharded=not unsharded,
         audio=None if audio is None else audio_root(audio, datasets, "--audio"),
         for_hub=hugging_face,
         author=author,

@@ -37,6 +37,7 @@ from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.storage.zip import pack_folder
 from melzarr.pipeline.zarr_store.reader import Store, open_store
+from tests.conftest import rechunk
 
 SMALL = ("--workers", "0", "--n-windows", "60", "--tracks-per-shard", "5")
 
@@ -223,18 +224,11 @@ def test_new_tracks_become_what_the_stores_are(
     assert digests(target) == digests(of_some(own_music, tmp_path / "all.zarr", plan_of, range(12), **spec))
 
 
-def test_a_store_without_shards_grows_without_them(young: Path, own_music: Path, finished: Store) -> None:
-    derive(
-        [TrackSelection.whole(open_store(young))],
-        young,
-        finished.attributes,
-        sharded=False,
-        replace=True,
-        in_place=True,
-    )
+def test_a_store_of_another_layout_gets_shards_of_as_many_tracks(young: Path, own_music: Path, finished: Store) -> None:
+    rechunk(open_store(young), (2, 30, 5, 128))
     append(young, own_music)
     store = open_store(young)
-    assert (store.is_sharded, store.n_tracks) == (False, 12)
+    assert (store.mel.shards, store.n_tracks) == ((2, *finished.spec.shape), 12)
     np.testing.assert_array_equal(store.mel[...], finished.mel[...])
     assert verify(store).problems == []
 

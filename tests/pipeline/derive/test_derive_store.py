@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -30,17 +29,15 @@ from melzarr.pipeline.derive.derive_store import derive
 from melzarr.pipeline.derive.track_selection import TrackSelection
 from melzarr.pipeline.errors import BuildError, CallError, CatalogError, SpecError, StoreError
 from melzarr.pipeline.features.decibels import level_db
-from melzarr.pipeline.inspection.describe import describe
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.atomic import tree_bytes
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
-from melzarr.pipeline.zarr_store.layout import MEL_DIMS, is_packed
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
+from tests.conftest import rechunk
 
 Built = Callable[..., Store]
 
@@ -96,17 +93,13 @@ def test_of_all_tracks_of_a_store_it_is_that_store(finished: Store, tmp_path: Pa
     assert not open_workspace(tmp_path / "s.zarr").root.exists()
 
 
-@pytest.mark.parametrize("sharded", [True, False])
 @pytest.mark.parametrize("tracks_per_shard", [1, 3, 7, 20])
 def test_in_other_shards_and_back_it_is_that_store(
-    tracks_per_shard: int, sharded: bool, finished: Store, tmp_path: Path, built: Built
+    tracks_per_shard: int, finished: Store, tmp_path: Path, built: Built
 ) -> None:
-    made([finished], tmp_path / "s.zarr", finished, tracks_per_shard=tracks_per_shard, sharded=sharded)
-    other = open_store(tmp_path / "s.zarr")
-    assert (other.tracks_per_shard, other.is_sharded) == (tracks_per_shard if sharded else 1, sharded)
-    if sharded:
-        assert digests(tmp_path / "s.zarr") == digests(built(tracks_per_shard=tracks_per_shard).directory.path)
-    made([other], tmp_path / "again.zarr", finished, tracks_per_shard=5)
+    made([finished], tmp_path / "s.zarr", finished, tracks_per_shard=tracks_per_shard)
+    assert digests(tmp_path / "s.zarr") == digests(built(tracks_per_shard=tracks_per_shard).directory.path)
+    made([open_store(tmp_path / "s.zarr")], tmp_path / "again.zarr", finished, tracks_per_shard=5)
     assert digests(tmp_path / "again.zarr") == digests(finished.directory.path)
 
 
@@ -142,9 +135,9 @@ def test_any_tracks_of_any_stores_are_those_tracks(
     order = data.draw(st.permutations(range(12)))
     cut, n = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 12))
     numbers = [sorted(order[:n][:cut]), sorted(order[:n][cut:])]
-    tracks_per_shard, sharded = data.draw(st.integers(1, 6)), data.draw(st.booleans())
+    tracks_per_shard = data.draw(st.integers(1, 6))
     target = tmp_path_factory.mktemp("any") / "s.zarr"
-    made([(finished, some) for some in numbers], target, finished, tracks_per_shard=tracks_per_shard, sharded=sharded)
+    made([(finished, some) for some in numbers], target, finished, tracks_per_shard=tracks_per_shard)
     chosen, dataset = numbers[0] + numbers[1], xr.open_zarr(finished.directory.path)
     expected, found = dataset.isel(track=chosen), xr.open_zarr(target)
     for name in ("mel", *(name for name in found.coords if name not in {"mean_db", "std_db"})):
@@ -434,112 +427,23 @@ def test_windows_that_are_said_to_be_valid_and_are_not_are_refused(
         made([open_store(own_store.directory.path)], tmp_path / "s.zarr", finished, tracks_per_shard=7)
 
 
-def test_somebody_elses_layout_is_read_and_packed_as_here(own_store: Store, finished: Store, tmp_path: Path) -> None:
-    values = own_store.mel[...]
-    shutil.rmtree(own_store.directory.path / "mel")
-    zarr.create_array(
-        own_store.directory.path, name="mel", data=values, chunks=(2, 30, 5, 128), dimension_names=MEL_DIMS,
-        attributes=dict(finished.mel.attrs), fill_value=float("nan"), config={"write_empty_chunks": True},
-    )  # fmt: skip
-    group = zarr.open_group(own_store.directory.path, mode="r+")
-    shutil.rmtree(own_store.directory.path / "receipts")
-    for name in ("key", "sha256", "n_bytes", "count", "level", "square"):  # one shard a chunk of two tracks
-        rows = finished.values(f"receipts/{name}")[[0] * 6]
-        group.create_array(
-            f"receipts/{name}", data=rows.astype(np.dtypes.StringDType()) if rows.dtype == object else rows
-        )
-    (own_store.directory.path / "zarr.json").write_text(json.dumps({
-        **json.loads((own_store.directory.path / "zarr.json").read_text()), "consolidated_metadata": None,
-    }))  # fmt: skip
-    store = open_store(own_store.directory.path)
-    assert store.chunks() is None
-    assert made([store], tmp_path / "s.zarr", finished, tracks_per_shard=5).n_reused == 0
-    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
-
-
-# Each track a file of its own.
-
-
-@pytest.fixture(scope="module")
-def loose(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    target = tmp_path_factory.mktemp("loose") / "s.zarr"
-    made([finished], target, finished, sharded=False)
-    return open_store(target)
-
-
-def test_without_shards_each_track_is_a_file_to_whoever_reads_zarr(loose: Store, finished: Store) -> None:
-    mel = zarr.open_array(loose.directory.path / "mel", mode="r")
-    assert (mel.shards, mel.chunks) == (None, (1, 60, 5, 128))
-    assert [codec["name"] for codec in json.loads((loose.directory.path / "mel/zarr.json").read_text())["codecs"]] == [
-        "bytes", "blosc", "crc32c",
-    ]  # fmt: skip
-    assert len(list(loose.directory.path.glob("mel/c/*/0/0/0"))) == 12
-    xr.testing.assert_identical(
-        xr.open_zarr(loose.directory.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
-        xr.open_zarr(finished.directory.path).drop_vars(["mean_db", "std_db"]).drop_attrs(),
-    )
-
-
-def test_without_shards_it_is_read_verified_and_described_like_any_other(
-    loose: Store, finished: Store, music: Path
+@pytest.mark.parametrize("chunks", [(1, 60, 5, 128), (2, 30, 5, 128)])
+def test_somebody_elses_layout_is_read_and_packed_as_here(
+    chunks: tuple[int, ...], own_store: Store, finished: Store, tmp_path: Path
 ) -> None:
-    assert is_packed(loose.mel, loose.spec)
-    verdict = verify(loose, music, n_samples=4)
-    assert (verdict.problems, verdict.n_tracks, verdict.n_sampled) == ([], 12, 4)
-    read, found = loose.reader(), np.empty_like(finished.mel[...])
+    store = rechunk(own_store, chunks)
+    assert (store.chunks(), store.tracks_per_shard) == (None, chunks[0])
+    read, found = store.reader(), np.empty_like(finished.mel[...])
     for number in range(12):
         read(number, found[number])
     np.testing.assert_array_equal(found, finished.mel[...])
-    np.testing.assert_allclose(loose.values("mean_db"), finished.values("mean_db"), rtol=1e-12)
-    assert loose.n_bytes == tree_bytes(loose.directory.path)
-    facts = describe(loose)
-    assert (facts["sharded"], facts["shards"]) == (False, [1, 60, 5, 128])
-    lines = CliRunner().invoke(main, ["inspect", str(loose.directory)]).stdout
-    assert "one track (1, 60, 5, 128); each in a separate file" in lines
-    assert "5 tracks per shard" in CliRunner().invoke(main, ["inspect", str(finished.directory)]).stdout
-
-
-def test_without_shards_a_file_is_kept_as_it_is(loose: Store, tmp_path: Path) -> None:
-    made([(loose, [2, 3, 7])], tmp_path / "s.zarr", loose, sharded=False)
-    assert kept(tmp_path / "s.zarr", loose) == [(0, 2), (1, 3), (2, 7)]
-    made([loose], tmp_path / "sharded.zarr", loose, tracks_per_shard=1)
-    assert kept(tmp_path / "sharded.zarr", loose) == []
-    assert verify(open_store(tmp_path / "sharded.zarr")).problems == []
-    made([loose], tmp_path / "default.zarr", loose)  # it has no number of tracks a shard to go by
-    assert open_store(tmp_path / "default.zarr").tracks_per_shard == 16
-
-
-def test_without_shards_damage_is_found_and_named(loose: Store, tmp_path: Path) -> None:
-    copy = open_store(Path(shutil.copytree(loose.directory.path, tmp_path / "copy.zarr")))
-    damage(copy, 3, 100)
-    (copy.directory.path / shard_name(5)).write_bytes((copy.directory.path / shard_name(4)).read_bytes())
-    (copy.directory.path / shard_name(7)).unlink()
-    problems = "\n".join(verify(copy).problems)
-    assert "bells/bells.00003: its chunk cannot be decoded" in problems
-    assert "the shard mel/c/5/0/0/0 is not the one that was written, with the tracks bells/bells.00005" in problems
-    assert "mel/c/7/0/0/0 is missing, with the tracks drums/drums.00001" in problems
-    read, room = copy.reader(), np.empty(copy.spec.shape, np.float32)
-    with pytest.raises(ValueError, match="checksum"):
-        read(3, room)
-    with pytest.raises(ValueError, match="its file does not have the size that was written"):
-        read(5, room)
-    with pytest.raises(FileNotFoundError):
-        read(7, room)
-
-
-def test_without_shards_a_store_is_never_taken_for_the_work_of_one_with_a_track_a_shard(
-    music: Path, loose: Store, plan_of, tmp_path: Path
-) -> None:
-    catalog, plan = plan_of(music)
-    single = make_plan(plan.spec, catalog.tracks, plan.versions, 1)
-    assert single.key(single.shard(0)) != loose.values("receipts/key")[0]
-    copy = Path(shutil.copytree(loose.directory.path, tmp_path / "copy.zarr"))
-    arguments = ["features", str(music), str(copy), "--n-windows", "60", "--tracks-per-shard", "1", "--workers", "0"]
-    refused = CliRunner().invoke(main, arguments)
-    assert "each track was in a separate file" in refused.stderr
-    assert CliRunner().invoke(main, [*arguments, "--force"]).exit_code == 0
-    assert open_store(copy).is_sharded
-    assert verify(open_store(copy)).problems == []
+    lines = CliRunner().invoke(main, ["inspect", str(store.directory)]).stdout
+    assert f"one track {chunks}; each in a separate file" in lines
+    assert made([store], tmp_path / "s.zarr", finished, tracks_per_shard=5).n_reused == 0
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
+    made([store], tmp_path / "likewise.zarr", finished)
+    made([finished], tmp_path / "expected.zarr", finished, tracks_per_shard=chunks[0])
+    assert digests(tmp_path / "likewise.zarr") == digests(tmp_path / "expected.zarr")
 
 
 # What explains a store appears with it.
@@ -622,13 +526,13 @@ def test_in_a_bucket_one_that_was_stopped_goes_on(
 
 
 def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
-    finished: Store, bucket: ObjectStoreDirectory, music: Path, loose: Store
+    finished: Store, bucket: ObjectStoreDirectory, music: Path
 ) -> None:
     target, seen = bucket.child("s.zarr"), []
 
     def explain(store: Store, folder: Path) -> None:
         assert target.size("zarr.json") is None
-        assert (str(store.directory), store.directory.name, store.n_bytes) == (f"{target}", "s.zarr", loose.n_bytes)
+        assert (str(store.directory), store.directory.name, store.n_bytes) == (f"{target}", "s.zarr", finished.n_bytes)
         seen.append(verify(store, music, n_samples=3))
         read, track = store.reader(), np.empty(store.spec.shape, np.float32)
         read(7, track)
@@ -640,10 +544,10 @@ def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
             store.directory.write("README.md", b"")
         (folder / "README.md").write_text("12 tracks")
 
-    made([finished], target, finished, sharded=False, explain=explain)
+    made([finished], target, finished, explain=explain)
     assert (seen[0].problems, seen[0].n_tracks, seen[0].n_sampled) == ([], 12, 3)
     assert target.read("README.md") == b"12 tracks"
-    assert target.read("zarr.json") == loose.directory.read("zarr.json")
+    assert target.read("zarr.json") == finished.directory.read("zarr.json")
 
 
 def test_in_a_bucket_shards_of_a_store_that_is_replaced_stay_where_they_are(

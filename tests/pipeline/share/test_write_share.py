@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
-import http.server
 import io
 import json
 import os
@@ -14,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -305,34 +303,6 @@ def test_behind_a_server_that_gives_parts_of_files_it_opens_by_its_address(
     verdict = verify(open_store(f"{web.url}/music"))
     assert not verdict.problems
     assert verdict.n_files > 40
-
-
-def test_without_shards_it_opens_behind_any_server(finished: Store, tmp_path: Path) -> None:
-    for name, options in (("shards", ShareOptions()), ("plain", ShareOptions(sharded=False))):
-        share(finished, tmp_path / name, options)
-    handler = functools.partial(_Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{server.server_port}"
-            np.testing.assert_array_equal(xr.open_zarr(f"{address}/plain").mel.values, finished.mel[:])
-            with pytest.raises(Exception, match="checksum"):  # Python's own server cannot give parts of files
-                xr.open_zarr(f"{address}/shards").mel.values  # noqa: B018
-        finally:
-            server.shutdown()
-            thread.join()
-    plain = open_store(tmp_path / "plain")
-    assert len(list(plain.directory.child("mel/c").files())) == 12
-    assert not verify(plain).problems
-    read, found = plain.reader(), np.empty(plain.spec.shape, np.float32)
-    read(7, found)
-    np.testing.assert_array_equal(found, finished.mel[7])
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 def test_audio_is_in_it_only_where_it_is_asked_for(finished: Store, own_music: Path, tmp_path: Path) -> None:
