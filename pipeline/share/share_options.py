@@ -92,22 +92,13 @@ class ShareOptions:
             raise CallError(f"no track of {store.directory} has these labels, splits and ids together; choose others")
         return np.flatnonzero(chosen)
 
-
-def unsaid(store: Store, options: ShareOptions) -> list[str]:
-    """Return the options for metadata that users of a dataset look for and the share lacks.
-
-    Parameters
-    ----------
-    store : Store
-        The shared store.
-    options : ShareOptions
-        Options of the share.
-    """
-    about = store.attributes
-    lacking = {
-        "--title": about["title"] == DEFAULT_TITLE,
-        "--licence": about["licence"] == DEFAULT_LICENCE,
-        "--origin": not about["recipe"].get("origin"),
-        "--published": not options.date(store),
-    }
-    return [name for name, lacks in lacking.items() if lacks]
+    def unsaid(self, made: Store) -> list[str]:
+        """Return the options for metadata that users of a dataset look for and the share `made` lacks."""
+        about = made.attributes
+        lacking = {
+            "--title": about["title"] == DEFAULT_TITLE,
+            "--licence": about["licence"] == DEFAULT_LICENCE,
+            "--origin": not about["recipe"].get("origin"),
+            "--published": not self.date(made),
+        }
+        return [name for name, lacks in lacking.items() if lacks]

@@ -79,21 +79,16 @@ def share(
         If a track of the store is damaged.
     """
     where, numbers, spec = open_directory(target), options.select(store), options.spec(store)
+    about, said, parts = options.about(store), repr(options), [TrackSelection(store, numbers)]
     require_matplotlib()  # checked first, because a copy can take hours
     _require_audio(store, numbers, options.audio)
-    parts, said = [TrackSelection(store, numbers)], repr(options)
-    if is_made(parts, where, options.about(store), spec=spec, replace=replace, said=said):
-        return derive(parts, where, options.about(store), spec=spec, replace=replace, said=said)
-    audio = Catalog(options.audio, tracks_of(parts)) if options.audio else None
-    refuse_place(
-        open_workspace(where), [store.directory], replace=replace, catalog=audio
-    )  # also checked early, before the comparison
-    about = options.about(store)
-    if derived := _derived(store, numbers, about):
-        if spec != store.spec:
-            derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
-        about["derived"] = derived
-
+    if not is_made(parts, where, about, spec=spec, replace=replace, said=said):
+        audio = Catalog(options.audio, tracks_of(parts)) if options.audio else None
+        refuse_place(open_workspace(where), [store.directory], replace=replace, catalog=audio)  # before the comparison
+        if derived := _derived(store, numbers, about):
+            if spec != store.spec:
+                derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
+            about["derived"] = derived
     return derive(
         parts,
         where,

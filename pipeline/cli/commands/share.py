@@ -79,7 +79,7 @@ def share(
     """
     from melzarr.pipeline.cli.inputs import audio_root
     from melzarr.pipeline.cli.messages import share_lines
-    from melzarr.pipeline.share.share_options import ShareOptions, unsaid
+    from melzarr.pipeline.share.share_options import ShareOptions
     from melzarr.pipeline.share.write_share import archive_sha256
     from melzarr.pipeline.share.write_share import share as share_store
     from melzarr.pipeline.zarr_store.reader import open_store
@@ -110,7 +110,7 @@ def share(
     facts = {
         "share": str(dest), "store": str(store), "uuid": made.attributes["uuid"], "tracks": n_tracks,
         "bytes": made.n_bytes, "seconds": summary.seconds["wall"], "published": options.date(made),
-        "sha256": archive_sha256(dest), "unsaid": unsaid(made, options),
+        "sha256": archive_sha256(dest), "unsaid": options.unsaid(made),
     }  # fmt: skip
     if as_json:
         click.echo(as_text(facts))
