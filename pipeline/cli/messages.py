@@ -8,6 +8,7 @@ from typing import Any
 from melzarr.pipeline.builder.plan import Estimate
 from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.human_units import duration, size, table
+from melzarr.pipeline.inspection.describe import Description
 from melzarr.pipeline.inspection.scan import Scan
 from melzarr.pipeline.inspection.verify import Verdict
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
@@ -108,14 +109,14 @@ def _counts(counts: Mapping[Any, int], unit: str = "") -> str:
     return ", ".join(f"{count} × {value}{unit}" for value, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def store_lines(facts: Mapping[str, Any]) -> list[str]:
+def store_lines(facts: Description) -> list[str]:
     """Format the description of a store."""
-    labels = sorted({row["label"] for row in facts["tracks"]})
-    splits = sorted({row["split"] for row in facts["tracks"]}, key=_part_order)
-    statuses = sorted({row["status"] for row in facts["tracks"]}, key=("ok", "short", "silent", "failed").index)
+    labels = sorted({row["label"] for row in facts.tracks})
+    splits = sorted({row["split"] for row in facts.tracks}, key=_part_order)
+    statuses = sorted({row["status"] for row in facts.tracks}, key=("ok", "short", "silent", "failed").index)
 
     def count(**wanted: str) -> int:
-        return sum(row["tracks"] for row in facts["tracks"] if all(row[k] == v for k, v in wanted.items()))
+        return sum(row["tracks"] for row in facts.tracks if all(row[k] == v for k, v in wanted.items()))
 
     counts = {
         label: [
@@ -125,26 +126,26 @@ def store_lines(facts: Mapping[str, Any]) -> list[str]:
         ]
         for label in labels
     }
-    spec, mean = facts["spec"], facts["mean_db"]
-    dims = ", ".join(f"{name} {n}" for name, n in facts["dims"].items())
-    uncompressed, ratio = size(facts["bytes_uncompressed"]), facts["bytes_uncompressed"] / max(facts["bytes"], 1)
-    files = f"{facts['shards'][0]} tracks per shard" if facts["sharded"] else "each in a separate file"
+    spec, mean = facts.spec, facts.mean_db
+    dims = ", ".join(f"{name} {n}" for name, n in facts.dims.items())
+    uncompressed, ratio = size(facts.bytes_uncompressed), facts.bytes_uncompressed / max(facts.bytes, 1)
+    files = f"{facts.shards[0]} tracks per shard" if facts.sharded else "each in a separate file"
     return [
-        f"{facts['path']}  {facts['title']}",
-        f"  mel       {facts['dtype']} ({dims}), {facts['valid_windows']} valid windows",
-        f"  chunks    one track {tuple(facts['chunks'])}; {files}",
-        f"  on disk   {size(facts['bytes'])}, {ratio:.2f} times smaller than {uncompressed} uncompressed",
+        f"{facts.path}  {facts.title}",
+        f"  mel       {facts.dtype} ({dims}), {facts.valid_windows} valid windows",
+        f"  chunks    one track {tuple(facts.chunks)}; {files}",
+        f"  on disk   {size(facts.bytes)}, {ratio:.2f} times smaller than {uncompressed} uncompressed",
         f"  spec      {', '.join(f'{name}={value}' for name, value in spec.items())}",
-        f"  split     {', '.join(f'{name}={value}' for name, value in facts['split'].items())}",
-        f"  level     mean {_span(mean)} dB, deviation {_span(facts['std_db'])} dB across bands (train split)",
-        *([f"  recipe    {facts['recipe']}: {facts['origin']}"] if facts["recipe"] else []),
-        f"  licence   {facts['licence']}",
-        f"  uuid      {facts['uuid']}",
-        f"  made by   {', '.join(f'{name} {value}' for name, value in facts['versions'].items())}",
+        f"  split     {', '.join(f'{name}={value}' for name, value in facts.split.items())}",
+        f"  level     mean {_span(mean)} dB, deviation {_span(facts.std_db)} dB across bands (train split)",
+        *([f"  recipe    {facts.recipe}: {facts.origin}"] if facts.recipe else []),
+        f"  licence   {facts.licence}",
+        f"  uuid      {facts.uuid}",
+        f"  made by   {', '.join(f'{name} {value}' for name, value in facts.versions.items())}",
         "",
         *_totalled(["label", "tracks", *splits, *statuses], counts),
-        *(["", "not ok:"] if facts["troubled"] else []),
-        *listing([f"{row['source']!r} {row['status']}: {row['error']}" for row in facts["troubled"]]),
+        *(["", "not ok:"] if facts.troubled else []),
+        *listing([f"{row['source']!r} {row['status']}: {row['error']}" for row in facts.troubled]),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.inspection.describe import describe
+from melzarr.pipeline.inspection.describe import Description, describe
 from melzarr.pipeline.inspection.near_duplicates import find_duplicates
 from melzarr.pipeline.inspection.time_alignment import FEWEST
 from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
@@ -130,7 +130,7 @@ class QualityReport:
 
     Parameters
     ----------
-    facts : dict of str to value
+    facts : Description
         From `describe`.
     labels : tuple of str
         Names of the labels with separate rows, sorted; at most a hundred, those with the most tracks.
@@ -167,7 +167,7 @@ class QualityReport:
         Pairs that were not compared, because there are too many.
     """
 
-    facts: dict[str, Any]
+    facts: Description
     labels: tuple[str, ...]
     n_labels: int
     splits: tuple[str, ...]
@@ -239,7 +239,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
     label, split, status = (store.column(name) for name in ("label", "split", "status"))
     duration, peak, clipped = (store.values(name) for name in ("duration", "peak", "clipped"))
     sizes: Counter[str] = Counter()
-    for row in facts["tracks"]:
+    for row in facts.tracks:
         sizes[row["label"]] += row["tracks"]
     labels = sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:MAX_LABELS])
     place = {name: number for number, name in enumerate(labels)}
@@ -268,7 +268,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
         facts=facts,
         labels=tuple(labels),
         n_labels=len(sizes),
-        **_counted(facts["tracks"], labels),
+        **_counted(facts.tracks, labels),
         lengths=lengths(duration),
         bands=store.values("band"),
         mean_db=sound.mean_db,

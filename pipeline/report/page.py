@@ -111,7 +111,7 @@ def write_report(
         "lengths": _lengths(found, drawn),
         "built": built,
         "training": training,
-        "other_store": training is not None and training.store_uuid != found.facts["uuid"],
+        "other_store": training is not None and training.store_uuid != found.facts.uuid,
         "curves": _curves(training, drawn),
         "confusion": _confusion(training),
         "limits": {

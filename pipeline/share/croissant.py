@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from melzarr.pipeline.inspection.describe import Description
+from melzarr.pipeline.share.dataset_card import About, citation, description
 from melzarr.pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TRACKS
+from melzarr.pipeline.zarr_store.tracks_table import columns
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 
@@ -40,22 +43,17 @@ MEDIA: Final = {
 }
 
 
-def croissant(
-    facts: Mapping[str, Any],
-    digests: Mapping[str, str],
-    columns: Mapping[str, tuple[type, str]],
-) -> bytes:
+def croissant(facts: Description, about: About, digests: Mapping[str, str]) -> bytes:
     """Describe a shared store in Croissant.
 
     Parameters
     ----------
-    facts : mapping of str to value
-        ``name``, ``title``, ``description``, ``licence``, ``uuid``, ``citation``; also ``published`` and ``author``: a
-        date and a name, or empty.
+    facts : Description
+        Description of the store.
+    about : About
+        What the store itself does not have.
     digests : mapping of str to str
         SHA-256 of the files that are described individually, by path; tracks.csv is one of them.
-    columns : mapping of str to (type, str)
-        Columns of tracks.csv: type and description of each.
 
     Returns
     -------
@@ -67,15 +65,15 @@ def croissant(
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": facts["name"],
-        "alternateName": facts["title"],
-        "description": facts["description"],
-        "license": facts["licence"],
-        "url": f"urn:uuid:{facts['uuid']}",
-        "citeAs": facts["citation"],
-        "version": f"1.0.0+{facts['uuid'][:8]}",  # the part after + does not affect order; it identifies the content
-        **({"creator": {"@type": "sc:Person", "name": facts["author"]}} if facts["author"] else {}),
-        **({"datePublished": facts["published"]} if facts["published"] else {}),
+        "name": about.plain_name,
+        "alternateName": facts.title,
+        "description": description(facts),
+        "license": facts.licence,
+        "url": f"urn:uuid:{facts.uuid}",
+        "citeAs": citation(facts, about),
+        "version": f"1.0.0+{facts.uuid[:8]}",  # the part after + does not affect order; it identifies the content
+        **({"creator": {"@type": "sc:Person", "name": about.author}} if about.author else {}),
+        **({"datePublished": about.published} if about.published else {}),
         "keywords": ["music", "audio", "mel spectrogram", "genre classification", "zarr"],
         "distribution": [
             *(_file(name, digest) for name, digest in sorted(digests.items())),
@@ -95,7 +93,7 @@ def croissant(
                 "name": "tracks",
                 "description": "One row per track, in the order of the array mel.",
                 "key": {"@id": "tracks/track"},
-                "field": [_field(name, kind, words) for name, (kind, words) in columns.items()],
+                "field": [_field(name, kind, words) for name, (kind, words) in columns().items()],
             }
         ],
     }

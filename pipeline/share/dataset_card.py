@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import jinja2
 
+from melzarr.pipeline.inspection.describe import Description
 from melzarr.pipeline.shard_receipt import STATUSES
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import COORDINATES
@@ -39,6 +40,8 @@ class About:
         Name of the shared file or folder.
     is_zip : bool
         Whether it is a zip archive.
+    published, author : str
+        Date of publication, and author; empty if unknown.
     faults : sequence of str
         Known faults of the tracks.
     derived : sequence of str
@@ -49,91 +52,83 @@ class About:
         Whether the audio is shared too.
     picture : str
         Path of a picture of some tracks, or empty.
-    published, author : str
-        Date of publication, and author; empty if unknown.
     """
 
     name: str
-    is_zip: bool = False
-    faults: Sequence[str] = ()
-    derived: Sequence[str] = ()
-    for_hub: bool = False
-    has_audio: bool = False
-    picture: str = ""
-    published: str = ""
-    author: str = ""
+    is_zip: bool
+    published: str
+    author: str
+    faults: Sequence[str]
+    derived: Sequence[str]
+    for_hub: bool
+    has_audio: bool
+    picture: str
+
+    @property
+    def plain_name(self) -> str:
+        """Name without its ending."""
+        return self.name.lstrip(".").partition(".")[0] or "dataset"
 
 
-def card(store: Store, facts: Mapping[str, Any], about: About) -> str:
+def card(store: Store, facts: Description, about: About) -> str:
     """Write the card of a shared store.
 
     Parameters
     ----------
     store : Store
         The store.
-    facts : mapping of str to value
-        Its description from `melzarr.pipeline.inspection.describe`.
+    facts : Description
+        Its description.
     about : About
         Further content of the card.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True  # noqa: S701  (no HTML)
+        loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True,  # noqa: S701  (no HTML)
+        undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"md": escape, "bib": _for_bibtex}
     along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
     return environment.get_template("card.md").render(
-        title=facts["title"],
-        name=about.name,
+        facts=facts,
+        about=about,
         description=description(facts),
-        citation=citation(facts, about.published, about.author),
-        key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts['uuid'][:8]}",
-        picture=about.picture,
-        opening=_opening(store, about.name, is_zip=about.is_zip),
-        is_zip=about.is_zip,
+        citation=citation(facts, about),
+        key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts.uuid[:8]}",
+        opening=_opening(store, about),
         along_track=", ".join(f"`{name}`" for name in along_track),
         spec=store.spec,
-        n_frames=store.spec.n_frames,
-        tracks_per_shard=store.tracks_per_shard,
-        counts="\n".join(markdown_table(*_counts(facts["tracks"]))),
-        split=", ".join(f"{name} {value}" for name, value in facts["split"].items()),
-        versions=", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
-        origin=facts["origin"],
-        derived=about.derived,
-        faults=about.faults,
-        troubled="\n".join(_troubled(facts["troubled"])),
-        licence=facts["licence"],
-        has_audio=about.has_audio,
-        uuid=facts["uuid"],
-        published=about.published,
-        author=about.author,
+        counts="\n".join(markdown_table(*_counts(facts.tracks))),
+        split=", ".join(f"{name} {value}" for name, value in facts.split.items()),
+        versions=", ".join(f"{name} {value}" for name, value in facts.versions.items()),
+        troubled="\n".join(_troubled(facts.troubled)),
         hub=_hub(facts) if about.for_hub else None,
     )
 
 
-def description(facts: Mapping[str, Any]) -> str:
+def description(facts: Description) -> str:
     """Return a one-sentence description of a dataset."""
-    n_labels, dims = len({row["label"] for row in facts["tracks"]}), facts["dims"]
+    n_labels, dims = len({row["label"] for row in facts.tracks}), facts.dims
     labels = f"{n_labels} {'label' if n_labels == 1 else 'labels'}"
     return (
         f"Mel spectrograms of {dims['track']} tracks of {labels}: of each track {dims['window']} windows of "
-        f"{dims['frame']} frames and {dims['band']} bands; {facts['valid_windows']} valid windows in all, in Zarr."
+        f"{dims['frame']} frames and {dims['band']} bands; {facts.valid_windows} valid windows in all, in Zarr."
     )
 
 
-def citation(facts: Mapping[str, Any], published: str, author: str) -> str:
+def citation(facts: Description, about: About) -> str:
     """Return the citation of a dataset."""
-    by, year = f"{author}. " if author else "", f" ({published[:4]})" if published else ""
-    origin = f" Made from: {facts['origin'].rstrip('.')}." if facts["origin"] else ""
-    return f"{by}{facts['title']}{year}. Mel-spectrogram windows, UUID {facts['uuid']}, computed by melzarr.{origin}"
+    by, year = f"{about.author}. " if about.author else "", f" ({about.published[:4]})" if about.published else ""
+    origin = f" Made from: {facts.origin.rstrip('.')}." if facts.origin else ""
+    return f"{by}{facts.title}{year}. Mel-spectrogram windows, UUID {facts.uuid}, computed by melzarr.{origin}"
 
 
-def _opening(store: Store, name: str, *, is_zip: bool) -> str:
+def _opening(store: Store, about: About) -> str:
     track = str(store.values("track", slice(0, 1))[0])
-    where = f'ZipStore("{name}", mode="r")' if is_zip else f'"{name}"'
+    where = f'ZipStore("{about.name}", mode="r")' if about.is_zip else f'"{about.name}"'
     return "\n".join(
         [
             "import xarray as xr",
-            *(["from zarr.storage import ZipStore"] if is_zip else []),
+            *(["from zarr.storage import ZipStore"] if about.is_zip else []),
             f"dataset = xr.open_zarr({where}, chunks=None)",
             'train = dataset.sel(track=dataset.split == "train")',
             f"windows = dataset.mel.sel(track={track!r}).values  # {store.spec.shape}",
@@ -191,10 +186,9 @@ def _for_bibtex(text: str) -> str:
     return re.sub(r"([&%$#_])", r"\\\1", plain)
 
 
-def _hub(facts: Mapping[str, Any]) -> dict[str, str]:
-    licence = facts["licence"].lower().strip()
-    n_tracks = facts["dims"]["track"]
+def _hub(facts: Description) -> dict[str, str]:
+    licence = facts.licence.lower().strip()
     return {
         "licence": licence if licence in HUB_LICENCES else "other",
-        "size": next(name for name, bound in HUB_SIZES if n_tracks < bound),
+        "size": next(name for name, bound in HUB_SIZES if facts.dims["track"] < bound),
     }

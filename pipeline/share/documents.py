@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from melzarr.pipeline.errors import CallError
-from melzarr.pipeline.inspection.describe import describe
 from melzarr.pipeline.inspection.quality import find
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.page import write_report
 from melzarr.pipeline.share.croissant import croissant
-from melzarr.pipeline.share.dataset_card import About, card, citation, description
+from melzarr.pipeline.share.dataset_card import About, card
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.storage.atomic import files_below, sha256_of, write_whole
 from melzarr.pipeline.storage.directory import Directory
@@ -30,7 +29,7 @@ from melzarr.pipeline.zarr_store.companion_files import (
 )
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import SHARDS
-from melzarr.pipeline.zarr_store.tracks_table import columns, tracks_csv
+from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
@@ -59,10 +58,7 @@ def explain(
     draw : Charts
         Functions that draw the pictures.
     """
-    published = options.date(store)
-    findings = find(store, step("look", store.n_tracks))
-    plain_name = where.name.lstrip(".").partition(".")[0] or "dataset"
-    facts = {**describe(store), "name": plain_name}
+    found = find(store, step("look", store.n_tracks))
     picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
     if picture:
         (folder / PICTURES).mkdir(exist_ok=True)
@@ -72,17 +68,17 @@ def explain(
     about = About(
         name=where.name,
         is_zip=isinstance(where, ZipDirectory),
-        faults=[*findings.faults(), *map(str, said)],
+        published=options.date(store),
+        author=options.author,
+        faults=[*found.faults(), *map(str, said)],
         derived=list(_derived_lines(store.attributes.get("derived"))),
         for_hub=options.for_hub,
         has_audio=options.audio is not None,
-        published=published,
-        author=options.author,
         picture=picture,
     )
-    write_report(store, findings, folder, pictures=PICTURES, name=plain_name, draw=draw)
+    write_report(store, found, folder, pictures=PICTURES, name=about.plain_name, draw=draw)
     write_whole(folder / TRACKS, *tracks_csv(store))
-    write_whole(folder / CARD, card(store, facts, about).encode())
+    write_whole(folder / CARD, card(store, found.facts, about).encode())
     if options.for_hub:
         lines = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ATTRIBUTES)
         write_whole(folder / ".gitattributes", lines.encode())
@@ -90,10 +86,7 @@ def explain(
         _copy_audio(store, options.audio, folder / AUDIO, step("audio", store.n_tracks))
     digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
     described = {file: digest for file, digest in digests.items() if "/" not in file}
-    facts |= {"description": description(facts), "citation": citation(facts, published, options.author)}
-    write_whole(
-        folder / CROISSANT, croissant({**facts, "published": published, "author": options.author}, described, columns())
-    )
+    write_whole(folder / CROISSANT, croissant(found.facts, about, described))
     digests[CROISSANT] = sha256_of(folder / CROISSANT)
     shards = store.values("receipts/sha256").tolist()
     digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}

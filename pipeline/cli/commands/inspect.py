@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def inspect(store: Directory, as_json: bool, picture: Path | None) -> None:
         refuse_inside(LocalDirectory(picture))
     opened = open_store(store)
     facts = describe(opened)
-    click.echo(as_text(facts)) if as_json else show(store_lines(facts))
+    click.echo(as_text(asdict(facts))) if as_json else show(store_lines(facts))
     if picture:
         from melzarr.pipeline.report.mel_figure import draw
 

@@ -196,12 +196,12 @@ def test_the_page_knows_nothing_of_this_machine(page: Page, faulty: Store) -> No
 def test_facts_of_others_that_are_hostile_are_shown_as_text(
     faulty: Store, found: QualityReport, tmp_path: Path
 ) -> None:
-    facts = {
-        **found.facts,
+    facts = replace(
+        found.facts,
         **dict.fromkeys(("title", "licence", "origin", "recipe", "uuid"), HOSTILE),
-        "split": {"method": {HOSTILE: [HOSTILE, None, float("nan")]}},
-        "versions": {HOSTILE: HOSTILE},
-    }
+        split={"method": {HOSTILE: [HOSTILE, None, float("nan")]}},
+        versions={HOSTILE: HOSTILE},
+    )
     write_report(faulty, replace(found, facts=facts), tmp_path)
     page = Page(tmp_path / PAGE)
     assert not page.all("script")

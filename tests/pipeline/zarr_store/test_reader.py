@@ -120,15 +120,13 @@ def test_its_description_counts_and_names_its_tracks(finished: Store) -> None:
     dataset, facts = xr.open_zarr(finished.directory.path), describe(finished)
     names = ("label", "split", "status")
     counts = Counter(zip(*(dataset[name].values.tolist() for name in names), strict=True))
-    assert facts["tracks"] == [
-        dict(zip((*names, "tracks"), (*key, n), strict=True)) for key, n in sorted(counts.items())
-    ]
+    assert facts.tracks == [dict(zip((*names, "tracks"), (*key, n), strict=True)) for key, n in sorted(counts.items())]
     troubled = dataset.isel(track=np.flatnonzero(dataset.status.values != "ok"))
-    assert facts["troubled"] == [
+    assert facts.troubled == [
         {name: str(track[name].values.item()) for name in ("source", "status", "error")}
         for track in (troubled.isel(track=[number]) for number in range(troubled.track.size))
     ]
-    assert facts["bytes"] == finished.n_bytes == tree_bytes(finished.directory.path)
+    assert facts.bytes == finished.n_bytes == tree_bytes(finished.directory.path)
 
 
 def test_its_receipts_are_those_of_its_workers(
