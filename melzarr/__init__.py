@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from melzarr.pipeline.errors import MelzarrError
     from melzarr.pipeline.features.mel import mel_windows
     from melzarr.pipeline.spec import FeatureSpec
-    from melzarr.store import Store
+    from melzarr.store import JoinedStores, Store
     from melzarr.training import Run, train, windows
 
 __all__ = [
     "FeatureSpec",
+    "JoinedStores",
     "MelzarrError",
     "Run",
     "Store",
@@ -37,7 +38,7 @@ _MODULES = {
     **dict.fromkeys(("Run", "train", "windows"), "melzarr.training"),
     "FeatureSpec": "melzarr.pipeline.spec",
     "MelzarrError": "melzarr.pipeline.errors",
-    "Store": "melzarr.store",
+    **dict.fromkeys(("JoinedStores", "Store"), "melzarr.store"),
     "mel_windows": "melzarr.pipeline.features.mel",
 }
 

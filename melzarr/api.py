@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from melzarr.progress import building, counting
-from melzarr.store import Store
+from melzarr.store import JoinedStores, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,28 +23,48 @@ if TYPE_CHECKING:
     from melzarr.pipeline.sources.catalog import Catalog
     from melzarr.pipeline.spec import FeatureSpec
 
+# What can be opened: one store, or several that are read as one.
+AnyStore: TypeAlias = "str | Path | Store | JoinedStores | Sequence[str | Path | Store]"
 
-def open(store: str | Path | Store) -> Store:  # noqa: A001  (as zarr.open)
-    """Open a finished store.
+
+@overload
+def open(store: str | Path | Store) -> Store: ...  # type: ignore[overload-overlap]  # noqa: A001  (as zarr.open)
+
+
+@overload
+def open(store: JoinedStores | Sequence[str | Path | Store]) -> JoinedStores: ...  # noqa: A001
+
+
+def open(store: AnyStore) -> Store | JoinedStores:  # noqa: A001
+    """Open a finished store, or several stores of one spec as one.
 
     Parameters
     ----------
-    store : str, Path or Store
-        Path of a store or of an archive ``NAME.zarr.zip``, or an address such as ``s3://bucket/music.zarr``.
+    store : str, Path or Store, or a sequence of these
+        Path of a store or of an archive ``NAME.zarr.zip``, or an address such as ``s3://bucket/music.zarr``. Stores of
+        a sequence are read as one without a copy: their tracks come one after the other.
 
     Returns
     -------
-    Store
-        The store, opened to be read.
+    Store or JoinedStores
+        The store or stores, opened to be read.
 
     Raises
     ------
     StoreError
         If there is no store, or one that this version does not read.
+    SpecError, CatalogError
+        If stores of a sequence differ in their spec, or a track or group is in two of them and does not fit together.
     """
     from melzarr.pipeline.zarr_store.reader import open_store
 
-    return store if isinstance(store, Store) else Store(open_store(store))
+    if isinstance(store, Store | JoinedStores):
+        return store
+    if isinstance(store, str | Path):
+        return Store(open_store(store))
+    from melzarr.pipeline.derive.joined_store import JoinedStore
+
+    return JoinedStores(JoinedStore(tuple(open(each).opened for each in store)))
 
 
 def build(

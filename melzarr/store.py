@@ -14,27 +14,23 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from melzarr.pipeline.derive.joined_store import JoinedStore
     from melzarr.pipeline.inspection.verify import Verdict
     from melzarr.pipeline.spec import FeatureSpec
+    from melzarr.pipeline.zarr_store.readable_store import ReadableStore
     from melzarr.pipeline.zarr_store.reader import Store as OpenedStore
 
 
-class Store:
-    """A finished store, opened to be read. `melzarr.open` and `melzarr.build` return it.
+class _Readable:
+    """What one store and several that are read as one have in common."""
 
-    Parameters
-    ----------
-    opened : melzarr.pipeline.zarr_store.reader.Store
-        The store as the pipeline reads it.
-    """
-
-    def __init__(self, opened: OpenedStore) -> None:
+    def __init__(self, opened: ReadableStore) -> None:
         self.opened = opened
 
     def __repr__(self) -> str:
-        """Return its address, its shape and its tracks by split."""
-        shape = " × ".join(map(str, self.opened.mel.shape))
-        return f"<melzarr.Store {self.address}: mel {shape} {self.spec.dtype}, {self.spec.scale}>"
+        """Return its address, its shape and its features."""
+        shape = " × ".join(map(str, (len(self), *self.spec.shape)))
+        return f"<melzarr.{type(self).__name__} {self.address}: mel {shape} {self.spec.dtype}, {self.spec.scale}>"
 
     def __len__(self) -> int:
         """Return the number of tracks."""
@@ -43,7 +39,7 @@ class Store:
     @property
     def address(self) -> str:
         """Path of the store, or its address in an object store."""
-        return str(self.opened.directory)
+        return self.opened.address
 
     @property
     def spec(self) -> FeatureSpec:
@@ -66,6 +62,22 @@ class Store:
         dataset = self.to_xarray()
         columns = [name for name, variable in dataset.coords.items() if variable.dims == ("track",) and name != "track"]
         return dataset[columns].reset_coords().to_dataframe()[columns]
+
+    def to_xarray(self, **options: Any) -> xr.Dataset:
+        """Return everything as an xarray dataset."""
+        raise NotImplementedError
+
+
+class Store(_Readable):
+    """A finished store, opened to be read. `melzarr.open` and `melzarr.build` return it.
+
+    Parameters
+    ----------
+    opened : melzarr.pipeline.zarr_store.reader.Store
+        The store as the pipeline reads it.
+    """
+
+    opened: OpenedStore
 
     def to_xarray(self, **options: Any) -> xr.Dataset:
         """Return the store as an xarray dataset; nothing is read before it is used.
@@ -228,3 +240,39 @@ class Store:
         with building(progress, len(options.select(self.opened)), "copy") as advance:
             share(self.opened, where, options, replace=force, progress=advance)
         return Store(open_store(where))
+
+
+class JoinedStores(_Readable):
+    """Several stores of one spec, read as one: `melzarr.open` of a list returns it. Nothing is copied.
+
+    Their tracks come one after the other. The statistics are those of the train tracks of all stores.
+
+    Parameters
+    ----------
+    opened : melzarr.pipeline.derive.joined_store.JoinedStore
+        The stores as the pipeline reads them.
+    """
+
+    opened: JoinedStore
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores, in the order of their tracks."""
+        return [Store(store) for store in self.opened.stores]
+
+    def to_xarray(self, **options: Any) -> xr.Dataset:
+        """Return the stores as one xarray dataset of Dask arrays; no windows are read before they are used.
+
+        Parameters
+        ----------
+        **options
+            Options of `xarray.open_zarr`. By default ``chunks={}``, that is Dask arrays with one chunk per track.
+        """
+        import xarray as xr
+
+        datasets = [store.to_xarray(**{"chunks": {}, **options}) for store in self.stores]
+        joined: xr.Dataset = xr.concat(
+            datasets, "track", data_vars="minimal", coords="minimal", compat="override", join="override"
+        )
+        statistics = {name: ("band", self.opened.values(name), joined[name].attrs) for name in ("mean_db", "std_db")}
+        return joined.assign_coords(statistics).assign_attrs(self.attributes)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from melzarr.api import AnyStore
 from melzarr.api import open as open_store
 from melzarr.progress import counting
-from melzarr.store import Store
 
 if TYPE_CHECKING:
     from melzarr.model.loader import Batches
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def windows(
-    store: str | Path | Store,
+    store: AnyStore,
     split: str = "train",
     batch_size: int = 128,
     *,
@@ -30,8 +30,8 @@ def windows(
 
     Parameters
     ----------
-    store : str, Path or Store
-        The store.
+    store : str, Path, Store or JoinedStores, or a sequence of stores
+        The store; several are read as one.
     split : str
         "train", "valid" or "test".
     batch_size : int > 0
@@ -74,7 +74,7 @@ def windows(
 
 
 def train(
-    store: str | Path | Store,
+    store: AnyStore,
     run: str | Path,
     *,
     recipe: str | Path = "default",
@@ -89,8 +89,8 @@ def train(
 
     Parameters
     ----------
-    store : str, Path or Store
-        The store.
+    store : str, Path, Store or JoinedStores, or a sequence of stores
+        The store; several are read as one.
     run : str or Path
         Folder of the training.
     recipe : str or Path
@@ -184,7 +184,7 @@ class Run:
 
     def evaluate(
         self,
-        store: str | Path | Store,
+        store: AnyStore,
         split: str = "test",
         *,
         with_trained: bool = False,
@@ -194,7 +194,7 @@ class Run:
 
         Parameters
         ----------
-        store : str, Path or Store
+        store : str, Path, Store or JoinedStores, or a sequence of stores
             The store. Tracks of files that the model was trained on are left out if it is another one.
         split : str
             "train", "valid" or "test".

@@ -16,7 +16,7 @@ from melzarr.model.judged import judged
 from melzarr.model.loader import tracks
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 LEAST = 1e-12  # smallest probability before the logarithm; below it, one window could decide for a whole track
 BLOCK_BYTES = 5 << 20  # bytes of windows per call of the model, which are 2048 windows of the default spec
@@ -60,7 +60,7 @@ class Answers:
 
 
 def answer(
-    model: keras.Model, store: Store, selection: Selection, progress: Callable[[int], object] = lambda _: None
+    model: keras.Model, store: ReadableStore, selection: Selection, progress: Callable[[int], object] = lambda _: None
 ) -> Answers:
     """Classify every selected window of a store with a model.
 
@@ -68,7 +68,7 @@ def answer(
     ----------
     model : keras.Model
         Maps windows to class probabilities.
-    store : Store
+    store : ReadableStore
         The store.
     selection : Selection
         The tracks and windows; a track without selected windows is skipped.
@@ -181,7 +181,7 @@ def _figure(value: float, interval: tuple[float, float]) -> dict[str, float]:
 
 def evaluate(
     run: Run,
-    store: Store,
+    store: ReadableStore,
     split: str = "test",
     progress: Callable[[int], object] = lambda _: None,
     *,
@@ -193,7 +193,7 @@ def evaluate(
     ----------
     run : Run
         The run.
-    store : Store
+    store : ReadableStore
         The store that the run was trained on, or another store with the same features and labels.
     split : str
         Name of the split.
@@ -219,7 +219,7 @@ def evaluate(
     answers = answer(run.model(), store, found.selection, progress)
     return {
         "run": str(run.path),
-        "store": str(store.directory),
+        "store": store.address,
         "split": split,
         "protocol": {"name": found.protocol, "words": found.words},
         "trained_on": found.n_trained,

@@ -16,7 +16,7 @@ from melzarr.pipeline.errors import CatalogError, StoreError
 from melzarr.pipeline.features.decibels import quick_levels
 from melzarr.pipeline.sources.dataset_recipe import named_split
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
 SHARES = (0.7, 0.15, 0.15)  # shares of the windows in each of SPLITS, if a store is split by window
@@ -73,23 +73,23 @@ class Protocol:
         return self.parts[name]
 
 
-def protocol_names(store: Store) -> list[str]:
+def protocol_names(store: ReadableStore) -> list[str]:
     """Return the names of the protocols that a store has."""
     return [TRACK, *_named_splits(store), WINDOW]
 
 
-def _named_splits(store: Store) -> dict[str, Any]:
+def _named_splits(store: ReadableStore) -> dict[str, Any]:
     """Return the splits in the store's recipe, or none if the entry is no dict: a stranger may have made the store."""
     splits = store.attributes["recipe"].get("splits")
     return splits if isinstance(splits, dict) else {}
 
 
-def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
+def make_protocol(store: ReadableStore, name: str, seed: int = 0) -> Protocol:
     """Divide a store by a protocol.
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     name : str
         "track" for the split in the store, the name of a split in its dataset's recipe, or "window".
@@ -112,12 +112,12 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
     splits = _named_splits(store)
     if name not in splits:
         known = ", ".join(protocol_names(store))
-        raise CatalogError(f"{store.directory} has no protocol {name!r}; use one of {known}")
+        raise CatalogError(f"{store.address} has no protocol {name!r}; use one of {known}")
     try:
         given = named_split(splits[name])
     except (ValueError, TypeError, AttributeError) as error:
         raise CatalogError(
-            f"{store.directory}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
+            f"{store.address}: the split {name!r} of its recipe cannot be read ({error}); use another protocol"
         ) from error
     parts = np.array([given.get(str(track), UNUSED) for track in store.values("track")])
     words = (
@@ -126,12 +126,12 @@ def make_protocol(store: Store, name: str, seed: int = 0) -> Protocol:
     return Protocol(name, words, _by_track(store, parts))
 
 
-def _by_track(store: Store, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:
+def _by_track(store: ReadableStore, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:
     ok = store.values("status") == "ok"
     return {part: select(store, part, parts) for part in SPLITS if (ok & (parts == part)).any()}
 
 
-def _by_window(store: Store, seed: int) -> dict[str, Selection]:
+def _by_window(store: ReadableStore, seed: int) -> dict[str, Selection]:
     """Assign each window of every ok track to a split at random."""
     everything = select(store, "all", np.full(store.n_tracks, "all"))
     drawn = stream(OF_PARTS, seed).choice(len(SPLITS), everything.windows.shape, p=SHARES)
@@ -146,12 +146,12 @@ def every_third(selection: Selection) -> Selection:
     return replace(selection, windows=sparse) if sparse.any() else selection
 
 
-def level_statistics(store: Store, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:
+def level_statistics(store: ReadableStore, selection: Selection) -> tuple[Sequence[float], Sequence[float]]:
     """Compute the mean and standard deviation of the level in each band, in dB, over the training windows.
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     selection : Selection
         The train split of a protocol.

@@ -11,7 +11,7 @@ from melzarr.model.evaluation_protocol import TRACK, make_protocol
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection, label_names
 from melzarr.pipeline.errors import RunError
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Judged:
     n_trained: int | None
 
 
-def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = False) -> Judged:
+def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained: bool = False) -> Judged:
     """Choose the windows that a run's model is evaluated on.
 
     On the store that the run was trained on, these are a split of the run's protocol. On another store, these are a
@@ -46,7 +46,7 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
     ----------
     run : Run
         The run.
-    store : Store
+    store : ReadableStore
         The store.
     split : str
         Name of the split.
@@ -77,7 +77,7 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
     if seen.any() and not with_trained:
         if seen.all():
             raise RunError(
-                f"{run.path} was trained on all {len(seen)} tracks of the {split} split of {store.directory}; count "
+                f"{run.path} was trained on all {len(seen)} tracks of the {split} split of {store.address}; count "
                 f"them with --with-trained, or give other tracks"
             )
         selection = selection.take(np.flatnonzero(~seen))
@@ -86,7 +86,7 @@ def judged(run: Run, store: Store, split: str = "test", *, with_trained: bool = 
     return Judged(selection, TRACK, words, int(seen.sum()))
 
 
-def _is_in(store: Store, selection: Selection, trained: frozenset[str] | None) -> npt.NDArray[np.bool_] | None:
+def _is_in(store: ReadableStore, selection: Selection, trained: frozenset[str] | None) -> npt.NDArray[np.bool_] | None:
     """Return whether the model was trained on the audio file of each track, or None if this is not known."""
     if trained is None:
         return None
@@ -94,18 +94,17 @@ def _is_in(store: Store, selection: Selection, trained: frozenset[str] | None) -
     return np.fromiter((digest in trained for digest in digests), bool, len(digests))
 
 
-def _require_same_features(run: Run, store: Store) -> None:
+def _require_same_features(run: Run, store: ReadableStore) -> None:
     spec = run.spec
     differing = [name for name, value in spec.to_dict().items() if store.spec.to_dict()[name] != value]
     differing = [name for name in differing if name not in {"n_windows", "dtype"}]  # track length and dtype may differ
     if differing:
         said = ", ".join(f"{name} {getattr(store.spec, name)} instead of {getattr(spec, name)}" for name in differing)
         raise RunError(
-            f"{store.directory} has other features than the model of {run.path}: {said}; build it with the same "
-            f"features"
+            f"{store.address} has other features than the model of {run.path}: {said}; build it with the same features"
         )
     if label_names(store) != run.labels:
         raise RunError(
-            f"{store.directory} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{store.address} has the labels {', '.join(label_names(store))} and the model of {run.path} "
             f"{', '.join(run.labels)}; they must be the same"
         )

@@ -22,7 +22,7 @@ import psutil
 from melzarr.model.selection import Selection
 from melzarr.model.streams import OF_TRACKS, OF_WINDOWS, stream
 from melzarr.pipeline.errors import StoreError
-from melzarr.pipeline.zarr_store.reader import Reader, Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore, Reader
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -49,7 +49,7 @@ class Batches:
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     selection : Selection
         The windows.
@@ -73,7 +73,7 @@ class Batches:
 
     def __init__(
         self,
-        store: Store,
+        store: ReadableStore,
         selection: Selection,
         batch_size: int,
         *,
@@ -232,7 +232,7 @@ def _gather(decoded: Windows, tracks: npt.NDArray[np.intp], window: npt.NDArray[
     return np.take(flat, tracks * decoded.shape[1] + window, axis=0, out=block, mode="clip")  # "raise" would copy
 
 
-def _source(store: Store, selection: Selection, memory: int | None, executor: ThreadPoolExecutor) -> Source:
+def _source(store: ReadableStore, selection: Selection, memory: int | None, executor: ThreadPoolExecutor) -> Source:
     """Return a source that keeps all decoded tracks if they fit in memory, or else reads each pool when needed."""
     budget = round(SHARE * psutil.virtual_memory().available) if memory is None else memory
     needed = selection.tracks.size * int(np.prod(store.spec.shape)) * 4
@@ -245,8 +245,8 @@ def _source(store: Store, selection: Selection, memory: int | None, executor: Th
     return _Cache(lambda: read_tracks(store, read, selection.tracks, executor))
 
 
-def _readers(store: Store, threads: int | None) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads or store.directory.io_threads, thread_name_prefix="melzarr-loader")
+def _readers(store: ReadableStore, threads: int | None) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads or store.io_threads, thread_name_prefix="melzarr-loader")
 
 
 class _Cache:
@@ -267,12 +267,14 @@ class _Cache:
         self.decoded = None
 
 
-def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor) -> Windows:
+def read_tracks(
+    store: ReadableStore, read: Reader, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor
+) -> Windows:
     """Read and decode whole tracks.
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     read : callable
         Reads one track; the result of `Store.reader`.
@@ -302,21 +304,22 @@ def read_tracks(store: Store, read: Reader, tracks: npt.NDArray[np.intp], execut
         else:
             if np.isfinite(decoded[place]).all():
                 return
-        raise StoreError(
-            f"{store.directory}: track {number} cannot be read ({reason}); see: melzarr verify {store.directory}"
-        )
+        address, number = store.locate(number)
+        raise StoreError(f"{address}: track {number} cannot be read ({reason}); see: melzarr verify {address}")
 
     for _ in executor.map(decode, range(tracks.size)):
         pass
     return decoded
 
 
-def tracks(store: Store, selection: Selection, *, threads: int | None = None) -> Iterator[tuple[int, Windows, int]]:
+def tracks(
+    store: ReadableStore, selection: Selection, *, threads: int | None = None
+) -> Iterator[tuple[int, Windows, int]]:
     """Yield the selected windows track by track, for evaluation; a few whole tracks are read at a time.
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     selection : Selection
         The tracks and windows.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.pipeline.errors import StoreError
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,17 @@ class Selection:
         return int(self.windows.sum())
 
 
-def label_names(store: Store) -> list[str]:
+def label_names(store: ReadableStore) -> list[str]:
     """Return the sorted names of a store's classes; a class is an index into this list."""
     return sorted({str(label) for label in store.values("label")})
 
 
-def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
+def select(store: ReadableStore, split: str, parts: npt.NDArray[Any] | None = None) -> Selection:
     """Select all windows of the ok tracks of one split.
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     split : str
         Name of the split: "train", "valid", "test", or another name in `parts`.
@@ -66,7 +66,7 @@ def select(store: Store, split: str, parts: npt.NDArray[Any] | None = None) -> S
     tracks = np.flatnonzero((chosen == split) & (store.values("status") == "ok"))
     if not tracks.size:
         known = ", ".join(sorted({str(part) for part in chosen}))
-        raise StoreError(f"{store.directory} has no ok track in the split {split!r}; it has {known}: give more tracks")
+        raise StoreError(f"{store.address} has no ok track in the split {split!r}; it has {known}: give more tracks")
     names = label_names(store)
     labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
     return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))

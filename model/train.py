@@ -24,7 +24,7 @@ from melzarr.model.run_directory import History, Run
 from melzarr.model.selection import label_names
 from melzarr.model.training_recipe import TrainRecipe
 from melzarr.pipeline.errors import RunError, StoreError
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 PICTURES = ("history.png", "confusion.png", "network.png")
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Watch:
     tracks: Callable[[int], object] = lambda _: None
 
 
-def configuration(store: Store, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
+def configuration(store: ReadableStore, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
     """Return everything that the weights of a training depend on, and what is needed to use the model."""
     return {
         "store": {"uuid": store.attributes["uuid"], "title": store.attributes["title"]},
@@ -69,7 +69,7 @@ def windows_per_epoch(recipe: TrainRecipe, protocol: Protocol) -> int:
 
 
 def train(
-    store: Store,
+    store: ReadableStore,
     recipe: TrainRecipe,
     protocol: Protocol,
     run: Run,
@@ -83,7 +83,7 @@ def train(
 
     Parameters
     ----------
-    store : Store
+    store : ReadableStore
         The store.
     recipe : TrainRecipe
         Hyperparameters.
@@ -116,11 +116,11 @@ def train(
     """
     labels = label_names(store)
     if len(labels) < 2:
-        raise RunError(f"{store.directory} has only one label, {labels[0]!r}: there is nothing to classify")
+        raise RunError(f"{store.address} has only one label, {labels[0]!r}: there is nothing to classify")
     parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
     if len(learnt := np.unique(parts["train"].labels)) < 2:
         raise RunError(
-            f"{store.directory}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to "
+            f"{store.address}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to "
             f"classify; give tracks of other labels too"
         )
     for remark in protocol.remarks(labels):
@@ -147,7 +147,7 @@ def train(
 
 
 def _fit(
-    store: Store, recipe: TrainRecipe, protocol: Protocol, run: Run, seed: int, memory: int | None, watch: Watch
+    store: ReadableStore, recipe: TrainRecipe, protocol: Protocol, run: Run, seed: int, memory: int | None, watch: Watch
 ) -> None:
     """Train the missing epochs."""
     history = run.history()
@@ -212,7 +212,7 @@ def _epoch(model: keras.Model, feed: tf.data.Dataset, counter: keras.callbacks.C
         raise StoreError(found[1]) from error
 
 
-def _compiled(store: Store, recipe: TrainRecipe, protocol: Protocol, steps_per_epoch: int) -> keras.Model:
+def _compiled(store: ReadableStore, recipe: TrainRecipe, protocol: Protocol, steps_per_epoch: int) -> keras.Model:
     statistics: dict[str, Any] = {}
     if recipe.frontend == "db":
         # The statistics in the store are those of its train split; other protocols have other train splits.
@@ -252,7 +252,7 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
         self.watch.windows(count)
 
 
-def _answered(store: Store, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
+def _answered(store: ReadableStore, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
     """Yield the answer for each track of a split, as rows of `melzarr.model.run_directory.ANSWERS`."""
     names = store.values("track")
     shares = np.stack([answers.of_answer, answers.of_label], axis=1)

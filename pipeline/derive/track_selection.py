@@ -65,15 +65,20 @@ def plan_of(
     CallError, SpecError, CatalogError
         If there are no tracks, two specs are incompatible, an id occurs twice, or a group is in two splits.
     """
+    tracks, first = compatible_tracks(parts, spec), parts[0].store
+    return make_plan(spec or first.spec, tracks, about["versions"], tracks_per_shard or first.tracks_per_shard)
+
+
+def compatible_tracks(parts: Sequence[TrackSelection], spec: FeatureSpec | None = None) -> Tracks:
+    """Concatenate the tracks of selections that fit together; raises the errors of `plan_of`."""
     if not parts:
         raise CallError("no tracks are selected to make a store of; select others")
-    first = parts[0].store
     for part in parts:
-        _require_spec(first, part.store, spec)
+        _require_spec(parts[0].store, part.store, spec)
     tracks = tracks_of(parts)
     _refuse_duplicates(tracks, parts)
     refuse_separated_groups(tracks)
-    return make_plan(spec or first.spec, tracks, about["versions"], tracks_per_shard or first.tracks_per_shard)
+    return tracks
 
 
 def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:

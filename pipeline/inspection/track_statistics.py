@@ -15,7 +15,8 @@ from melzarr.pipeline.features.decibels import quick_levels
 from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
 from melzarr.pipeline.inspection.time_alignment import Levels, envelope
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.zarr_store.reader import Reader, Store
+from melzarr.pipeline.zarr_store.readable_store import Reader
+from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_DRAWN = 24  # labels with examples
 FEW_LABELS = 12  # up to this number of labels, each has two examples

@@ -24,10 +24,10 @@ from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
+from melzarr.pipeline.zarr_store.readable_store import Reader
 from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
 from melzarr.pipeline.zarr_store.zarr_adapter import ReadOnlyDirectoryStore
 
-Reader = Callable[[int, npt.NDArray[Any]], None]  # reads a track, by number, into an array of the track's shape
 Chunks = Callable[[int], bytes]  # reads the encoded chunk of a track, by number
 
 
@@ -48,6 +48,20 @@ class Store:
     directory: Directory
     group: zarr.Group
     spec: FeatureSpec
+
+    @property
+    def address(self) -> str:
+        """Path of the store, or its address in an object store."""
+        return str(self.directory)
+
+    @property
+    def io_threads(self) -> int:
+        """Number of threads that read at the same time."""
+        return self.directory.io_threads
+
+    def locate(self, number: int) -> tuple[str, int]:
+        """Return the address of the store that has a track, and the number of the track in it."""
+        return self.address, number
 
     @property
     def attributes(self) -> dict[str, Any]:
