@@ -96,8 +96,9 @@ def test_a_worker_that_a_track_holds_too_long_ends_itself(hostile: Path, tmp_pat
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from pipeline import apart, build\n"
-        "apart.TRACK_SECONDS = build.TRACK_SECONDS = 4\n"
+        "from melzarr.pipeline.builder import run_build\n"
+        "from melzarr.pipeline.features import decoder_subprocess\n"
+        "decoder_subprocess.TRACK_SECONDS = run_build.TRACK_SECONDS = 4\n"
         "from melzarr.cli import main\n"
         "if __name__ == '__main__':\n"
         "    main(sys.argv[1:])\n"
