@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from melzarr.pipeline.human_units import table
+from melzarr.pipeline.report.run_files import ACCURACIES
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -22,15 +23,10 @@ def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> s
 
 def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics of one split as a table."""
-    rows = [
-        ("windows", metrics["window_accuracy"]),
-        ("tracks, by mean log-probability", metrics["track_accuracy"]),
-        ("tracks, by vote of their windows", metrics["track_accuracy_by_vote"]),
-        ("macro F1 of tracks", metrics["macro_f1"]),
-    ]
+    rows = ((metrics[name], words) for name, words in ACCURACIES.items())
     return [
         f"{part}: {metrics['n_tracks']} tracks, {metrics['n_windows']} windows; {protocol['words']}",
-        *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for words, found in rows]),
+        *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for found, words in rows]),
     ]
 
 

@@ -15,7 +15,7 @@ from melzarr.pipeline.report.mel_figure import drawable, new_figure, save
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
-    from melzarr.model.run_directory import History
+    from melzarr.pipeline.report.run_files import History
 
 SONGS_DRAWN = 12  # songs in one picture; more would be too small to read
 STEPS_DRAWN = 400  # points in time per song

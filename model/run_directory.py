@@ -19,24 +19,32 @@ import tensorflow as tf
 
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
+from melzarr.pipeline.report.run_files import (
+    ANSWERS,
+    CONFIG,
+    DAMAGED,
+    FIGURES,
+    HISTORY,
+    METRICS,
+    Answer,
+    History,
+    read_history,
+    read_json,
+)
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import harmless
 
-History = list[dict[str, float]]
-ANSWERS = ("split", "track", "label", "answer", "probability_of_answer", "probability_of_label")
-FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # of each epoch
-
 CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # required in config.json
 # Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
 LOCK = ".lock"
+PICTURES = ("history.png", "confusion.png", "network.png")
 # Files that a training writes, in the order in which they may be removed.
 OWN_FILES = (
-    "metrics.json", "answers.csv", "history.png", "confusion.png", "network.png", "model.keras", "checkpoint-*.keras",
-    "trained-on.txt",
-    ".*.part.keras", ".*.part", "history.csv", "tensorboard/events.out.tfevents.*.melzarr", "config.json",
+    METRICS, ANSWERS, *PICTURES, "model.keras", "checkpoint-*.keras", "trained-on.txt",
+    ".*.part.keras", ".*.part", HISTORY, "tensorboard/events.out.tfevents.*.melzarr", CONFIG,
 )  # fmt: skip
 
 
@@ -57,12 +65,12 @@ class Run:
     @property
     def config_file(self) -> Path:
         """Configuration of the run."""
-        return self.path / "config.json"
+        return self.path / CONFIG
 
     @property
     def history_file(self) -> Path:
         """Metrics of each epoch."""
-        return self.path / "history.csv"
+        return self.path / HISTORY
 
     @property
     def model_file(self) -> Path:
@@ -72,12 +80,12 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         """Metrics of the model; the last file that a training writes, except for pictures."""
-        return self.path / "metrics.json"
+        return self.path / METRICS
 
     @property
     def answers_file(self) -> Path:
         """Answer of the model for each track of the valid and test splits."""
-        return self.path / "answers.csv"
+        return self.path / ANSWERS
 
     @property
     def trained_file(self) -> Path:
@@ -201,17 +209,14 @@ class Run:
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError as error:
             raise RunError(
                 f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
                 f"{self.path}"
             ) from error
-        except ValueError as error:
+        except DAMAGED as error:
             raise RunError(f"{path} cannot be read ({error}); it is damaged, train again with --force") from error
-        if not isinstance(found, dict):
-            raise RunError(f"{path} is not a table of names and values; it is damaged, train again with --force")
-        return found
 
     def model(self) -> keras.Model:
         """Load the model; nothing in the file is executed except built-in layers of Keras.
@@ -242,12 +247,11 @@ class Run:
 
     def history(self) -> History:
         """Return the metrics of the finished epochs."""
-        if not self.history_file.is_file():
-            return []
         try:
-            rows = list(csv.DictReader(io.StringIO(self.history_file.read_text(encoding="utf-8"))))
-            return [{name: float(row[name]) for name in (*FIGURES, *(row.keys() - set(FIGURES)))} for row in rows]
-        except (TypeError, KeyError, ValueError) as error:
+            return list(read_history(self.history_file))
+        except FileNotFoundError:
+            return []
+        except DAMAGED as error:
             raise RunError(f"{self.history_file} cannot be read ({error}); train again with --force") from error
 
     def last_state(self) -> keras.Model:
@@ -308,8 +312,8 @@ class Run:
         return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; continue with melzarr train"
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
-        """Write the answers of the model, one row of `ANSWERS` per track."""
-        _write_table(self.answers_file, ANSWERS, rows)
+        """Write the answers of the model, one `Answer` per track."""
+        _write_table(self.answers_file, Answer._fields, rows)
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of the model, and remove the checkpoints, which are no longer needed."""

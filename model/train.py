@@ -20,13 +20,13 @@ from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, leve
 from melzarr.model.loader import Batches
 from melzarr.model.network import network
 from melzarr.model.plots import draw_confusion, draw_history, draw_network
-from melzarr.model.run_directory import History, Run
+from melzarr.model.run_directory import PICTURES, Run
 from melzarr.model.selection import label_names
 from melzarr.model.training_recipe import TrainRecipe
 from melzarr.pipeline.errors import RunError, StoreError
+from melzarr.pipeline.report.run_files import History
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
-PICTURES = ("history.png", "confusion.png", "network.png")
 logger = logging.getLogger(__name__)
 
 
@@ -253,7 +253,7 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _answered(store: ReadableStore, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
-    """Yield the answer for each track of a split, as rows of `melzarr.model.run_directory.ANSWERS`."""
+    """Yield the answer for each track of a split, as rows of `melzarr.pipeline.report.run_files.Answer`."""
     names = store.values("track")
     shares = np.stack([answers.of_answer, answers.of_label], axis=1)
     for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):

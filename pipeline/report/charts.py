@@ -158,7 +158,8 @@ def draw_lengths(found: Lengths) -> bytes:
 
 def draw_history(training: Training) -> tuple[bytes, bytes]:
     """Draw loss and accuracies by epoch, as two charts."""
-    epochs, loss, accuracy, valid = (list(column) for column in zip(*training.history, strict=True))
+    names = ("epoch", "loss", "accuracy", "valid_accuracy")
+    epochs, loss, accuracy, valid = ([figures[name] for figures in training.history] for name in names)
     lines: dict[str, Any] = {"linewidth": 1.6, "marker": "o" if len(epochs) <= FEW_EPOCHS else "", "markersize": 3.5}
     with _style():
         left, axes = _chart(HISTORY)

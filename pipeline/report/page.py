@@ -216,11 +216,15 @@ def _curves(training: Training | None, drawn: _Pictures) -> list[Chart]:
     """Draw loss and accuracies of a training run, if there is one."""
     if training is None or not training.history:
         return []
-    first, last = training.history[0], training.history[-1]
-    best = max(row[3] for row in training.history)
+    loss, train, valid = (
+        [figures[name] for figures in training.history] for name in ("loss", "accuracy", "valid_accuracy")
+    )
     said = (
-        f"Loss of train windows in each of {len(training.history)} epochs: from {first[1]:.3f} to {last[1]:.3f}.",
-        f"Accuracy by epoch: in the last {last[2]:.3f} of train, {last[3]:.3f} of valid windows, at best {best:.3f}.",
+        f"Loss of train windows in each of {len(loss)} epochs: from {loss[0]:.3f} to {loss[-1]:.3f}.",
+        (
+            f"Accuracy by epoch: in the last {train[-1]:.3f} of train, {valid[-1]:.3f} of valid windows, "
+            f"at best {max(valid):.3f}."
+        ),
     )
     images = drawn.draw.draw_history(training)
     return [

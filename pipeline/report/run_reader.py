@@ -1,30 +1,34 @@
-"""Read the files that a training run left in its folder. No model is loaded, and the content is not trusted."""
+"""Summarise a training run for the report. No model is loaded, and the content of its files is not trusted."""
 
 from __future__ import annotations
 
-import csv
 import heapq
-import json
-import math
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from melzarr.pipeline.errors import RunError
-from melzarr.pipeline.untrusted_text import as_was
+from melzarr.pipeline.report.run_files import (
+    ACCURACIES,
+    ANSWERS,
+    CONFIG,
+    DAMAGED,
+    HISTORY,
+    METRICS,
+    Answer,
+    History,
+    finite,
+    read_answers,
+    read_history,
+    read_json,
+)
 
 SPLITS = ("test", "valid")  # splits on which a run is evaluated; the first is the main result
-ACCURACIES = {
-    "window_accuracy": "windows",
-    "track_accuracy": "tracks, by mean log-probability",
-    "track_accuracy_by_vote": "tracks, by vote of their windows",
-    "macro_f1": "macro F1 of tracks",
-}
 MAX_EPOCHS = 10_000
 WORST = 50  # wrong answers to keep
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +55,6 @@ class Figures:
     confusion: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """A misclassified track, with the probabilities, from 0 to 1, of the predicted and the true label."""
-
-    split: str
-    track: str
-    label: str
-    answer: str
-    of_answer: float
-    of_label: float
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """A training run, as read from its files.
@@ -77,11 +69,11 @@ class Training:
         UUID of the store that it was trained on.
     recipe : dict of str to value
         Settings of the training.
-    history : tuple of (float, float, float, float)
-        Epoch, loss, accuracy of train windows, accuracy of valid windows.
+    history : list of dict
+        Metrics of each epoch, see `FIGURES`; at most `MAX_EPOCHS`.
     parts : dict of str to Figures
         Accuracy by split; empty if the training is not finished.
-    wrong : tuple of Wrong
+    wrong : tuple of Answer
         Misclassified tracks, sorted by increasing probability of the true label; at most `WORST`.
     n_wrong, n_answered : int
         Number of misclassified tracks, and of all evaluated tracks.
@@ -94,9 +86,9 @@ class Training:
     words: str
     store_uuid: str
     recipe: dict[str, Any]
-    history: tuple[tuple[float, float, float, float], ...]
+    history: History
     parts: dict[str, Figures]
-    wrong: tuple[Wrong, ...]
+    wrong: tuple[Answer, ...]
     n_wrong: int
     n_answered: int
     notes: tuple[str, ...]
@@ -113,28 +105,28 @@ def read_run(folder: Path) -> Training:
     Raises
     ------
     RunError
-        If ``config.json`` is missing or damaged. Other missing or damaged files become notes.
+        If the configuration is missing or damaged. Other missing or damaged files become notes.
     """
     try:
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / CONFIG)
         store, protocol = dict(config["store"]), dict(config["protocol"])
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder} is not a run, it has no config.json; make one with: melzarr train STORE --run {folder}"
+            f"{folder} is not a run, it has no {CONFIG}; make one with: melzarr train STORE --run {folder}"
         ) from error
     except DAMAGED as error:
         raise RunError(
-            f"{folder / 'config.json'} is not the configuration of a run; it is damaged, train again with --force"
+            f"{folder / CONFIG} is not the configuration of a run; it is damaged, train again with --force"
         ) from error
     notes: list[str] = []
-    history = _or_note(_history, folder / "history.csv", (), notes, "no epoch is done")
-    parts = _or_note(_figures, folder / "metrics.json", {}, notes, "it is not finished")
+    history = _or_note(_history, folder / HISTORY, [], notes, "no epoch is done")
+    parts = _or_note(_figures, folder / METRICS, {}, notes, "it is not finished")
     without = (
         "it was trained by a version that did not keep the answers for single tracks; train again to get them"
         if parts
         else ""
     )
-    wrong, n_wrong, n_answered = _or_note(_wrong, folder / "answers.csv", ((), 0, 0), notes, without)
+    wrong, n_wrong, n_answered = _or_note(_wrong, folder / ANSWERS, ((), 0, 0), notes, without)
     return Training(
         name=Path(os.path.realpath(folder)).name,
         protocol=str(protocol.get("name", "")),
@@ -161,25 +153,12 @@ def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str
     return nothing
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise TypeError("it is not a table of names and values")
-    return found
-
-
-def _history(path: Path) -> tuple[tuple[float, ...], ...]:
-    names, rows = ("epoch", "loss", "accuracy", "valid_accuracy"), []
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows.append(tuple(_finite(float(row[name])) for name in names))
-            if len(rows) == MAX_EPOCHS:
-                break
-    return tuple(rows)
+def _history(path: Path) -> History:
+    return list(itertools.islice(read_history(path), MAX_EPOCHS))
 
 
 def _figures(path: Path) -> dict[str, Figures]:
-    found = _read_json(path)
+    found = read_json(path)
     return {part: _part(found[part]) for part in SPLITS if part in found}
 
 
@@ -190,34 +169,27 @@ def _part(found: Mapping[str, Any]) -> Figures:
         raise ValueError("its confusion matrix does not have a row and a column per label")
     accuracies = []
     for name, words in ACCURACIES.items():
-        value, low, high = (_finite(float(found[name][end])) for end in ("value", "low", "high"))
+        value, low, high = (finite(found[name][end]) for end in ("value", "low", "high"))
         accuracies.append((words, value, low, high))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
     return Figures(n_tracks, n_windows, tuple(accuracies), labels, confusion)
 
 
-def _wrong(path: Path) -> tuple[tuple[Wrong, ...], int, int]:
+def _wrong(path: Path) -> tuple[tuple[Answer, ...], int, int]:
     """Read the answers row by row, and keep the wrong ones with the lowest probability of the true label."""
     counts = {"wrong": 0, "all": 0}
 
-    def wrong() -> Any:
-        for row in csv.DictReader(file):
-            of_answer, of_label = (_finite(float(row[f"probability_of_{name}"])) for name in ("answer", "label"))
+    def wrong() -> Iterator[Answer]:
+        for row in read_answers(path):
             counts["all"] += 1
-            if row["label"] != row["answer"]:
+            if row.label != row.answer:
                 counts["wrong"] += 1
-                split, track, label, answer = (as_was(str(row[name])) for name in ("split", "track", "label", "answer"))
-                yield Wrong(split, track, label, answer, of_answer, of_label)
+                yield row
 
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = heapq.nsmallest(WORST, wrong(), key=lambda row: (row.of_label, -row.of_answer, row.split, row.track))
-    return tuple(rows), counts["wrong"], counts["all"]
+    def improbable(row: Answer) -> tuple[float, float, str, str]:
+        return row.probability_of_label, -row.probability_of_answer, row.split, row.track
 
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    return value
+    return tuple(heapq.nsmallest(WORST, wrong(), key=improbable)), counts["wrong"], counts["all"]
 
 
 def _whole(value: Any) -> int:

@@ -18,6 +18,7 @@ import keras  # noqa: E402
 
 from melzarr.model.run_directory import Run  # noqa: E402
 from melzarr.pipeline.errors import RunError  # noqa: E402
+from melzarr.pipeline.report.run_files import read_answers  # noqa: E402
 from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 
 CONFIG: dict[str, Any] = {
@@ -121,6 +122,12 @@ def test_a_history_comes_back_to_the_last_bit(run: Run) -> None:
     assert run.history_file.read_text().splitlines()[0] == ",".join(NAMES)
 
 
+def test_the_report_reads_the_answers_as_they_were(run: Run) -> None:
+    answers = [("test", "=a,1", "bells", "drums", 0.75, 0.25), ("valid", "'b", "drums", "drums", 1.0, 1.0)]
+    run.keep_answers(answers)
+    assert list(read_answers(run.answers_file)) == answers
+
+
 def test_the_model_is_that_of_the_last_epoch(run: Run) -> None:
     history, used = figures([0.2, 0.8, 0.5]), []
     for done in (1, 2, 3):
@@ -168,7 +175,7 @@ def test_what_is_not_there_is_said_with_what_makes_it(tmp_path: Path) -> None:
     assert run.history() == []
 
 
-DAMAGE = [b"", b"{", b"[]", b"null", b"\xff"]
+DAMAGE = [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000]
 
 
 @pytest.mark.parametrize("content", [*DAMAGE, b"{}", json.dumps({**CONFIG, "spec": "x"}).encode()])

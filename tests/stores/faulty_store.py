@@ -112,8 +112,9 @@ def write_run(folder: Path, of: Store, labels: tuple[str, ...] = ("bells", "drum
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(about))
     (folder / "metrics.json").write_text(json.dumps({"protocol": {}, "valid": part, "test": part}))
-    history = "epoch,loss,accuracy,valid_accuracy\n1.0,2.0,0.2,0.1\n2.0,1.0,0.6,0.45\n"
-    (folder / "history.csv").write_text(history)
+    (folder / "history.csv").write_text(
+        "epoch,loss,accuracy,valid_accuracy,learning_rate,seconds\n1.0,2.0,0.2,0.1,0.1,9\n2.0,1.0,0.6,0.45,0.1,9\n"
+    )
     (folder / "answers.csv").write_text(
         "split,track,label,answer,probability_of_answer,probability_of_label\n"
         "test,right,bells,bells,0.9,0.9\ntest,worst,bells,drums,0.99,0.001\nvalid,bad,drums,bells,0.7,0.2\n"

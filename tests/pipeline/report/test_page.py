@@ -386,7 +386,7 @@ def test_a_damaged_file_of_a_run_does_no_harm(faulty: Store, tmp_path: Path, nam
     (run / name).write_bytes(data)
     training = read_run(run)
     assert training.parts == {} if name == "metrics.json" else set(training.parts) == {"valid", "test"}
-    assert training.history == () if name == "history.csv" else len(training.history) == 2
+    assert training.history == [] if name == "history.csv" else len(training.history) == 2
 
 
 def test_what_is_no_run_is_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Names and contents of the files of a training run, which `model` writes and the report reads; nothing is trusted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from melzarr.pipeline.untrusted_text import as_was
+
+CONFIG = "config.json"  # what is trained, how, and on which data
+HISTORY = "history.csv"  # the metrics of each epoch
+METRICS = "metrics.json"  # the metrics of the trained model
+ANSWERS = "answers.csv"  # the model's answer for each track of the valid and test splits
+
+FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # columns of the history
+# Accuracies in the metrics of a split, and what each counts.
+ACCURACIES = {
+    "window_accuracy": "windows",
+    "track_accuracy": "tracks, by mean log-probability",
+    "track_accuracy_by_vote": "tracks, by vote of their windows",
+    "macro_f1": "macro F1 of tracks",
+}
+# Exceptions that the readers raise for a damaged file.
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
+
+History = list[dict[str, float]]
+
+
+class Answer(NamedTuple):
+    """A row of the answers: a track with its true label, the model's answer, and their probabilities, from 0 to 1."""
+
+    split: str
+    track: str
+    label: str
+    answer: str
+    probability_of_answer: float
+    probability_of_label: float
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError("it is not a table of names and values")
+    return found
+
+
+def read_history(path: Path) -> Iterator[dict[str, float]]:
+    """Yield the metrics of each epoch."""
+    for row in _rows(path, FIGURES):
+        yield dict(zip(FIGURES, map(finite, row), strict=True))
+
+
+def read_answers(path: Path) -> Iterator[Answer]:
+    """Yield the answers for the tracks."""
+    for row in _rows(path, Answer._fields):
+        split, track, label, answer = map(as_was, row[:4])
+        of_answer, of_label = map(finite, row[4:])
+        yield Answer(split, track, label, answer, of_answer, of_label)
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows, ())) != columns:
+            raise ValueError(f"its columns are not {', '.join(columns)}")
+        yield from rows
+
+
+def finite(value: str | float) -> float:
+    """Return a number as float; raise ValueError if it is not a finite number."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is not a finite number")
+    return number
