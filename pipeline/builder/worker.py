@@ -21,8 +21,7 @@ from melzarr.pipeline.features.extract import Stopwatch, featurise, one_thread, 
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.storage.directory import source_sha256 as digest_below
+from melzarr.pipeline.storage.directory import Directory, source_sha256
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
 
@@ -153,7 +152,7 @@ def _outdated(earlier: Receipt, job: ShardJob) -> str:
     if not open_workspace(job.target).holds(earlier):
         return "its bytes are not those that were written"
     for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if digest_below(job.root, track.source) != entry.source_sha256:
+        if source_sha256(job.root, track.source) != entry.source_sha256:
             return f"{track.source} has changed"
     return ""
 

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from melzarr.pipeline.features.extract import featurise, one_thread
 from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.atomic import source_sha256
+from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.storage.local import LocalDirectory
 
 TRACK_SECONDS = 120  # time limit for one track, which normally takes hundredths of a second
 REMEDY = "the file is damaged or hostile: convert it to WAV or FLAC, or leave it out"
@@ -65,7 +66,8 @@ def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], Tr
 
 
 def _lost(path: Path, spec: FeatureSpec, remark: str) -> tuple[npt.NDArray[Any], TrackReceipt]:
-    receipt = TrackReceipt(status="failed", error=remark, source_sha256=source_sha256(path))
+    digest = source_sha256(LocalDirectory(path.parent), path.name)
+    receipt = TrackReceipt(status="failed", error=remark, source_sha256=digest)
     return np.empty((0, *spec.shape[1:]), spec.dtype), receipt
 
 

@@ -19,7 +19,8 @@ from melzarr.pipeline.features.decibels import as_stored
 from melzarr.pipeline.features.mel import mel_windows
 from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.atomic import source_sha256
+from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.storage.local import LocalDirectory
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
     nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
     with watch.step("decode"):
         before = _identity(path)
-        digest = source_sha256(path)
+        digest = source_sha256(LocalDirectory(path.parent), path.name)
         try:
             audio = read_audio(path, spec.sample_rate, spec.n_samples)
         except AudioError as error:

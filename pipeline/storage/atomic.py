@@ -104,14 +104,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def source_sha256(path: Path) -> str:
-    """Return the SHA-256 of an audio file; empty if it is missing or unreadable, which `audio` then explains."""
-    try:
-        return sha256_of(path) if path.is_file() else ""
-    except (OSError, ValueError):
-        return ""
-
-
 def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield all files below a folder; links to folders are not followed.
 
