@@ -11,6 +11,7 @@ from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import Tracks
 from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.ignored_files import SYSTEM_FILES
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import ZIP_SUFFIX
 from melzarr.pipeline.storage.zip import ZipDirectory
@@ -18,7 +19,7 @@ from melzarr.pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_c
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
 from melzarr.pipeline.zarr_store.reader import is_store
 
-HARMLESS = {".gitattributes", ".DS_Store"}  # files that may be lost: unimportant, or created again
+HARMLESS = {".gitattributes", *SYSTEM_FILES}  # files that may be lost: unimportant, or created again
 
 
 def refuse_place(

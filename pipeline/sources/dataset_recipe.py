@@ -14,6 +14,7 @@ from typing import Any
 from melzarr.pipeline.errors import RecipeError
 from melzarr.pipeline.sources.split import SPLITS, HashSplit
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.ignored_files import is_ignored
 
 RECIPE_FILE = "recipe.toml"
 MAX_TRACKS = 100_000  # per label, because track numbers have five digits
@@ -190,11 +191,11 @@ def read_recipe(path: Path, folder: Path | None = None) -> Recipe:
 
 
 def _labels(names: Any) -> tuple[str, ...]:
-    """Return the labels sorted; each must be a valid name of a visible folder, because it becomes one."""
+    """Return the labels sorted; each must be a valid name of a folder that is not ignored, because it becomes one."""
     if not isinstance(names, list) or not names:
         raise ValueError(f"labels={names!r} is not a list of names")
     for name in names:
-        if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
+        if not isinstance(name, str) or name != Path(name).name or is_ignored(name) or not name:
             raise ValueError(f"label {name!r} is not a plain folder name")
     if len(set(names)) < len(names):
         raise ValueError(f"labels={names!r} contains a name twice")

@@ -20,6 +20,7 @@ from melzarr.pipeline.sources.dataset_folder import Fetched, alone, bar, read_ma
 from melzarr.pipeline.sources.dataset_recipe import Archive, Recipe, Synthesis
 from melzarr.pipeline.sources.http_download import BLOCK, download, mismatch
 from melzarr.pipeline.sources.synthesise_dataset import synthesise_tracks
+from melzarr.pipeline.storage.ignored_files import is_ignored
 
 MAX_RATIO = 20  # unpacked bytes per byte of the archive; PCM and compressed audio stay below 3
 DEPTH = 3  # largest number of folders between a copy's path and its label folders
@@ -70,9 +71,6 @@ def fetch(
     return _bring(recipe, recipe.source, copy_from)
 
 
-# Synthesised audio
-
-
 # Downloaded or copied audio
 
 
@@ -116,12 +114,12 @@ def _there(recipe: Recipe) -> Fetched | None:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """Return the files of a folder with an audio extension, sorted, without hidden ones; empty if it is missing."""
+    """Return the files of a folder with an audio extension, sorted, without ignored ones; empty if it is missing."""
     return sorted(path for path in folder.glob("*") if _is_audio(path.name) and path.is_file())
 
 
 def _is_audio(name: str) -> bool:
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return not is_ignored(name) and PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def _copy(path: Path, recipe: Recipe) -> None:
@@ -141,16 +139,14 @@ def _copy(path: Path, recipe: Recipe) -> None:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """Yield a folder and those up to `DEPTH` levels below it, upper ones first; skip hidden and unreadable ones."""
+    """Yield a folder and those up to `DEPTH` levels below it, upper ones first; skip ignored and unreadable ones."""
     level = [path]
     for _ in range(DEPTH + 1):
         yield from level
         below: list[Path] = []
         for folder in level:
             with contextlib.suppress(PermissionError):
-                below += sorted(
-                    child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-                )
+                below += sorted(child for child in folder.iterdir() if child.is_dir() and not is_ignored(child.name))
         level = below
 
 

@@ -10,13 +10,12 @@ from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.audio_names import new_track, without_extension
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.ignored_files import is_ignored
 
 
 def folder_tracks(root: Directory, left_out: list[str]) -> Iterator[Track]:
     """Yield the tracks of a class-per-folder tree; append all other files to `left_out`."""
-    if root.folder:
-        left_out += _linked_folders(root.folder)
-    for source in _visible_files(root.folder) if root.folder else _visible_objects(root):
+    for source in _files(root.folder, left_out) if root.folder else _objects(root):
         _refuse_undecodable(source)
         label, slash, _ = source.partition("/")
         if without_extension(source) is None:
@@ -30,28 +29,24 @@ def folder_tracks(root: Directory, left_out: list[str]) -> Iterator[Track]:
             yield new_track(source, label)
 
 
-def _visible_files(root: Path) -> Iterator[str]:
-    """Yield the files below a folder; skip hidden ones, such as macOS's ``._`` twins, and follow no folder links."""
+def _files(root: Path, left_out: list[str]) -> Iterator[str]:
+    """Yield the files below a folder, without ignored ones.
+
+    Links to folders are appended to `left_out`: they are not followed, because they may leave the tree or form a cycle.
+    """
     for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
-        names[:] = [name for name in names if not name.startswith(".")]
+        names[:] = [name for name in names if not is_ignored(name)]
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
+        left_out += [f"{prefix}{name}/ (a link to a folder)" for name in names if Path(folder, name).is_symlink()]
+        yield from (f"{prefix}{name}" for name in files if not is_ignored(name))
 
 
-def _visible_objects(root: Directory) -> Iterator[str]:
-    """Yield the names of files below a prefix; skip hidden ones, files in hidden folders, and folder placeholders."""
+def _objects(root: Directory) -> Iterator[str]:
+    """Yield the names of files below a prefix, without ignored ones and placeholders of folders."""
     for name, size in root.files():
-        if (size or without_extension(name)) and not any(part.startswith(".") for part in name.split("/")):
+        if (size or without_extension(name)) and not is_ignored(name):
             yield name
-
-
-def _linked_folders(root: Path) -> Iterator[str]:
-    """Yield links to folders, which are not followed: they may leave the tree or form a cycle."""
-    for folder, names, _ in os.walk(root):
-        prefix = Path(folder)
-        links = (name for name in names if not name.startswith(".") and (prefix / name).is_symlink())
-        yield from (f"{(prefix / name).relative_to(root).as_posix()}/ (a link to a folder)" for name in links)
 
 
 def _refuse_unlisted(error: OSError) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.ignored_files import is_ignored
 
 CARD: Final = "README.md"
 CHECKSUMS: Final = "SHA256SUMS"
@@ -28,10 +29,10 @@ def is_companion(name: str) -> bool:
     Parameters
     ----------
     name : str
-        Path of the file in that folder. Hidden files are companions too: version control and file managers create them.
+        Path of the file in that folder. Ignored files are companions too: version control and file managers create
+        them.
     """
-    first = name.partition("/")[0]
-    return first in NAMES or first.startswith(".")
+    return name.partition("/")[0] in NAMES or is_ignored(name)
 
 
 def checksum_lines(digests: Mapping[str, str]) -> bytes:
@@ -120,6 +121,6 @@ def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[st
         except FileNotFoundError:
             problems.append(f"{name} is missing, and {CHECKSUMS} lists it")
     if directory.can_list:
-        there = {name for name, _ in directory.files() if not name.startswith(".")}
+        there = {name for name, _ in directory.files() if not is_ignored(name)}
         problems += [f"{name} is not listed in {CHECKSUMS}" for name in sorted(there - listed.keys() - {CHECKSUMS})]
     return problems, len(listed)

@@ -25,6 +25,7 @@ from melzarr.pipeline.publishing.target_guard import refuse_inside, refuse_place
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share
 from melzarr.pipeline.sources.catalog import read_catalog
+from melzarr.pipeline.storage.ignored_files import SYSTEM_FILES
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
@@ -146,11 +147,12 @@ def test_what_somebody_keeps_in_a_store_stays(
 
 
 def test_what_a_store_and_a_share_hold_is_their_own(own_store: Store, with_audio: Path) -> None:
-    (own_store.directory.path / ".DS_Store").write_bytes(b"")
+    for name in SYSTEM_FILES:
+        (own_store.directory.path / name).write_bytes(b"")
     for place in (own_store.directory, open_directory(with_audio)):
         refuse_place(open_workspace(place), replace=True)
     names = [name for name, _ in own_store.directory.files()]
-    assert [name for name in names if not is_file_of_a_store(name)] == [".DS_Store"]
+    assert {name for name in names if not is_file_of_a_store(name)} == SYSTEM_FILES
 
 
 # Within a store -------------------------------------------------------------------------------------------------------

@@ -58,8 +58,9 @@ def test_folders_below_a_label_are_part_of_the_id(tmp_path: Path) -> None:
     ]
 
 
-def test_hidden_files_and_folders_are_skipped_and_other_files_listed(tmp_path: Path) -> None:
-    hidden = ["jazz/._a.wav", "jazz/.DS_Store", ".git/b.wav", "jazz/.cache/c.wav", ".made.json"]
+def test_hidden_and_system_files_are_skipped_and_other_files_listed(tmp_path: Path) -> None:
+    hidden = ["jazz/._a.wav", "jazz/.DS_Store", ".git/b.wav", "jazz/.cache/c.wav", ".made.json", "jazz/Thumbs.db",
+              "Desktop.ini", "__MACOSX/jazz/a.wav", "jazz/@eaDir/a.mp3"]  # fmt: skip
     other = ["readme.txt", "jazz/cover.jpg", "jazz/noextension"]
     catalog = read_catalog(directory(tmp_path, "jazz/a.wav", *hidden, *other))
     assert ids(catalog) == ["jazz/a"]
@@ -369,6 +370,8 @@ def test_links_to_folders_are_not_followed_and_are_listed(tmp_path: Path) -> Non
     directory(tmp_path / "elsewhere", "b.wav")
     (tmp_path / "music/jazz").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "music/blues/round").symlink_to(tmp_path / "music")
+    (tmp_path / "music/.git").mkdir()
+    (tmp_path / "music/.git/hooks").symlink_to(tmp_path / "elsewhere")
     catalog = read_catalog(tmp_path / "music")
     assert [track.id for track in catalog.tracks] == ["blues/a"]
     assert catalog.left_out == ("blues/round/ (a link to a folder)", "jazz/ (a link to a folder)")

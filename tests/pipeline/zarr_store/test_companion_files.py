@@ -59,12 +59,14 @@ def test_a_line_that_names_no_file_beside_it_is_refused(line: str) -> None:
 
 def test_the_files_of_a_store_are_no_companions(own_store: Store) -> None:
     assert not any(is_companion(name) for name, _ in own_store.directory.files())
-    assert all(map(is_companion, (*NAMES, "report/a.png", ".gitattributes", ".git/HEAD", "audio/a/b.wav")))
+    assert all(
+        map(is_companion, (*NAMES, "report/a.png", ".gitattributes", ".git/HEAD", "audio/a/b.wav", "mel/Thumbs.db"))
+    )
 
 
 def test_companions_do_not_change_what_a_store_is(own_store: Store) -> None:
     before = own_store.content_uuid()
-    for name in ("README.md", "report/a.png", ".gitattributes"):
+    for name in ("README.md", "report/a.png", ".gitattributes", "desktop.ini", "mel/c/.DS_Store"):
         own_store.directory.write(name, b"x")
     assert own_store.content_uuid() == before
     assert verify(own_store).problems == ["README.md exists without SHA256SUMS"]
@@ -79,7 +81,8 @@ def test_every_difference_to_the_list_is_named(tmp_path: Path) -> None:
     for name in digests:
         directory.write(name, name.encode())
     directory.write(CHECKSUMS, checksum_lines(digests))
-    directory.write(".DS_Store", b"")
+    for name in (".DS_Store", "Thumbs.db", "b/.DS_Store"):
+        directory.write(name, b"")
     assert differences(directory, {}) == ([], 3)
     directory.write("b/c", b"other")
     directory.write("e", b"new")
