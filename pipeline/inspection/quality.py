@@ -6,18 +6,19 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from melzarr.pipeline.inspection.describe import Description, describe
+from melzarr.pipeline.inspection.durations import Lengths, lengths
+from melzarr.pipeline.inspection.named_tracks import LISTED, Listing, Noted, TrackNames
 from melzarr.pipeline.inspection.near_duplicates import find_duplicates
 from melzarr.pipeline.inspection.time_alignment import FEWEST
 from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
 from melzarr.pipeline.shard_receipt import STATUSES
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
-from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
 # A mastered track peaks within a few dB of full scale. A track with a peak 40 dB below it uses at most ten of 16 bits,
@@ -27,57 +28,10 @@ QUIET_DB = -40.0
 # that only touches full scale has a handful of such samples in total.
 CLIPPED_SHARE = 1e-4
 
-LISTED = 50  # tracks or pairs that are named; the rest is only counted
 MAX_LABELS = 100  # labels with separate rows: those with the most tracks
-BINS = 24
 OTHER = "other"  # splits and statuses that melzarr does not write
 
 Floats = npt.NDArray[np.float64]
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(Generic[Row]):
-    """The first rows of a list, and the length of the list.
-
-    Parameters
-    ----------
-    rows : tuple
-        The rows that are named.
-    n : int
-        Number of all rows.
-    """
-
-    rows: tuple[Row, ...] = ()
-    n: int = 0
-
-    @property
-    def n_more(self) -> int:
-        """Number of rows that are not named."""
-        return self.n - len(self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """A track that is named in a report.
-
-    Parameters
-    ----------
-    track, label, split, status, source : str
-        Its columns in the store.
-    error : str
-        What is wrong with it.
-    value : float
-        Why it is named: its peak in dBFS, or its clipped share; NaN if neither applies.
-    """
-
-    track: str
-    label: str
-    split: str
-    status: str
-    source: str
-    error: str
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +52,6 @@ class Duplicate:
     second: Noted
     likeness: float
     later: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Durations of tracks.
-
-    Parameters
-    ----------
-    n, n_unknown : int
-        Number of tracks with a known duration, and of the others.
-    hours, shortest, median, longest : float
-        Total in h, the others in s; NaN if no duration is known.
-    edges, counts : np.ndarray
-        Histogram of the durations; edges in s.
-    """
-
-    n: int
-    n_unknown: int
-    hours: float
-    shortest: float
-    median: float
-    longest: float
-    edges: Floats
-    counts: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,7 +193,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
     ends = [n for pair in pairs[:LISTED] for n in (pair.first, pair.second)]
     listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
     step = store.spec.stride / store.spec.sample_rate
-    names = _Names(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
+    names = TrackNames(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
     return QualityReport(
         facts=facts,
         labels=tuple(labels),
@@ -295,30 +225,6 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
     )
 
 
-class _Names:
-    """Look up the columns of some tracks by number; each chunk that contains one is read once."""
-
-    def __init__(self, store: Store, numbers: set[int]) -> None:
-        self.facts: dict[int, dict[str, str]] = {number: {} for number in numbers}
-        for start, some in itertools.groupby(sorted(numbers), lambda n: n // CHUNK_VALUES * CHUNK_VALUES):
-            wanted = list(some)
-            for name in ("track", "label", "split", "status", "source", "error"):
-                column = store.column(name, slice(start, start + CHUNK_VALUES))
-                for number in wanted:
-                    self.facts[number][name] = str(column[number - start])
-
-    def noted(self, number: int, value: float = float("nan"), error: str | None = None) -> Noted:
-        """Return the entry of one track."""
-        facts = self.facts[number]
-        return Noted(**{**facts, "error": facts["error"] if error is None else error}, value=value)
-
-    def listing(self, numbers: npt.NDArray[np.intp], values: Floats | None = None) -> Listing[Noted]:
-        """Return the entries of the first `LISTED` tracks, and the number of all."""
-        named = numbers[:LISTED].tolist()
-        rows = (self.noted(n) if values is None else self.noted(n, float(values[n])) for n in named)
-        return Listing(tuple(rows), len(numbers))
-
-
 def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
     """Count tracks by label, split and status, and list the labels that lack a split."""
     known = (*SPLITS, UNUSED, OTHER), (*STATUSES, OTHER)
@@ -346,24 +252,3 @@ def _counted(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> dict[str,
         "totals": totals[splits][:, statuses],
         "lacking": Listing(tuple(lacking[:LISTED]), len(lacking)),
     }
-
-
-def lengths(duration: Floats) -> Lengths:
-    """Summarise durations in s; an unknown duration is NaN.
-
-    The bins of the histogram have equal widths, or equal ratios if a few tracks are very much longer than most.
-    """
-    known = np.sort(duration[np.isfinite(duration) & (duration >= 0)])
-    n_unknown, nan = int(duration.size - known.size), float("nan")
-    if not known.size:
-        return Lengths(0, n_unknown, nan, nan, nan, nan, np.zeros(0), np.zeros(0, np.int64))
-    shortest, median, longest = float(known[0]), float(np.median(known)), float(known[-1])
-    if longest > 10 * median:
-        edges = np.geomspace(max(shortest, 1e-3, 1e-6 * longest), longest, BINS + 1)
-        edges[0], edges[-1] = min(shortest, edges[0]), longest
-    else:
-        edges = np.linspace(shortest, longest, BINS + 1)
-    if not longest - shortest > 1e-6 * longest:
-        edges = np.array([shortest, longest])
-    counts = np.diff(np.append(np.searchsorted(known, edges[:-1], "left"), known.size))
-    return Lengths(known.size, n_unknown, float(known.sum()) / 3600, shortest, median, longest, edges, counts)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.pipeline.errors import MelzarrError
-from melzarr.pipeline.inspection.quality import Lengths
+from melzarr.pipeline.inspection.durations import Lengths
 from melzarr.pipeline.report.mel_figure import RANGE_DB, draw
 from melzarr.pipeline.zarr_store.reader import Store
 

@@ -25,14 +25,13 @@ from melzarr.pipeline.inspection.duplicate_candidates import (
     fingerprint,
     loudness_db,
 )
+from melzarr.pipeline.inspection.named_tracks import LISTED
 from melzarr.pipeline.inspection.quality import (
     CLIPPED_SHARE,
-    LISTED,
     MAX_LABELS,
     QUIET_DB,
     QualityReport,
     find,
-    lengths,
 )
 from melzarr.pipeline.inspection.time_alignment import SAME, Outline, alike, envelope, outline
 from melzarr.pipeline.sources.split import SPLITS
@@ -132,22 +131,6 @@ def test_examples_are_of_ok_tracks_and_their_levels_those_of_the_store(faulty: S
         expected = 10 * np.log10(np.maximum(mel, 1e-10)).mean(axis=1).T
         np.testing.assert_allclose(example.levels, expected, atol=1e-3)
         assert example.seconds == pytest.approx(60 * 882 / RATE)
-
-
-@settings(max_examples=30)
-@given(st.lists(st.floats(0, 1e6) | st.sampled_from([np.nan, np.inf, -1.0]), max_size=60))
-def test_a_histogram_counts_every_known_duration_once(values: list[float]) -> None:
-    duration = np.array(values, np.float64)
-    known = duration[np.isfinite(duration) & (duration >= 0)]
-    described = lengths(duration)
-    assert described.n == known.size == described.counts.sum()
-    assert described.n_unknown == duration.size - known.size
-    if known.size:
-        assert (described.shortest, described.longest) == (known.min(), known.max())
-        assert described.edges[0] <= known.min()
-        assert described.edges[-1] == known.max()
-        for low, high, count in zip(described.edges, described.edges[1:], described.counts[:-1], strict=False):
-            assert count == ((known >= low) & (known < high)).sum()
 
 
 # Duplicates -----------------------------------------------------------------------------------------------------------
