@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,10 @@ def _refuse_no_sentences(faults: Any) -> None:
 
 def is_date(text: Any) -> bool:
     """Return whether a value is a date as text, such as 2026-11-23."""
-    return isinstance(text, str) and bool(re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", text))
+    try:
+        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text  # not 20261123 or 2026-W48-1
+    except ValueError:
+        return False
 
 
 def _positive(value: Any) -> int:

@@ -16,6 +16,7 @@ from melzarr.pipeline.sources.dataset_recipe import (
     Synthesis,
     expand_ranges,
     find_recipe,
+    is_date,
     read_recipe,
 )
 from melzarr.pipeline.sources.split import HashSplit
@@ -107,6 +108,16 @@ def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, found: str, instea
 def test_a_label_is_a_plain_folder_name(tmp_path: Path, label: str) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.toml.*label .* is not a plain folder name"):
         read_recipe(write(tmp_path, TINY.replace('"bells"', label)))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [("2026-11-23", True), ("2024-02-29", True), ("2026-02-29", False), ("2026-02-31", False), ("2026-13-01", False),
+     ("0000-01-01", False), ("20261123", False), ("2026-W48-1", False), ("2026-1-2", False), ("soon", False),
+     ("", False), (20261123, False), (None, False)],
+)  # fmt: skip
+def test_a_date_is_one_of_the_calendar_written_in_full(value: object, is_one: bool) -> None:
+    assert is_date(value) is is_one
 
 
 def test_a_label_that_is_there_twice_is_refused(tmp_path: Path) -> None:
