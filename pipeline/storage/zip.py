@@ -104,9 +104,12 @@ class ZipDirectory:
         """Return the directory of one of its folders."""
         return ZipDirectory(self.path, f"{self.prefix}{name}/")
 
-    def sibling(self, name: str) -> LocalDirectory:
-        """Return a folder next to the archive."""
-        return LocalDirectory(self.path.parent / name)
+    def sibling(self, name: str) -> LocalDirectory | ZipDirectory:
+        """Return the directory `name` in the same folder: on the disk, or in the archive below its top folder."""
+        if not self.prefix:
+            return LocalDirectory(self.path.parent / name)
+        above, slash, _ = self.prefix[:-1].rpartition("/")
+        return ZipDirectory(self.path, f"{above}{slash}{name}/" if name else f"{above}{slash}")
 
     def with_retries(self) -> ZipDirectory:
         """Return this directory with an absolute path; a disk needs no retries."""

@@ -97,6 +97,16 @@ def test_parts_of_files_are_those_of_a_folder(zipped: Store, finished: Store) ->
     assert (below.exists(), zipped.directory.child("nothing").exists()) == (True, False)
 
 
+def test_siblings_of_a_folder_are_those_in_its_archive(zipped: Store) -> None:
+    archive = zipped.directory
+    assert str(archive.sibling("other")) == str(Path(str(archive)).with_name("other"))
+    key = archive.child("receipts").child("key")
+    assert key.sibling("sha256") == archive.child("receipts/sha256")
+    assert key.sibling("") == archive.child("receipts")
+    assert archive.child("mel").sibling("receipts") == archive.child("receipts")
+    assert archive.child("mel").sibling("") == archive
+
+
 def test_what_is_not_there_is_said(tmp_path: Path, zipped: Store) -> None:
     directory = open_directory(tmp_path / "none.zarr.zip")
     assert isinstance(directory, ZipDirectory)
