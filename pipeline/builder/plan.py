@@ -21,7 +21,6 @@ SHARD_BYTES = 256 << 20  # a larger shard gets fewer tracks by default, so that 
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and memory that the allocator keeps
 SOURCE_RATE = 96_000  # Hz; the highest common sample rate, for the memory of a decoded file before resampling
-COMPRESSION = 0.88  # bytes on disk per byte in memory, measured on music (blosc lz4 with shuffle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +153,21 @@ class Estimate:
     n_workers: int
 
 
-def estimate(plan: Plan, seconds_per_track: float, n_workers: int) -> Estimate:
+def estimate(plan: Plan, seconds_per_track: float, bytes_per_track: float, n_workers: int) -> Estimate:
     """Estimate the size, time and memory of a plan.
 
     Parameters
     ----------
     plan : Plan
         The work.
-    seconds_per_track : float, in s
-        Measured time of one track on one worker.
+    seconds_per_track, bytes_per_track : float
+        Measured time of one track on one worker, in s, and measured size of its chunk.
     n_workers : int
         Number of workers that share the shards.
     """
     busiest = -(-plan.n_shards // max(1, n_workers)) * plan.tracks_per_shard
     return Estimate(
-        store_bytes=round(len(plan.tracks) * plan.spec.track_bytes * COMPRESSION),
+        store_bytes=round(len(plan.tracks) * bytes_per_track),
         seconds=min(busiest, len(plan.tracks)) * seconds_per_track,
         worker_bytes=plan.worker_bytes,
         n_workers=n_workers,

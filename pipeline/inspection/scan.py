@@ -141,19 +141,18 @@ def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int)
     if not trials:
         return None
     with one_thread():
-        _try(catalog, trials[0], plan.spec)
+        _chunk_bytes(catalog, trials[0], plan.spec)
         start = time.perf_counter()
-        for track in trials:
-            _try(catalog, track, plan.spec)
-    # Statistics and writing add a fifth to a third of this time, measured.
-    return estimate(plan, 1.3 * (time.perf_counter() - start) / len(trials), n_workers)
+        n_bytes = sum(_chunk_bytes(catalog, track, plan.spec) for track in trials)
+        seconds = 1.3 * (time.perf_counter() - start)  # statistics and writing add a fifth to a third, measured
+    return estimate(plan, seconds / len(trials), n_bytes / len(trials), n_workers)
 
 
-def _try(catalog: Catalog, track: Track, spec: FeatureSpec) -> None:
-    """Compute and encode one track, which takes most of a worker's time."""
+def _chunk_bytes(catalog: Catalog, track: Track, spec: FeatureSpec) -> int:
+    """Compute and encode one track, which takes most of a worker's time; return the size of its chunk."""
     with catalog.root.local(track.source) as path:
         windows, _ = featurise(path, spec)
-    encode_chunk(padded(windows, spec))
+    return len(encode_chunk(padded(windows, spec)))
 
 
 def as_dict(found: Scan) -> dict[str, Any]:

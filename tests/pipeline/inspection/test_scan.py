@@ -6,14 +6,16 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 
 from melzarr.pipeline.builder import up_to_date as room
 from melzarr.pipeline.builder.plan import Plan, make_plan
-from melzarr.pipeline.inspection.scan import NAMED, scan
+from melzarr.pipeline.builder.run_build import build
+from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.inspection.scan import NAMED, TRIALS, scan
 from melzarr.pipeline.sources import tracks as tracks_room
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Track, Tracks, matches
@@ -21,6 +23,10 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.shard import index_bytes, shard_name
+
+if TYPE_CHECKING:
+    from tests.conftest import Planner
 
 N = 10_000
 BYTES = 500  # of a track that is looked at; as objects it took 2000
@@ -54,6 +60,20 @@ def test_a_scan_holds_no_objects_for_its_tracks_and_names_the_first_problems(
     assert peak_of(lambda: found.append(scan(*many, n_workers=1))) < BYTES * N
     assert (found[0].n_problems, len(found[0].problems)) == (N, NAMED)
     assert found[0].cost is None
+
+
+@pytest.mark.parametrize("spec", [{}, {"scale": "db", "dtype": "float16"}])
+def test_the_size_of_a_store_is_estimated_from_tracks_as_they_are_encoded(
+    own_music: Path, tmp_path: Path, plan_of: Planner, spec: dict[str, str]
+) -> None:
+    for path in sorted(own_music.glob("*/*"))[TRIALS:]:
+        path.unlink()
+    catalog, plan = plan_of(own_music, **spec)
+    cost = scan(catalog, plan, n_workers=1).cost
+    build(plan, catalog, tmp_path / "made.zarr", InProcess())
+    shard = tmp_path / "made.zarr" / shard_name(0)
+    assert cost is not None
+    assert cost.store_bytes == shard.stat().st_size - index_bytes(plan.tracks_per_shard)
 
 
 def test_a_comparison_holds_no_objects_for_its_tracks(
