@@ -103,7 +103,7 @@ class Lease:
         """Wait to see whether the holder is alive, and take the lock if it is not."""
         data, version = self._look()
         logger.warning(
-            "%s was being built by %s; waiting %.0f s to see whether it still is", self.what, _who(data), SILENCE
+            "%s is locked by %s; waiting %.0f s to see whether that is still running", self.what, _who(data), SILENCE
         )
         end = time.monotonic() + SILENCE
         while time.monotonic() < end:

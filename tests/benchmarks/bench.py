@@ -1,4 +1,4 @@
-"""The whole suite: every benchmark as a process of its own, and what they found as documentation.
+"""The whole suite: each benchmark runs in its own process, and the results become documentation.
 
     python tests/benchmarks/bench.py --music ~/Music/tracks.csv
 
@@ -25,9 +25,9 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 @click.option("--group", help="The manifest's group column.")
 @click.option("--tracks", type=int, default=1000, show_default=True, help="Tracks of the build.")
 @click.option("--scale", default="1000,10000,100000,1000000", show_default=True, help="Sizes of plans.")
-@click.option("--only", multiple=True, help="Only these, such as track; what was found of the others stays.")
+@click.option("--only", multiple=True, help="Only these, such as track; earlier results of the others are kept.")
 def main(music: str | None, group: str | None, tracks: int, scale: str, only: tuple[str, ...]) -> None:
-    """Run the benchmarks, print what they find and write it into the documentation."""
+    """Run the benchmarks, print their results and write them to the documentation."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         demo, real = here / "demo.zarr", here / "music.zarr" if music else here / "demo.zarr"
@@ -47,7 +47,7 @@ def main(music: str | None, group: str | None, tracks: int, scale: str, only: tu
 
 
 def stores(here: Path, demo: Path, real: Path, music: str | None, group: str | None) -> None:
-    """Build the stores that are read: a small demo, and the music where there is some."""
+    """Build the stores that are read: a small demo, and the music if it is given."""
     melzarr = str(Path(sys.executable).with_name("melzarr"))
     datasets = here / "datasets"
     (datasets / "demo").mkdir(parents=True)
@@ -70,7 +70,7 @@ def run(name: str, arguments: list[Any], out: Path) -> dict[str, Any]:
 
 
 def write(new: list[dict[str, Any]]) -> None:
-    """Write tables and goals into the documentation, beside what earlier runs have found of other benchmarks."""
+    """Write tables and goals to the documentation, with earlier results of the other benchmarks."""
     data = ROOT / "docs/benchmarks.json"
     earlier = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else []
     results = {result["name"]: result for result in [*earlier, *new]}
@@ -82,8 +82,8 @@ def write(new: list[dict[str, Any]]) -> None:
     pages = [
         "# Benchmarks",
         f"Made by `make bench` on {machine}.",
-        "Ratios are of one run: ways are taken in turn, and each figure is the median of its rounds.",
-        "[benchmarks.json](benchmarks.json) has the same as data.",
+        "What is compared runs in turn, and each figure is the median of its rounds.",
+        "[benchmarks.json](benchmarks.json) has the same figures as data.",
         goals,
     ]
     for result in found:

@@ -123,8 +123,8 @@ def main(music: Path, rounds: int, out: Path | None) -> None:
         middle = {place: statistics.median(values) for place, values in by_place.items()}
         rows.append((what, *(f"{value:,.0f} ({value / middle['disk']:.2f})" for value in middle.values())))
     remark = (
-        f"{n_tracks} tracks; commands as a whole, with their start of some seconds; beside a disk in brackets. The "
-        f"server shares the cores."
+        f"{n_tracks} tracks; whole commands, including their start of some seconds; in brackets, relative to a disk. "
+        f"The server runs on the same cores."
     )
     Result("Object stores", [Table("from and to", tuple(places), rows, remark)]).tell(out)
 

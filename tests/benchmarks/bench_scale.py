@@ -10,8 +10,7 @@ that the stand-in takes is the workers', and is subtracted.
 Every size is measured in processes of its own, so that the peak of memory is of that size alone: one that builds in its
 own process, one that builds on a local Dask cluster of two workers (whose scheduler lives in the client, and so in its
 memory), and one that reads the store. The build in its own process is interrupted before it publishes, and run again:
-what it then takes until the first shard is submitted is the column "resume". "force" is the same for a finished store
-that is to be replaced.
+the time until the first shard is submitted is then measured, and likewise for a finished store that is replaced.
 """
 
 from __future__ import annotations
@@ -38,24 +37,24 @@ from suite import Goal, Result, Table, at_most, json_option
 STATUSES = ["ok"] * 46 + ["short", "silent", "failed", "ok"]  # of neighbouring tracks; 2 % fail
 SHARD = b"a shard that nobody reads"
 FLAT_FROM = 10_000
-REMARK = "The computation of the windows is left out: receipts have their real size, shards a few bytes."
+REMARK = "Windows are not computed: receipts have their real size, shards a few bytes."
 COLUMNS = {
-    "catalog_s": "catalog s",
-    "plan_s": "plan s",
-    "run_s": "run s",
-    "publish_s": "publish s",
-    "resume_s": "resume s",
-    "force_s": "force s",
-    "client_us": "client CPU µs/track",
-    "client_mb": "client peak MB",
-    "dask_s": "Dask run s",
-    "dask_us": "Dask client + scheduler CPU µs/track",
-    "dask_mb": "Dask client + scheduler peak MB",
-    "metadata_mb": "metadata MB",
-    "open_s": "open s",
-    "xarray_s": "open_zarr s",
-    "inspect_s": "inspect s",
-    "reader_mb": "reader peak MB",
+    "catalog_s": "read the catalog, s",
+    "plan_s": "make the plan, s",
+    "run_s": "build, s",
+    "publish_s": "publish, s",
+    "resume_s": "continue an interrupted build, until its first shard, s",
+    "force_s": "replace a store, until its first shard, s",
+    "client_us": "CPU of the client, µs/track",
+    "client_mb": "peak memory of the client, MB",
+    "dask_s": "build on Dask, s",
+    "dask_us": "CPU of Dask's client and scheduler, µs/track",
+    "dask_mb": "peak memory of Dask's client and scheduler, MB",
+    "metadata_mb": "metadata, MB",
+    "open_s": "open, s",
+    "xarray_s": "xarray.open_zarr, s",
+    "inspect_s": "inspect, s",
+    "reader_mb": "peak memory of a reader, MB",
 }
 
 
@@ -294,11 +293,11 @@ def goals(rows: list[dict[str, float]]) -> list[Goal]:
     return [
         at_most(f"{n_tracks}: client memory, MB", 500, largest["client_mb"]),
         at_most(f"{n_tracks}: plan with the keys of all shards, s", 10, largest["plan_s"]),
-        at_most(f"{n_tracks}: client CPU a track, beside that of {smaller['tracks']:,}", 1.2,
+        at_most(f"{n_tracks}: client CPU per track, relative to {smaller['tracks']:,} tracks", 1.2,
                 largest["client_us"] / smaller["client_us"]),
-        at_most(f"{n_tracks}: an interrupted build to its first shard, s", 10, largest["resume_s"]),
+        at_most(f"{n_tracks}: an interrupted build until its first shard, s", 10, largest["resume_s"]),
         at_most(f"{n_tracks}: inspect, s", 2, largest["inspect_s"],
-                "the text of labels, splits and statuses, and the sources of the 2 % that are not ok"),
+                "reading labels, splits and statuses as text, and the sources of the 2 % that are not ok"),
         at_most(f"{n_tracks}: xarray.open_zarr, s", 2, largest["xarray_s"]),
     ]  # fmt: skip
 

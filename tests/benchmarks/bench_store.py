@@ -34,7 +34,7 @@ from melzarr.pipeline.zarr_store.shard import COMPRESSORS, decode_chunk, encode_
 TRACKS = 64
 DEFAULT_SHARD = 16
 COMPRESSOR, LEVEL = COMPRESSORS["float32"]
-OWN = f"blosc {COMPRESSOR} {LEVEL}, shuffle: melzarr's"
+OWN = f"blosc {COMPRESSOR} {LEVEL}, shuffle (used by melzarr)"
 
 CODECS: dict[str, list[Any]] = {
     OWN: [BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="shuffle")],
@@ -123,7 +123,7 @@ class Direct(Way):
 
 
 def measured(title: str, ways: dict[str, Way], rounds: int) -> Table:
-    """Time all ways and make a table; sizes are beside float32 without a codec."""
+    """Time all ways and make a table; sizes are relative to float32 without a codec."""
     writing = milliseconds(ways, lambda way: way.write(), rounds)
     for way in ways.values():
         way.check()
@@ -132,7 +132,7 @@ def measured(title: str, ways: dict[str, Way], rounds: int) -> Table:
     for name, way in ways.items():
         smaller = way.data.size * 4 / tree_bytes(way.path)
         rows.append((name, f"{smaller:.2f}", f"{writing[name]:.1f}", f"{reading[name]:.1f}"))
-    return Table(title, ("times smaller", "write, ms a track", "read, ms a track"), rows)
+    return Table(title, ("compression ratio", "write, ms per track", "read, ms per track"), rows)
 
 
 @click.command()
@@ -149,17 +149,22 @@ def main(store: Path, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         ways = {name: Way(root / name, power, codecs) for name, codecs in CODECS.items()}
-        ways["melzarr's, packed and read directly"] = Direct(root / "direct", power, [])
+        ways[f"blosc {COMPRESSOR} {LEVEL}, shuffle, packed and read without zarr-python"] = Direct(
+            root / "direct", power, []
+        )
         ways["levels in dB, float32"] = Way(root / "db32", levels, CODECS[OWN])
-        ways[f"levels in dB, float16: {lost:.3f} dB at most lost"] = Way(root / "db16", halves, CODECS[OWN])
-        tables = [measured(f"codec, {DEFAULT_SHARD} tracks a shard, one thread", ways, rounds)]
-        sizes = {f"{n} tracks a shard": Way(root / f"shard{n}", power, CODECS[OWN], n) for n in (16, 1, 4, 64)}
+        ways[f"levels in dB, float16 (error at most {lost:.3f} dB)"] = Way(root / "db16", halves, CODECS[OWN])
+        tables = [measured(f"codec, {DEFAULT_SHARD} tracks per shard, one thread", ways, rounds)]
+        sizes = {
+            f"{n} track{'s' * (n > 1)} per shard": Way(root / f"shard{n}", power, CODECS[OWN], n)
+            for n in (16, 1, 4, 64)
+        }
         tables.append(measured("shard size", sizes, rounds))
         if importlib.util.find_spec("zarrs"):
             importlib.import_module("zarrs")
             with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-                own = {"16 tracks a shard": sizes["16 tracks a shard"]}
-                tables.append(measured("by the codec pipeline of zarrs", own, rounds))
+                own = {"16 tracks per shard": sizes["16 tracks per shard"]}
+                tables.append(measured("with the codec pipeline of zarrs", own, rounds))
     Result("Store", tables).tell(out)
 
 

@@ -28,7 +28,7 @@ import scipy.fft
 import soundfile
 import soxr
 import threadpoolctl
-from suite import Goal, Result, Table, at_least, at_most, beside, json_option, medians
+from suite import Goal, Result, Table, at_least, at_most, json_option, medians, relative
 
 from melzarr.pipeline.builder.plan import TRACKS_PER_SHARD, Shard
 from melzarr.pipeline.builder.worker import ShardJob, make_shard
@@ -48,7 +48,7 @@ RATE = 44100
 LONG = 20  # times 30 s: a file of ten minutes
 FORMATS = {"WAV": "wav", "AU": "au", "FLAC": "flac", "Vorbis": "ogg", "MP3": "mp3"}
 LOADED = 5  # windows that are loaded one by one; the time of all is extrapolated
-WRITTEN = "to the written chunk"
+WRITTEN = "up to the written chunk"
 KERNEL, BATCHED = "melzarr", "librosa: one batched call"
 WHOLE_GOAL = 20 / 91  # ms of one core, on a machine where the batched call takes 91
 
@@ -78,7 +78,7 @@ def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[
     columns: dict[str, Callable[[Path], Callable[[], object]]] = {
         "libsndfile alone": lambda path: lambda: soundfile.read(path, wanted, dtype="float32", always_2d=True),
         "decoded to mono": lambda path: lambda: read_audio(path, soundfile.info(path).samplerate, wanted),
-        "and resampled": lambda path: lambda: read_audio(path, SPEC.sample_rate, SPEC.n_samples),
+        "decoded and resampled": lambda path: lambda: read_audio(path, SPEC.sample_rate, SPEC.n_samples),
         WRITTEN: whole_shard,
     }
     timed = {f"{name}/{step}": make(path) for name, path in files.items() for step, make in columns.items()}
@@ -90,9 +90,9 @@ def formats(files: dict[str, Path], rounds: int) -> tuple[Table, dict[str, dict[
     found["soxr"] = {"alone": 1000 * seconds["soxr"]}
     rows = [(name, *(f"{value:.1f}" for value in found[name].values())) for name in files]
     remark = (
-        f"30 s, 44.1 kHz stereo where nothing else is said; in ms of one core's time, each column with the ones "
-        f"before it, and the last, a shard of {TRACKS_PER_SHARD} by its tracks, with digests, statistics and file too. "
-        f"soxr alone resamples the same samples in {found['soxr']['alone']:.1f} ms."
+        f"Tracks of 30 s, 44.1 kHz stereo unless noted; times in ms of one core. Each column includes the ones before "
+        f"it. The last is the time of a shard of {TRACKS_PER_SHARD} tracks per track, with digests, statistics and "
+        f"writing. soxr alone resamples the same samples in {found['soxr']['alone']:.1f} ms."
     )
     return Table("format", tuple(columns), rows, remark), found
 
@@ -189,12 +189,12 @@ def floors(frames: np.ndarray) -> Ways:
     """What no way to the windows can leave out: real FFTs of all frames, and nothing else."""
     single = frames.astype(np.float32)
     ways: Ways = {
-        "bare real FFTs of the 2995 frames, scipy, float64": lambda: scipy.fft.rfft(frames),
-        "bare real FFTs, scipy, float32": lambda: scipy.fft.rfft(single),
+        "real FFTs of the 2995 frames alone, scipy, float64": lambda: scipy.fft.rfft(frames),
+        "real FFTs alone, scipy, float32": lambda: scipy.fft.rfft(single),
     }
     if importlib.util.find_spec("mkl_fft"):
         mkl_fft, out = importlib.import_module("mkl_fft"), np.empty((len(frames), SPEC.n_fft // 2 + 1), np.complex64)
-        ways["bare real FFTs, MKL, float32"] = lambda: mkl_fft.rfft(single, out=out)
+        ways["real FFTs alone, MKL, float32"] = lambda: mkl_fft.rfft(single, out=out)
     return ways
 
 
@@ -228,9 +228,9 @@ def kernels(path: Path, rounds: int) -> tuple[Table, dict[str, float]]:
     others = {"tf.signal, batched": by_tensorflow, "torch.stft, batched": by_torch, "essentia": by_essentia}
     ways: Ways = {
         KERNEL: lambda: mel_windows(samples, SPEC),
-        "melzarr's plain path, for specs that the kernel does not take": lambda: plain_windows(samples, SPEC),
+        "melzarr without its kernel, for specs that the kernel does not support": lambda: plain_windows(samples, SPEC),
         BATCHED: lambda: librosa_mel(windows),
-        "librosa: a call for each window": lambda: [librosa_mel(window) for window in windows],
+        "librosa: one call per window": lambda: [librosa_mel(window) for window in windows],
         **{name: way for name, make in others.items() if (way := make(windows))},
     }
     np.testing.assert_allclose(ways[KERNEL](), expected, rtol=0, atol=1e-6 * expected.max())
@@ -238,39 +238,43 @@ def kernels(path: Path, rounds: int) -> tuple[Table, dict[str, float]]:
     for name in ways.keys() & others.keys():
         apart = float(np.abs(np.asarray(ways[name]()) - expected).max() / expected.max())
         if apart > 1e-4:
-            remarks.append(f"{name} computes other numbers, up to {apart:.1e} of the largest away.")
+            remarks.append(f"{name} gives other values: they differ by up to {apart:.1e} of the largest.")
     ways |= floors(np.random.default_rng(0).standard_normal((SPEC.n_windows * SPEC.n_frames, SPEC.n_fft)))
     some = starts[len(starts) // (2 * LOADED) :: len(starts) // LOADED][
         :LOADED
     ]  # on average as far into the file as all
-    few: Ways = {"librosa: the file loaded for each window": lambda: loaded_one_by_one(path, some)}
+    few: Ways = {"librosa: the file loaded again for each window": lambda: loaded_one_by_one(path, some)}
     if importlib.util.find_spec("audioread") and version("librosa") < "1":  # which takes no such reader any more
-        few["the same by audioread's raw reader, as in 2017"] = lambda: read_one_by_one(path, some)
+        few["the same with audioread's raw reader, as in 2017"] = lambda: read_one_by_one(path, some)
     seconds = medians(ways | few, rounds, time.process_time)
     found = {name: 1000 * seconds[name] * (SPEC.n_windows / LOADED if name in few else 1) for name in seconds}
-    remark = f"The file is loaded for {LOADED} windows, and that extrapolated. {' '.join(remarks)}".strip()
-    return beside("599 windows, one core", "ms", found, KERNEL, remark=remark), found
+    remark = f"The file is loaded for {LOADED} windows; the time of all is extrapolated. {' '.join(remarks)}".strip()
+    return relative("599 windows, one core", "ms", found, KERNEL, remark=remark), found
 
 
 def goals(steps: dict[str, dict[str, float]], ways: dict[str, float]) -> list[Goal]:
     """What the kernel and a whole track set out to be."""
-    fastest = min(value for name, value in ways.items() if name.startswith("bare") and "float32" in name)
-    resampled = statistics.median(steps[name]["and resampled"] - steps[name]["decoded to mono"] for name in FORMATS)
+    fastest = min(value for name, value in ways.items() if name.startswith("real FFTs") and "float32" in name)
+    resampled = statistics.median(
+        steps[name]["decoded and resampled"] - steps[name]["decoded to mono"] for name in FORMATS
+    )
     written, batched = steps["WAV, 22.05 kHz mono"][WRITTEN], ways[BATCHED]
     return [
-        at_least("kernel, times as fast as librosa's batched call", 6, batched / ways[KERNEL]),
-        at_most("kernel, beside the fastest bare FFTs of its frames", 2, ways[KERNEL] / fastest),
+        at_least("speed of the kernel, relative to librosa's batched call", 6, batched / ways[KERNEL]),
+        at_most("time of the kernel, relative to the fastest FFTs of its frames alone", 2, ways[KERNEL] / fastest),
         at_most(
-            "WAV to written chunk, beside librosa's batched call alone",
+            "time from WAV to written chunk, relative to librosa's batched call alone",
             round(WHOLE_GOAL, 2),
             written / batched,
-            "the kernel takes a third of it; decoding, the digests of file and shard, levels and LZ4 the rest",
+            "a third is the kernel; the rest is decoding, digests of file and shard, levels and LZ4",
         ),
-        at_most("resampling, beside soxr alone", 1.1, resampled / steps["soxr"]["alone"]),
+        at_most("time of resampling, relative to soxr alone", 1.1, resampled / steps["soxr"]["alone"]),
         *(
-            at_most(f"{name} of ten minutes, beside one of 30 s", 1.1, long / steps[name]["and resampled"])
+            at_most(
+                f"time of {name} of ten minutes, relative to 30 s", 1.1, long / steps[name]["decoded and resampled"]
+            )
             for name in ("MP3", "FLAC")
-            for long in [steps[f"{name} of ten minutes"]["and resampled"]]
+            for long in [steps[f"{name} of ten minutes"]["decoded and resampled"]]
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: ways taken in turn, tables, and the machine that they were made on."""
+"""What all benchmarks share: timing in turn, tables, and facts about the machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ json_option = click.option(
 
 
 def machine() -> dict[str, str]:
-    """Say what this machine is, and what is installed, so that figures can be read elsewhere."""
+    """Return facts about this machine and the installed libraries, without which figures mean little."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -41,7 +41,7 @@ def machine() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Name of the processor, where the system tells it."""
+    """Return the name of the processor, or "unknown"."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -61,20 +61,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What melzarr sets out to be, and what it was measured to be.
+    """A goal of melzarr, and the result.
 
     Parameters
     ----------
     what : str
         What is measured.
     goal : str
-        As a sentence fragment, such as "at least 6".
+        A sentence fragment, such as "at least 6".
     value : float
-        What was measured.
+        The result.
     met : bool
         Whether the goal is met.
     bound : str
-        Where it is not met: what bounds it.
+        What limits the result, if the goal is not met.
     """
 
     what: str
@@ -85,18 +85,18 @@ class Goal:
 
 
 def at_least(what: str, bar: float, value: float, bound: str = "") -> Goal:
-    """Make a goal that a value should reach."""
+    """Make a goal that the value is at least `bar`."""
     return Goal(what, f"at least {bar:g}", value, value >= bar, bound)
 
 
 def at_most(what: str, bar: float, value: float, bound: str = "") -> Goal:
-    """Make a goal that a value should not exceed."""
+    """Make a goal that the value is at most `bar`."""
     return Goal(what, f"at most {bar:g}", value, value <= bar, bound)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one benchmark found."""
+    """The result of one benchmark."""
 
     name: str
     tables: Sequence[Table]
@@ -104,7 +104,7 @@ class Result:
     machine: Mapping[str, str] = field(default_factory=machine)
 
     def tell(self, out: Path | None) -> None:
-        """Print as Markdown, and write as JSON where that was asked for."""
+        """Print as Markdown, and write as JSON if `out` is given."""
         print(f"{', '.join(f'{name} {value}' for name, value in self.machine.items())}\n")
         print("\n\n".join(map(markdown, self.tables)))
         if self.goals:
@@ -114,24 +114,25 @@ class Result:
 
 
 def markdown(table: Table) -> str:
-    """Write a table as Markdown, numbers to the right."""
+    """Format a table as Markdown, with numbers on the right."""
     lines = [f"| {' | '.join([table.title, *table.columns])} |", f"|---|{'---:|' * len(table.columns)}"]
     lines += [f"| {' | '.join(row)} |" for row in table.rows]
     return "\n".join([*lines, "", table.remark] if table.remark else lines)
 
 
 def goal_table(goals: Sequence[Goal]) -> Table:
-    """Set goals beside what was measured."""
+    """Make a table of goals and results."""
     rows = [(goal.what, goal.goal, f"{goal.value:.3g}", "" if goal.met else goal.bound or "not met") for goal in goals]
-    return Table("goal", ("", "measured", "bound by"), rows)
+    return Table("measure", ("goal", "result", "limited by"), rows)
 
 
 def medians(
     ways: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Time ways in seconds: each once a round, in turn, so that a slow moment falls on all of them.
+    """Return the median time of each function, in s.
 
-    The first round is a warm-up. `time.process_time` as the clock counts the processor's time alone.
+    Each runs once per round, in turn, so that a slow moment affects all of them. The first round is a warm-up. With
+    `time.process_time` as the clock, only the processor's time counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
@@ -142,7 +143,9 @@ def medians(
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def sibling(title: str, unit: str, values: Mapping[str, float], first: str, digits: int = 1, remark: str = "") -> Table:
-    """Make a table of values, each also as a multiple of one of them."""
+def relative(
+    title: str, unit: str, values: Mapping[str, float], first: str, digits: int = 1, remark: str = ""
+) -> Table:
+    """Make a table of values, each also as a multiple of the value `first`."""
     rows = [(name, f"{value:,.{digits}f}", f"{value / values[first]:.2f}") for name, value in values.items()]
-    return Table(title, (unit, f"beside {first}"), rows, remark)
+    return Table(title, (unit, f"relative to {first}"), rows, remark)

@@ -33,7 +33,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_it_is_said(
 ) -> None:
     Lease(bucket, "lock", "s.zarr")._take()  # and nothing more
     with caplog.at_level(logging.WARNING), Lease(bucket, "lock", "s.zarr").held():
-        assert "waiting 3 s to see whether it still is" in caplog.text
+        assert "waiting 3 s to see whether that is still running" in caplog.text
         Lease(bucket, "lock", "s.zarr")
 
 
