@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from melzarr.pipeline.cli.progress import build_progress, progress_bar
+from melzarr.pipeline.cli.progress import build_progress, progress_bar, progress_bars
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.run_build import Progress
@@ -26,6 +26,16 @@ def counting(progress: bool | None, total: int, what: str, unit: str = "track") 
             yield bar.update
     else:
         yield lambda _: None
+
+
+@contextmanager
+def stepping(progress: bool | None) -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Yield a function that starts a step, from its name and its number of tracks; it returns one as of `counting`."""
+    if is_shown(progress):
+        with progress_bars() as step:
+            yield step
+    else:
+        yield lambda _name, _n_tracks: lambda _: None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from melzarr.progress import building, counting
+from melzarr.progress import building, counting, stepping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,8 +164,8 @@ class Store(_Readable):
         require_matplotlib()
         if training:
             read_run(training)  # before the store is read, which takes long
-        with counting(progress, len(self), "report") as advance:
-            found = find(self.opened, advance)
+        with stepping(progress) as step:
+            found = find(self.opened, step("report", len(self)), step)
         return write_report(self.opened, found, place, training, read_built(self.opened))[0]
 
     def share(

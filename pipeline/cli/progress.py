@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import tqdm
@@ -22,6 +22,18 @@ def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tq
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
         yield bar
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Yield a function that starts a bar for a step, from its name and its number of tracks."""
+    with ExitStack() as bars:
+
+        def step(name: str, n_tracks: int) -> Callable[[int], object]:
+            update: Callable[[int], object] = bars.enter_context(progress_bar(n_tracks, name)).update
+            return update
+
+        yield step
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 GROUPS = 128  # maximum number of bands; more are averaged, so that a million tracks take half a gigabyte
 RANGE_DB = 30.0  # below a track's mean power; a codec drops quieter content first
@@ -71,7 +75,12 @@ def apart_db(first: Prints, second: Prints) -> npt.NDArray[Any]:
     return np.asarray(np.sqrt(np.square(difference).mean(axis=-1)))
 
 
-def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = NEAR_DB) -> npt.NDArray[np.intp]:
+def candidates(
+    prints: Prints,
+    parts: npt.NDArray[np.integer],
+    within: float = NEAR_DB,
+    progress: Callable[[int], object] = lambda _: None,
+) -> npt.NDArray[np.intp]:
     """Find the nearest tracks of each track in each split, if they are near enough.
 
     Parameters
@@ -82,6 +91,8 @@ def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = N
         Split of each track, from 0 on; negative if it is in none.
     within : float, in dB
         Largest distance of near tracks.
+    progress : callable
+        Called with the number of tracks searched since the last call.
 
     Returns
     -------
@@ -93,10 +104,18 @@ def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = N
     Neighbours are searched by the slowest waves of the spectra, a dozen numbers of an orthonormal transform. Their
     distance is never larger than the full distance. Of the 16 nearest by these waves, the three nearest are kept.
     """
+    from scipy.spatial import cKDTree  # noqa: PLC0415  (slow to import)
+
     known = [np.isfinite(prints[start : start + BLOCK]).all(axis=1) for start in range(0, len(prints), BLOCK)]
     usable = np.flatnonzero((parts >= 0) & np.concatenate([*known, np.zeros(0, bool)]))
     usable, repeats = _without_repeats(prints, usable)
-    found = [repeats, *(_nearest(prints, usable, usable[parts[usable] == part], within) for part in np.unique(parts))]
+    splits = [usable[parts[usable] == part] for part in np.unique(parts[usable])]
+    trees = [(split, cKDTree(_waves(prints, split))) for split in splits]
+    found = [repeats]
+    for start in range(0, len(usable), BLOCK // SOUGHT):
+        some = usable[start : start + BLOCK // SOUGHT]
+        found += [_nearest(prints, some, split, tree, within) for split, tree in trees]
+        progress(len(some))
     pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     apart = [
         apart_db(prints[some[:, 0]], prints[some[:, 1]]) for some in np.array_split(pairs, len(pairs) // BLOCK + 1)
@@ -105,29 +124,18 @@ def candidates(prints: Prints, parts: npt.NDArray[np.integer], within: float = N
 
 
 def _nearest(
-    prints: Prints, here: npt.NDArray[np.intp], there: npt.NDArray[np.intp], within: float
+    prints: Prints, some: npt.NDArray[np.intp], split: npt.NDArray[np.intp], tree: cKDTree, within: float
 ) -> npt.NDArray[np.intp]:
-    """Return pairs of each track in `here` and its nearest tracks in `there`, except itself."""
-    from scipy.spatial import cKDTree  # noqa: PLC0415  (slow to import)
-
-    found = [np.zeros((0, 2), np.intp)]
-    if not there.size:
-        return found[0]
-    tree = cKDTree(_waves(prints, there))
-    for start in range(0, len(here), BLOCK // SOUGHT):
-        some = here[start : start + BLOCK // SOUGHT]
-        # Slightly more than `within`: the waves are rounded, and their distance must remain a lower bound.
-        _, places = tree.query(_waves(prints, some), k=SOUGHT, distance_upper_bound=1.01 * within + 1e-3, workers=-1)
-        numbers = there[np.minimum(places, len(there) - 1)]
-        apart = apart_db(prints[some, None], prints[numbers])
-        apart[(places == len(there)) | (numbers == some[:, None]) | (apart > within)] = np.inf
-        order = np.argsort(apart, axis=1, kind="stable")[:, :NEAREST]
-        is_near = np.isfinite(np.take_along_axis(apart, order, axis=1))
-        pairs = np.stack(
-            [np.broadcast_to(some[:, None], order.shape), np.take_along_axis(numbers, order, axis=1)], axis=-1
-        )
-        found.append(pairs[is_near])
-    return np.concatenate(found)
+    """Return pairs of each of some tracks and its nearest tracks in a split, except itself."""
+    # Slightly more than `within`: the waves are rounded, and their distance must remain a lower bound.
+    _, places = tree.query(_waves(prints, some), k=SOUGHT, distance_upper_bound=1.01 * within + 1e-3, workers=-1)
+    numbers = split[np.minimum(places, len(split) - 1)]
+    apart = apart_db(prints[some, None], prints[numbers])
+    apart[(places == len(split)) | (numbers == some[:, None]) | (apart > within)] = np.inf
+    order = np.argsort(apart, axis=1, kind="stable")[:, :NEAREST]
+    is_near = np.isfinite(np.take_along_axis(apart, order, axis=1))
+    pairs = np.stack([np.broadcast_to(some[:, None], order.shape), np.take_along_axis(numbers, order, axis=1)], axis=-1)
+    return np.asarray(pairs[is_near])
 
 
 def _waves(prints: Prints, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the neare
 MAX_READ = 20_000  # tracks that are read again for this: some minutes
 SHA256 = re.compile("[0-9a-f]{64}")
 HELD = 100_000_000  # bytes of prepared tracks that are held at a time
+
+# Starts a step with a name and a number of tracks; returns a callback for its progress.
+Step = Callable[[str, int], Callable[[int], object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ def find_duplicates(
     prints: Prints,
     kept: Mapping[int, Levels],
     read: Callable[[int], Levels | None],
+    step: Step,
 ) -> Duplicates:
     """Find tracks that are the same recording, in different splits or in the same split.
 
@@ -89,6 +94,8 @@ def find_duplicates(
         Envelopes of some tracks, by track number.
     read : callable
         Returns the envelope of another track by its number; None if it cannot be read.
+    step : callable
+        Called with the name and the number of tracks of each step; returns a callback for its progress.
     """
     copies, firsts = _same_bytes(store, parts)
     found = [(int(copy), int(first), np.inf, 0) for copy, first in copies]
@@ -100,15 +107,21 @@ def find_duplicates(
         track = kept[number] if number in kept else read(number)
         return None if track is None else outline(track, longest)
 
-    near = candidates(prints, np.where(firsts, parts, -1))
+    parts_of_firsts = np.where(firsts, parts, -1)
+    search = step("search copies", int((parts_of_firsts >= 0).sum()))
+    near = candidates(prints, parts_of_firsts, progress=search)
     n_read = np.cumsum([sum(number not in kept for number in pair) for pair in near[:MAX_COMPARED].tolist()])
     compared = near[: np.count_nonzero(n_read <= MAX_READ)]
-    for earlier, later in sorted(compared.tolist()):  # so that a track is prepared once for consecutive pairs
-        first, second = prepared(later), prepared(earlier)
-        if first is not None and second is not None:
-            likeness, shift = alike(first, second)
-            if likeness >= SAME:
-                found.append((later, earlier, likeness, shift))
+    progress = step("compare copies", len(np.unique(compared[:, 0])))
+    # In order, so that a track is prepared once for consecutive pairs.
+    for earlier, pairs_of_one in itertools.groupby(sorted(compared.tolist()), key=lambda pair: pair[0]):
+        for _, later in pairs_of_one:
+            first, second = prepared(later), prepared(earlier)
+            if first is not None and second is not None:
+                likeness, shift = alike(first, second)
+                if likeness >= SAME:
+                    found.append((later, earlier, likeness, shift))
+        progress(1)
     pairs = [Pair(*one, bool(parts[one[0]] != parts[one[1]]), bool(labels[one[0]] != labels[one[1]])) for one in found]
     pairs.sort(key=lambda p: (not p.is_across, not p.is_relabelled, -round(p.likeness, 4), p.first, p.second))
     return Duplicates(pairs, len(near) - len(compared))

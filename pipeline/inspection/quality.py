@@ -14,7 +14,7 @@ import numpy.typing as npt
 from melzarr.pipeline.inspection.describe import Description, describe
 from melzarr.pipeline.inspection.durations import Lengths, lengths
 from melzarr.pipeline.inspection.named_tracks import LISTED, Listing, Noted, TrackNames
-from melzarr.pipeline.inspection.near_duplicates import find_duplicates
+from melzarr.pipeline.inspection.near_duplicates import Step, find_duplicates
 from melzarr.pipeline.inspection.time_alignment import FEWEST
 from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
 from melzarr.pipeline.shard_receipt import STATUSES
@@ -143,7 +143,11 @@ class QualityReport:
         return found
 
 
-def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> QualityReport:
+def find(
+    store: Store,
+    progress: Callable[[int], object] = lambda _: None,
+    step: Step = lambda _, __: lambda _: None,
+) -> QualityReport:
     """Assess the quality of a store from all its tracks.
 
     Parameters
@@ -152,6 +156,8 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
         The store.
     progress : callable
         Called with the number of tracks read since the last call.
+    step : callable
+        Called with the name and the number of tracks of each further step; returns a callback for its progress.
 
     Returns
     -------
@@ -180,7 +186,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
         store.refuse_replaced()
     parts = np.select([split == part for part in SPLITS], range(len(SPLITS)), -1)
     parts = np.where(heard, parts, -1)
-    found = find_duplicates(store, parts, label, sound.prints, sound.envelopes, envelope_reader(store))
+    found = find_duplicates(store, parts, label, sound.prints, sound.envelopes, envelope_reader(store), step)
     pairs = found.pairs
     has_sound = (parts >= 0) & np.isfinite(sound.prints[:, 0])
     is_long = n_valid(store) >= FEWEST
@@ -192,7 +198,7 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
     quiet, loud = quiet[np.argsort(peak_db[quiet], kind="stable")], loud[np.argsort(-clipped[loud], kind="stable")]
     ends = [n for pair in pairs[:LISTED] for n in (pair.first, pair.second)]
     listed = [*(numbers[:LISTED].tolist() for numbers in (troubled, quiet, loud)), ends]
-    step = store.spec.stride / store.spec.sample_rate
+    seconds_per_window = store.spec.stride / store.spec.sample_rate
     names = TrackNames(store, {*itertools.chain(*listed), *(n for n, _ in sound.unreadable)})
     return QualityReport(
         facts=facts,
@@ -212,7 +218,9 @@ def find(store: Store, progress: Callable[[int], object] = lambda _: None) -> Qu
         clipped=names.listing(loud, clipped),
         pairs=Listing(
             tuple(
-                Duplicate(names.noted(pair.first), names.noted(pair.second), pair.likeness, pair.shift * step)
+                Duplicate(
+                    names.noted(pair.first), names.noted(pair.second), pair.likeness, pair.shift * seconds_per_window
+                )
                 for pair in pairs[:LISTED]
             ),
             len(pairs),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.inspection.near_duplicates import Step
 from melzarr.pipeline.inspection.quality import find
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
@@ -34,9 +35,6 @@ from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 
-# Starts a step with a name and a number of tracks; returns a callback for its progress.
-Step = Callable[[str, int], Callable[[int], object]]
-
 
 def explain(
     store: Store, folder: Path, where: Directory, options: ShareOptions, step: Step, draw: Charts = charts
@@ -58,7 +56,7 @@ def explain(
     draw : Charts
         Functions that draw the pictures.
     """
-    found = find(store, step("look", store.n_tracks))
+    found = find(store, step("look", store.n_tracks), step)
     picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
     if picture:
         (folder / PICTURES).mkdir(exist_ok=True)

@@ -17,12 +17,13 @@ from melzarr.pipeline.derive.derive_store import derive, is_made
 from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.features.decibels import stored_levels
+from melzarr.pipeline.inspection.near_duplicates import Step
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.zip_workspace import digest_file
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts, require_matplotlib
-from melzarr.pipeline.share.documents import Step, explain
+from melzarr.pipeline.share.documents import explain
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.spec import FeatureSpec

@@ -9,7 +9,7 @@ import click
 
 from melzarr.pipeline.cli.options import STORE, Guarded
 from melzarr.pipeline.cli.output import count, next_step, show
-from melzarr.pipeline.cli.progress import progress_bar
+from melzarr.pipeline.cli.progress import progress_bars
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 
@@ -47,8 +47,8 @@ def report(store: Directory, run: Path | None, folder: Path | None) -> None:
     require_matplotlib()
     if run:
         read_run(run)  # raises if it is not a run; done first, because reading the store takes long
-    with progress_bar(opened.n_tracks, "report") as bar:
-        found = find(opened, bar.update)
+    with progress_bars() as step:
+        found = find(opened, step("report", opened.n_tracks), step)
     page, *pictures = write_report(opened, found, folder, run, read_built(opened))
     click.echo(f"made {page}, {size(page.stat().st_size)}, and {count(len(pictures), 'picture')} beside it")
     if faults := found.faults():

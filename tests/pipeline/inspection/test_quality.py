@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,21 @@ def test_progress_counts_every_track_once(faulty: Store) -> None:
     seen = []
     find(faulty, seen.append)
     assert sum(seen) == faulty.n_tracks
+
+
+def test_the_search_for_copies_tells_its_progress_too(faulty: Store, found) -> None:
+    steps: dict[str, list[int]] = {}
+
+    def step(name: str, n_tracks: int) -> Callable[[int], object]:
+        steps[name] = [n_tracks]
+        return steps[name].append
+
+    find(faulty, step=step)
+    assert set(steps) == {"search copies", "compare copies"}
+    assert steps["search copies"][0] >= found.n_compared > 0
+    for n_tracks, *told in steps.values():
+        assert 0 < sum(told) <= n_tracks
+    assert sum(steps["compare copies"][1:]) == steps["compare copies"][0]
 
 
 def test_examples_are_of_ok_tracks_and_their_levels_those_of_the_store(faulty: Store, found) -> None:
