@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 import zipfile
@@ -34,7 +32,7 @@ from melzarr.pipeline.report.run_files import (
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
-from melzarr.pipeline.untrusted_text import harmless
+from melzarr.pipeline.untrusted_text import csv_rows
 
 CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # required in config.json
 # Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
@@ -273,7 +271,7 @@ class Run:
         _save(model, self.model_file)
         self._tell_tensorboard(history[-1])
         rows = ([figures[name] for name in FIGURES] for figures in history)
-        _write_table(self.history_file, FIGURES, rows)
+        write_whole(self.history_file, csv_rows([FIGURES, *rows]))
         self._remove_checkpoints(keep=self.checkpoint(done))
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:
@@ -313,7 +311,7 @@ class Run:
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
         """Write the answers of the model, one `Answer` per track."""
-        _write_table(self.answers_file, Answer._fields, rows)
+        write_whole(self.answers_file, csv_rows([Answer._fields, *rows]))
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of the model, and remove the checkpoints, which are no longer needed."""
@@ -324,14 +322,6 @@ class Run:
         for path in self.path.glob("checkpoint-*.keras"):
             if path != keep:
                 path.unlink()
-
-
-def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file atomically."""
-    text = io.StringIO(newline="")
-    harmless_rows = ([harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    csv.writer(text).writerows([head, *harmless_rows])
-    write_whole(path, text.getvalue().encode())
 
 
 def _save(model: keras.Model, path: Path) -> None:

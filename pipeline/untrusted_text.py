@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable, Sequence
 
 # Cells that a spreadsheet takes for a formula. A leading apostrophe makes a cell text. A cell that already starts with
 # apostrophes gets one more, so that `as_was` restores it.
@@ -41,3 +44,18 @@ def harmless(cell: str) -> str:
 def as_was(cell: str) -> str:
     """Return the original text of a cell from `harmless`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def csv_rows(rows: Iterable[Sequence[object]]) -> bytes:
+    r"""Return rows as CSV (RFC 4180), with harmless text.
+
+    Lines end in CRLF, so that text with a line break is quoted.
+
+    Examples
+    --------
+    >>> csv_rows([("track", "=1+1", 0.5)])
+    b"track,'=1+1,0.5\r\n"
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return text.getvalue().encode()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from melzarr.pipeline.untrusted_text import harmless
+from melzarr.pipeline.untrusted_text import csv_rows
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -32,19 +30,11 @@ def _kind(name: str, attributes: Mapping[str, str]) -> type:
 def tracks_csv(store: Store) -> Iterator[bytes]:
     """Yield the coordinates of all tracks as CSV, in blocks of tracks; unknown values are empty."""
     names = list(columns())
-    yield _csv([names])
+    yield csv_rows([names])
     for start in range(0, store.n_tracks, CHUNK_VALUES):
         values = [store.values(name, slice(start, start + CHUNK_VALUES)).tolist() for name in names]
-        yield _csv([list(map(_cell, row)) for row in zip(*values, strict=True)])
+        yield csv_rows(list(map(_cell, row)) for row in zip(*values, strict=True))
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str):
-        return harmless(value)
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)  # CRLF line ends (RFC 4180), so that names with a line break are quoted
-    return text.getvalue().encode()
