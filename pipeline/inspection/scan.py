@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class Scan:
     ----------
     labels : dict of str to dict of str to int
         For each label, its number of tracks in each split.
-    codecs, rates, channels : Counter
+    codecs, rates, channels : dict
         Number of tracks by codec, by sample rate in Hz, by number of channels.
     hours : float
         Total duration of the audio, in h.
@@ -52,9 +51,9 @@ class Scan:
     """
 
     labels: dict[str, dict[str, int]]
-    codecs: Counter[str]
-    rates: Counter[int]
-    channels: Counter[int]
+    codecs: dict[str, int]
+    rates: dict[int, int]
+    channels: dict[int, int]
     hours: float
     durations: tuple[float, ...]
     problems: tuple[str, ...]
@@ -102,9 +101,9 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     seconds = np.sort(np.array(lengths))
     return Scan(
         labels=_labels(catalog),
-        codecs=codecs,
-        rates=rates,
-        channels=channels,
+        codecs=dict(codecs),
+        rates=dict(rates),
+        channels=dict(channels),
         hours=float(seconds.sum()) / 3600,
         durations=(float(seconds[0]), float(seconds[len(seconds) // 2]), float(seconds[-1])) if seconds.size else (),
         problems=tuple(problems),
@@ -153,20 +152,3 @@ def _chunk_bytes(catalog: Catalog, track: Track, spec: FeatureSpec) -> int:
     with catalog.root.local(track.source) as path:
         windows, _ = featurise(path, spec)
     return len(encode_chunk(padded(windows, spec)))
-
-
-def as_dict(found: Scan) -> dict[str, Any]:
-    """Return a scan as plain values, for JSON."""
-    cost = found.cost
-    return {
-        "labels": found.labels,
-        "codecs": dict(found.codecs),
-        "rates": {str(rate): count for rate, count in found.rates.items()},
-        "channels": {str(channels): count for channels, count in found.channels.items()},
-        "hours": found.hours,
-        "durations": list(found.durations),
-        "problems": list(found.problems),
-        "n_problems": found.n_problems,
-        "left_out": list(found.left_out),
-        "cost": None if cost is None else {name: getattr(cost, name) for name in type(cost).__dataclass_fields__},
-    }

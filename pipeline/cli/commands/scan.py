@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,7 +32,6 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     """Check SOURCE before a build: show what is there, what is wrong with it, and what a build would cost."""
     from melzarr.pipeline.cli.messages import scan_lines
     from melzarr.pipeline.clusters.local_cluster import local_workers
-    from melzarr.pipeline.inspection.scan import as_dict
     from melzarr.pipeline.inspection.scan import scan as scan_catalog
 
     catalog, plan = prepare(source, options)
@@ -39,7 +39,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     with progress_bar(len(catalog.tracks), "scan") as bar:
         found = scan_catalog(catalog, plan, n_workers, bar.update)
     if as_json:
-        click.echo(as_text(as_dict(found)))
+        click.echo(as_text(dataclasses.asdict(found)))
         return
     show(scan_lines(found))
     next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])

@@ -134,6 +134,9 @@ def test_scan_says_what_is_there_and_what_a_build_would_cost(music: Path) -> Non
     found = json.loads(melzarr("scan", music, "--n-windows", 60, "--json").output)
     assert sum(sum(parts.values()) for parts in found["labels"].values()) == 12
     assert found["rates"] == {"22050": 11}
+    assert list(found) == ["labels", "codecs", "rates", "channels", "hours", "durations", "problems", "n_problems",
+                           "left_out", "cost"]  # fmt: skip
+    assert list(found["cost"]) == ["store_bytes", "seconds", "worker_bytes", "n_workers"]
     assert found["cost"]["store_bytes"] > 0
 
 
