@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.lock_holder import name_holder, this_process
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 ASIDE = "replaced"  # folder of a store that is being replaced
@@ -118,17 +118,16 @@ class LocalWorkspace(Workspace):
             lock.acquire()
         except filelock.Timeout as error:
             try:
-                who = json.loads(self.root.read("owner.json"))
-            except (FileNotFoundError, ValueError):
-                who = {}
+                holder = name_holder(self.root.read("owner.json"))
+            except FileNotFoundError:  # not yet written
+                holder = name_holder(b"")
             raise BuildError(
-                f"{self.target} is being built by process {who.get('pid', '?')} on {who.get('host', '?')}; wait for "
-                f"it, or end it and run again"
+                f"{self.target} is being built by {holder}; wait for it, or end it and run again"
             ) from error
         try:
             with naming(self.folder):
                 self._clear_spent()
-                self.root.write("owner.json", json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                self.root.write("owner.json", json.dumps(this_process()).encode())
                 yield
         finally:
             if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {"lock", "owner.json"}:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from melzarr.pipeline.errors import FetchError
 from melzarr.pipeline.sources.dataset_recipe import Recipe
+from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.lock_holder import read_fields
 
 bar = functools.partial(tqdm, disable=None)  # on stderr, and only if that is a terminal
 MARKER = ".made.json"  # records what the audio folder was made from; hidden, so that no catalog lists it
@@ -45,17 +47,14 @@ class Fetched:
 def read_marker(audio: Path) -> dict[str, Any]:
     """Read what an audio folder was made from; empty if that is not recorded."""
     try:
-        marker = json.loads((audio / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_fields((audio / MARKER).read_bytes())
+    except OSError:
         return {}
-    return marker if isinstance(marker, dict) else {}
 
 
 def write_marker(audio: Path, made_with: dict[str, Any]) -> None:
-    """Record what an audio folder was made from, in one step."""
-    part = audio / f"{MARKER}.part"
-    part.write_text(json.dumps(made_with), encoding="utf-8")
-    part.replace(audio / MARKER)
+    """Record what an audio folder was made from."""
+    write_whole(audio / MARKER, json.dumps(made_with).encode())
 
 
 @contextlib.contextmanager

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from melzarr.pipeline.errors import BuildError, StorageError
+from melzarr.pipeline.storage.lock_holder import name_holder, read_fields, this_process
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory, Version
 
 BEAT = 5.0  # seconds between two writes
@@ -103,13 +102,18 @@ class Lease:
         """Wait to see whether the holder is alive, and take the lock if it is not."""
         data, version = self._look()
         logger.warning(
-            "%s is locked by %s; waiting %.0f s to see whether that is still running", self.what, _who(data), SILENCE
+            "%s is locked by %s; waiting %.0f s to see whether that is still running",
+            self.what,
+            name_holder(data),
+            SILENCE,
         )
         end = time.monotonic() + SILENCE
         while time.monotonic() < end:
             time.sleep(1)
             if self._look()[1] != version:
-                raise BuildError(f"{self.what} is being built by {_who(data)}; wait for it, or end it and run again")
+                raise BuildError(
+                    f"{self.what} is being built by {name_holder(data)}; wait for it, or end it and run again"
+                )
         try:
             self._exchange(version)
         except FileExistsError as error:
@@ -125,8 +129,7 @@ class Lease:
 
     def _content(self) -> bytes:
         self._beats += 1  # the version of a file is often a digest of its contents, so each write must differ
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "token": self._token, "beat": self._beats}
-        return json.dumps(who).encode()
+        return json.dumps({**this_process(), "token": self._token, "beat": self._beats}).encode()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
@@ -145,23 +148,10 @@ class Lease:
     def _adopt(self) -> None:
         """Continue if the file is this lease's last write, whose response was lost; otherwise mark the lock as lost."""
         data, version = self._look()
-        if _fields(data).get("token") == self._token:
+        if read_fields(data).get("token") == self._token:
             self._version = version
         else:
             self._lost = (
-                f"{self.what} was taken over by {_who(data)}, because this process did not renew its lock for a long "
-                f"time"
+                f"{self.what} was taken over by {name_holder(data)}, because this process did not renew its lock "
+                f"for a long time"
             )
-
-
-def _fields(data: bytes) -> dict[str, object]:
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _who(data: bytes) -> str:
-    who = _fields(data)
-    return f"process {who.get('pid', '?')} on {who.get('host', '?')}"
