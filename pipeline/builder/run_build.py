@@ -36,7 +36,7 @@ Progress = Callable[[Receipt], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a build did.
+    """Result of a build.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def build(
     Parameters
     ----------
     plan : Plan
-        What to compute.
+        The spec and the tracks to compute.
     catalog : Catalog
         The plan's tracks, with their labels and their root.
     target : str, Path or Directory
@@ -97,7 +97,7 @@ def build(
     Returns
     -------
     Summary
-        What was done.
+        Its shape, the statuses of its tracks, and times.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def compute(
     runner : Runner
         Runs the jobs.
     receipt_table : ReceiptTable
-        The receipts are added to it.
+        Table to which the receipts are added.
     max_failed, progress
         As for `build`.
 
@@ -169,7 +169,7 @@ def require_few_failed(plan: Plan, receipt_table: ReceiptTable, max_failed: floa
 
 
 def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
-    """Yield each job after offering it the finished store's shard, which a worker checks before keeping it."""
+    """Yield the jobs, and offer the finished store's shard for each; a worker checks it before it is kept."""
     receipts = _readable(workspace.target)
     for job in jobs:  # jobs and receipts are both in order of the shards
         if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
@@ -199,11 +199,11 @@ def shard_jobs(
     root : Directory
         Directory of the audio files.
     workspace : Workspace
-        The shards are written to it.
+        Workspace to which the shards are written.
     shards : iterable of Shard
-        The shards.
+        Shards to compute.
     runner : Runner
-        Will run the jobs.
+        Runner of the jobs. If its workers can be replaced, each track has a time limit.
     """
     for shard in shards:
         yield ShardJob(
@@ -240,7 +240,7 @@ def summarise(plan: Plan, target: Directory, receipt_table: ReceiptTable, wall: 
     Parameters
     ----------
     plan : Plan
-        What was computed.
+        The plan of the build.
     target : Directory
         The store.
     receipt_table : ReceiptTable

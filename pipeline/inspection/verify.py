@@ -38,7 +38,7 @@ class Verdict:
     Parameters
     ----------
     problems : list of str
-        What is wrong, with the name of the track or file; empty if the store is intact.
+        One sentence per problem, with the name of the track or file; empty if the store is intact.
     n_tracks, n_sampled, n_sources : int
         Number of tracks read back, recomputed with librosa, and compared with the digests of their files.
     n_files : int
@@ -173,7 +173,7 @@ def _check_track(
     levels: _Levels,
     verdict: Verdict,
 ) -> bool:
-    """Check one track and add its levels; return whether it could be decoded."""
+    """Check one track, add its levels to the statistics, and return whether it could be decoded."""
     name, status = facts["track"][number], facts["status"][number]
     verdict.n_tracks += 1
     try:

@@ -1,4 +1,4 @@
-"""Ten styles of music, each a function from a piece to samples."""
+"""Ten styles of synthesised music; each is a function that returns the samples of a `Piece`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,24 @@ LOOP = 1 << 16  # samples: 3 s at 22050 Hz, longer than most notes, with harmoni
 
 
 class Dice:
-    """Random numbers from the raw stream of PCG64: numpy keeps it stable, but may change what its generators draw."""
+    """Random numbers that are the same for every version of numpy.
+
+    They come from the raw bits of PCG64, which numpy keeps stable. The methods of its generators may change.
+    """
 
     def __init__(self, seed: Sequence[int]) -> None:
         self._bits = np.random.PCG64(seed)
 
     def uniforms(self, n: int) -> Samples:
-        """Draw n numbers in [0, 1), of 53 bits each."""
+        """Draw n random numbers in [0, 1), each with 53 random bits."""
         return (self._bits.random_raw(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Draw a number from low to high."""
+        """Draw a random number between low and high."""
         return low + (high - low) * ((self._bits.random_raw() >> 11) * 2.0**-53)
 
     def integer(self, low: int, high: int) -> int:
-        """Draw a whole number from low to high, both included."""
+        """Draw a random integer from low to high, both included."""
         return low + int(self.uniform() * (high - low + 1))
 
     def choice(self, values: Sequence[Value]) -> Value:
@@ -62,7 +65,23 @@ class Dice:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What all players of a track share: dice, sample rate (Hz), length, beat (s), tonic (semitones from C), scale."""
+    """Settings that all instruments of a track share.
+
+    Parameters
+    ----------
+    dice : Dice
+        Random numbers of the track.
+    rate : int, in Hz
+        Sample rate.
+    n_samples : int
+        Length of the track.
+    beat : float, in s
+        Duration of a beat.
+    tonic : int
+        First note of the scale, in semitones above C.
+    scale : tuple of int
+        Degrees of the scale, in semitones above the tonic.
+    """
 
     dice: Dice
     rate: int
@@ -72,7 +91,7 @@ class Piece:
     scale: tuple[int, ...]
 
     def octave(self, low: int, high: int) -> int:
-        """Draw a register: the degree at which an octave begins."""
+        """Draw a random octave from `low` to `high`, and return its first degree."""
         return self.dice.integer(low, high) * len(self.scale)
 
     def pitch(self, degree: int) -> float:
@@ -86,12 +105,12 @@ class Piece:
         return (index * step for index in range(math.ceil(self.n_samples / (self.rate * self.beat * step))))
 
     def progression(self, beats: float) -> Score:
-        """Yield onset and root of chords that last `beats` beats; a sequence of four chords repeats."""
+        """Yield the onset and root of each chord; a random sequence of four chords of `beats` beats repeats."""
         roots = [0, *(self.dice.integer(0, len(self.scale) - 1) for _ in range(3))]
         return ((onset, roots[index % 4]) for index, onset in enumerate(self.onsets(beats)))
 
     def melody(self, step: float, low: int, high: int, rest: float) -> Score:
-        """Walk at random through the degrees `low` to `high`, with a note every `step` beats except for rests."""
+        """Yield a random walk between two degrees, with a note every `step` beats; `rest` is the share of rests."""
         degree = self.dice.integer(low, high)
         for onset in self.onsets(step):
             degree = min(max(degree + self.dice.integer(-3, 3), low), high)
@@ -99,7 +118,7 @@ class Piece:
                 yield onset, degree
 
     def play(self, score: Score, instrument: Callable[[int], Samples]) -> Samples:
-        """Add up the sounds of a score, each computed once and played at random levels; shape (n_samples,)."""
+        """Return the sum of a score's notes at random levels, shape (n_samples,); each sound is computed once."""
         track = np.zeros(self.n_samples)
         sounds: dict[int, Samples] = {}
         for onset, key in score:
@@ -180,7 +199,7 @@ def held_chords(piece: Piece, width: float, colour: Colour, attack: float) -> Sa
 
 
 def arpeggio(piece: Piece) -> Samples:
-    """Play chords broken into quick plucked notes."""
+    """Play broken chords of quick plucked notes."""
     base, tilt, decay = piece.octave(-1, 0), piece.dice.uniform(0.8, 1.8), piece.dice.uniform(3, 7)
     step = piece.dice.choice([1 / 4, 1 / 3])
     figure = list(enumerate(np.resize(piece.dice.permutation([0, 2, 4, 7]), round(2 / step)).tolist()))
@@ -206,7 +225,7 @@ def bells(piece: Piece) -> Samples:
 
 
 def chiptune(piece: Piece) -> Samples:
-    """Play a tune and a bass on the pulse waves of an early console; they alias, as on the console."""
+    """Play a tune and a bass with pulse waves, which alias as on an early game console."""
     base, duty, seconds = (
         piece.octave(0, 1),
         piece.dice.choice([1 / 8, 1 / 4, 1 / 2]),
@@ -242,7 +261,7 @@ def chords(piece: Piece) -> Samples:
 
 
 def drone(piece: Piece) -> Samples:
-    """Play one low chord throughout, whose harmonics beat slowly."""
+    """Play one low chord for the whole track; its harmonics beat slowly."""
     base, width, tilt = piece.octave(-2, -1), piece.dice.uniform(0.0005, 0.002), piece.dice.uniform(0.8, 2)
 
     def voice(degree: int) -> Samples:

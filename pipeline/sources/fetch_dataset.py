@@ -189,7 +189,7 @@ def _tracks(members: tarfile.TarFile, recipe: Recipe) -> Iterator[tuple[tarfile.
 
 @contextlib.contextmanager
 def _whole(recipe: Recipe) -> Iterator[Path]:
-    """Yield a folder to fill, with one per label in it; it becomes the audio folder in one step, or is removed."""
+    """Yield a new folder with one folder per label; it becomes the audio folder, or is removed on failure."""
     part = recipe.audio.with_name(f"{recipe.audio.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
     try:
@@ -202,6 +202,3 @@ def _whole(recipe: Recipe) -> Iterator[Path]:
         part.rename(recipe.audio)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-# Markers, locks and errors

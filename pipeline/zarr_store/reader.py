@@ -22,7 +22,7 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
-from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, SCHEMA_VERSION, content_uuid, is_packed
+from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, RECEIPTS, SCHEMA_VERSION, content_uuid, is_packed
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.readable_store import Reader
 from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
@@ -124,7 +124,7 @@ class Store:
                     )
 
     def refuse_replaced(self) -> None:
-        """Raise a BuildError if the store was replaced or removed since, for example by a concurrent append."""
+        """Raise a BuildError if the store was replaced or removed after it was opened, such as by an append."""
         try:
             now = json.loads(self.directory.read("zarr.json"))["attributes"]["uuid"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -133,12 +133,12 @@ class Store:
             raise BuildError(f"{self.directory} was replaced or removed while it was read; run the same command again")
 
     def values(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
-        """Return the values of one array, such as a coordinate, or some of its rows; text as Python strings."""
+        """Return an array, such as a coordinate, or some of its rows, with text as Python strings."""
         data = self.column(name, which)
         return data if data.dtype.kind in "fiu" else data.astype(object)
 
     def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
-        """Return the same, with text as numpy strings, which takes a third of the time and memory."""
+        """Return an array like `values`, but text as numpy strings: a third of the time and memory."""
         try:
             return np.asarray(self._array(name)[which])
         except FileNotFoundError as error:
@@ -149,7 +149,7 @@ class Store:
             ) from error
 
     def text(self, name: str) -> npt.NDArray[Any]:
-        """Return a text column as `TEXT`, read in blocks: at a fixed width, a million digests take 256 MB."""
+        """Return a text column as `TEXT`. It is read in blocks: at a fixed width, a million digests take 256 MB."""
         text = np.empty(self.n_tracks, TEXT)
         for some in (slice(start, start + CHUNK_VALUES) for start in range(0, self.n_tracks, CHUNK_VALUES)):
             text[some] = self.column(name, some)
@@ -221,7 +221,7 @@ class Store:
         rows = slice(which.start * step, which.stop * step)
         facts = {name: self.values(name, rows).tolist() for name in TrackReceipt.__dataclass_fields__}
         tracks = [TrackReceipt(**dict(zip(facts, row, strict=True))) for row in zip(*facts.values(), strict=True)]
-        columns = {name: self.values(f"receipts/{name}", which).tolist() for name in (*_RECEIPT_FIELDS, *_SUM_FIELDS)}
+        columns = {name: self.values(f"receipts/{name}", which).tolist() for name in RECEIPTS}
         for number, row in enumerate(zip(*columns.values(), strict=True)):
             key, sha256, n_bytes, count, level, square = row
             try:
@@ -236,10 +236,6 @@ class Store:
             except ValueError as error:
                 raise StoreError(f"{self.directory}: {error}; it is damaged, build it again") from error
             yield receipt
-
-
-_RECEIPT_FIELDS = ("key", "sha256", "n_bytes")
-_SUM_FIELDS = ("count", "level", "square")
 
 
 @contextmanager
