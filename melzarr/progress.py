@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from melzarr.pipeline.cli.progress import build_progress, progress_bar, progress_bars
@@ -28,14 +28,9 @@ def counting(progress: bool | None, total: int, what: str, unit: str = "track") 
         yield lambda _: None
 
 
-@contextmanager
-def stepping(progress: bool | None) -> Iterator[Callable[[str, int], Callable[[int], object]]]:
-    """Yield a function that starts a step, from its name and its number of tracks; it returns one as of `counting`."""
-    if is_shown(progress):
-        with progress_bars() as step:
-            yield step
-    else:
-        yield lambda _name, _n_tracks: lambda _: None
+def stepping(progress: bool | None) -> AbstractContextManager[Callable[[str, int], Callable[[int], object]]]:
+    """Provide a function that starts a step, from its name and number of tracks; it returns one as in `counting`."""
+    return progress_bars() if is_shown(progress) else nullcontext(lambda _name, _n_tracks: lambda _: None)
 
 
 @contextmanager

@@ -17,18 +17,7 @@ import tensorflow as tf
 
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
-from melzarr.pipeline.report.run_files import (
-    ANSWERS,
-    CONFIG,
-    DAMAGED,
-    FIGURES,
-    HISTORY,
-    METRICS,
-    Answer,
-    History,
-    read_history,
-    read_json,
-)
+from melzarr.pipeline.report import run_files
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
@@ -41,8 +30,8 @@ LOCK = ".lock"
 PICTURES = ("history.png", "confusion.png", "network.png")
 # Files that a training writes, in the order in which they may be removed.
 OWN_FILES = (
-    METRICS, ANSWERS, *PICTURES, "model.keras", "checkpoint-*.keras", "trained-on.txt",
-    ".*.part.keras", ".*.part", HISTORY, "tensorboard/events.out.tfevents.*.melzarr", CONFIG,
+    run_files.METRICS, run_files.ANSWERS, *PICTURES, "model.keras", "checkpoint-*.keras", "trained-on.txt",
+    ".*.part.keras", ".*.part", run_files.HISTORY, "tensorboard/events.out.tfevents.*.melzarr", run_files.CONFIG,
 )  # fmt: skip
 
 
@@ -63,12 +52,12 @@ class Run:
     @property
     def config_file(self) -> Path:
         """Configuration of the run."""
-        return self.path / CONFIG
+        return self.path / run_files.CONFIG
 
     @property
     def history_file(self) -> Path:
         """Metrics of each epoch."""
-        return self.path / HISTORY
+        return self.path / run_files.HISTORY
 
     @property
     def model_file(self) -> Path:
@@ -78,12 +67,12 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         """Metrics of the model; the last file that a training writes, except for pictures."""
-        return self.path / METRICS
+        return self.path / run_files.METRICS
 
     @property
     def answers_file(self) -> Path:
         """Answer of the model for each track of the valid and test splits."""
-        return self.path / ANSWERS
+        return self.path / run_files.ANSWERS
 
     @property
     def trained_file(self) -> Path:
@@ -207,13 +196,13 @@ class Run:
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
-            return read_json(path)
+            return run_files.read_json(path)
         except FileNotFoundError as error:
             raise RunError(
                 f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
                 f"{self.path}"
             ) from error
-        except DAMAGED as error:
+        except run_files.DAMAGED as error:
             raise RunError(f"{path} cannot be read ({error}); it is damaged, train again with --force") from error
 
     def model(self) -> keras.Model:
@@ -243,20 +232,20 @@ class Run:
                 f"{path} is not a model that can be opened safely ({first}); train again with --force"
             ) from error
 
-    def history(self) -> History:
+    def history(self) -> run_files.History:
         """Return the metrics of the finished epochs."""
         try:
-            return list(read_history(self.history_file))
+            return list(run_files.read_history(self.history_file))
         except FileNotFoundError:
             return []
-        except DAMAGED as error:
+        except run_files.DAMAGED as error:
             raise RunError(f"{self.history_file} cannot be read ({error}); train again with --force") from error
 
     def last_state(self) -> keras.Model:
         """Load the state after the last finished epoch, with its optimizer."""
         return self._open(self.checkpoint(len(self.history())), compiled=True)
 
-    def keep_epoch(self, model: keras.Model, history: History) -> None:
+    def keep_epoch(self, model: keras.Model, history: run_files.History) -> None:
         """Save an epoch: its state, the model, and its metrics, which mark it as finished.
 
         Parameters
@@ -270,8 +259,8 @@ class Run:
         _save(model, self.checkpoint(done))
         _save(model, self.model_file)
         self._tell_tensorboard(history[-1])
-        rows = ([figures[name] for name in FIGURES] for figures in history)
-        write_whole(self.history_file, csv_rows([FIGURES, *rows]))
+        rows = ([figures[name] for name in run_files.FIGURES] for figures in history)
+        write_whole(self.history_file, csv_rows([run_files.FIGURES, *rows]))
         self._remove_checkpoints(keep=self.checkpoint(done))
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:
@@ -311,7 +300,7 @@ class Run:
 
     def keep_answers(self, rows: Iterable[Sequence[object]]) -> None:
         """Write the answers of the model, one `Answer` per track."""
-        write_whole(self.answers_file, csv_rows([Answer._fields, *rows]))
+        write_whole(self.answers_file, csv_rows([run_files.Answer._fields, *rows]))
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of the model, and remove the checkpoints, which are no longer needed."""

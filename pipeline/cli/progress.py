@@ -28,12 +28,7 @@ def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tq
 def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
     """Yield a function that starts a bar for a step, from its name and its number of tracks."""
     with ExitStack() as bars:
-
-        def step(name: str, n_tracks: int) -> Callable[[int], object]:
-            update: Callable[[int], object] = bars.enter_context(progress_bar(n_tracks, name)).update
-            return update
-
-        yield step
+        yield lambda name, n_tracks: bars.enter_context(progress_bar(n_tracks, name)).update
 
 
 @contextmanager

@@ -11,20 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from melzarr.pipeline.errors import RunError
-from melzarr.pipeline.report.run_files import (
-    ACCURACIES,
-    ANSWERS,
-    CONFIG,
-    DAMAGED,
-    HISTORY,
-    METRICS,
-    Answer,
-    History,
-    finite,
-    read_answers,
-    read_history,
-    read_json,
-)
+from melzarr.pipeline.report import run_files
 
 SPLITS = ("test", "valid")  # splits on which a run is evaluated; the first is the main result
 MAX_EPOCHS = 10_000
@@ -70,7 +57,7 @@ class Training:
     recipe : dict of str to value
         Settings of the training.
     history : list of dict
-        Metrics of each epoch, see `FIGURES`; at most `MAX_EPOCHS`.
+        Metrics of each epoch, see `run_files.FIGURES`; at most `MAX_EPOCHS`.
     parts : dict of str to Figures
         Accuracy by split; empty if the training is not finished.
     wrong : tuple of Answer
@@ -86,9 +73,9 @@ class Training:
     words: str
     store_uuid: str
     recipe: dict[str, Any]
-    history: History
+    history: run_files.History
     parts: dict[str, Figures]
-    wrong: tuple[Answer, ...]
+    wrong: tuple[run_files.Answer, ...]
     n_wrong: int
     n_answered: int
     notes: tuple[str, ...]
@@ -108,25 +95,25 @@ def read_run(folder: Path) -> Training:
         If the configuration is missing or damaged. Other missing or damaged files become notes.
     """
     try:
-        config = read_json(folder / CONFIG)
+        config = run_files.read_json(folder / run_files.CONFIG)
         store, protocol = dict(config["store"]), dict(config["protocol"])
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder} is not a run, it has no {CONFIG}; make one with: melzarr train STORE --run {folder}"
+            f"{folder} is not a run, it has no {run_files.CONFIG}; make one with: melzarr train STORE --run {folder}"
         ) from error
-    except DAMAGED as error:
+    except run_files.DAMAGED as error:
         raise RunError(
-            f"{folder / CONFIG} is not the configuration of a run; it is damaged, train again with --force"
+            f"{folder / run_files.CONFIG} is not the configuration of a run; it is damaged, train again with --force"
         ) from error
     notes: list[str] = []
-    history = _or_note(_history, folder / HISTORY, [], notes, "no epoch is done")
-    parts = _or_note(_figures, folder / METRICS, {}, notes, "it is not finished")
+    history = _or_note(_history, folder / run_files.HISTORY, [], notes, "no epoch is done")
+    parts = _or_note(_figures, folder / run_files.METRICS, {}, notes, "it is not finished")
     without = (
         "it was trained by a version that did not keep the answers for single tracks; train again to get them"
         if parts
         else ""
     )
-    wrong, n_wrong, n_answered = _or_note(_wrong, folder / ANSWERS, ((), 0, 0), notes, without)
+    wrong, n_wrong, n_answered = _or_note(_wrong, folder / run_files.ANSWERS, ((), 0, 0), notes, without)
     return Training(
         name=Path(os.path.realpath(folder)).name,
         protocol=str(protocol.get("name", "")),
@@ -148,17 +135,17 @@ def _or_note(read: Any, path: Path, nothing: Any, notes: list[str], missing: str
         return read(path)
     except FileNotFoundError:
         notes.extend([f"{path.name} is missing: {missing}"] if missing else [])
-    except DAMAGED:
+    except run_files.DAMAGED:
         notes.append(f"{path.name} is damaged, and left out")
     return nothing
 
 
-def _history(path: Path) -> History:
-    return list(itertools.islice(read_history(path), MAX_EPOCHS))
+def _history(path: Path) -> run_files.History:
+    return list(itertools.islice(run_files.read_history(path), MAX_EPOCHS))
 
 
 def _figures(path: Path) -> dict[str, Figures]:
-    found = read_json(path)
+    found = run_files.read_json(path)
     return {part: _part(found[part]) for part in SPLITS if part in found}
 
 
@@ -168,25 +155,25 @@ def _part(found: Mapping[str, Any]) -> Figures:
     if {len(confusion), *map(len, confusion)} != {len(labels)}:
         raise ValueError("its confusion matrix does not have a row and a column per label")
     accuracies = []
-    for name, words in ACCURACIES.items():
-        value, low, high = (finite(found[name][end]) for end in ("value", "low", "high"))
+    for name, words in run_files.ACCURACIES.items():
+        value, low, high = (run_files.finite(found[name][end]) for end in ("value", "low", "high"))
         accuracies.append((words, value, low, high))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
     return Figures(n_tracks, n_windows, tuple(accuracies), labels, confusion)
 
 
-def _wrong(path: Path) -> tuple[tuple[Answer, ...], int, int]:
+def _wrong(path: Path) -> tuple[tuple[run_files.Answer, ...], int, int]:
     """Read the answers row by row, and keep the wrong ones with the lowest probability of the true label."""
     counts = {"wrong": 0, "all": 0}
 
-    def wrong() -> Iterator[Answer]:
-        for row in read_answers(path):
+    def wrong() -> Iterator[run_files.Answer]:
+        for row in run_files.read_answers(path):
             counts["all"] += 1
             if row.label != row.answer:
                 counts["wrong"] += 1
                 yield row
 
-    def improbable(row: Answer) -> tuple[float, float, str, str]:
+    def improbable(row: run_files.Answer) -> tuple[float, float, str, str]:
         return row.probability_of_label, -row.probability_of_answer, row.split, row.track
 
     return tuple(heapq.nsmallest(WORST, wrong(), key=improbable)), counts["wrong"], counts["all"]
