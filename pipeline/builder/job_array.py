@@ -17,15 +17,8 @@ from typing import Any
 from melzarr.pipeline.builder.plan import Plan, Shard, make_plan
 from melzarr.pipeline.builder.publish import attributes, publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
-from melzarr.pipeline.builder.run_build import (
-    Progress,
-    Summary,
-    compute,
-    require_few_failed,
-    seeded,
-    shard_jobs,
-    summarise,
-)
+from melzarr.pipeline.builder.resume import seeded
+from melzarr.pipeline.builder.run_build import Progress, Summary, compute, require_few_failed, shard_jobs, summarise
 from melzarr.pipeline.clusters.task_runner import Runner
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.publishing.open_workspace import open_workspace

@@ -13,9 +13,10 @@ import numpy as np
 from melzarr.pipeline.builder.plan import Plan, Shard
 from melzarr.pipeline.builder.publish import attributes, publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
+from melzarr.pipeline.builder.resume import seeded
 from melzarr.pipeline.builder.worker import ShardJob, make_shard, make_shard_apart
 from melzarr.pipeline.clusters.task_runner import Runner
-from melzarr.pipeline.errors import BuildError, StorageError, StoreError
+from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.features.decoder_subprocess import TRACK_SECONDS
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.staging import PLAN
@@ -25,7 +26,6 @@ from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.zarr_store.reader import open_store
 
 MAX_FAILED = 0.05  # default share of tracks that may fail
 ALWAYS_ALLOWED = 10  # failed tracks that the default allows: so few are no sign of a problem
@@ -166,25 +166,6 @@ def require_few_failed(plan: Plan, receipt_table: ReceiptTable, max_failed: floa
     allowed = _failures_allowed(len(plan.tracks), max_failed)
     if receipt_table.n_failed > allowed:
         raise BuildError(_too_many_failed(plan, receipt_table, allowed))
-
-
-def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
-    """Yield the jobs, and offer the finished store's shard for each; a worker checks it before it is kept."""
-    receipts = _readable(workspace.target)
-    for job in jobs:  # jobs and receipts are both in order of the shards
-        if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
-            workspace.reuse_published_shard(receipt)
-        yield job
-
-
-def _readable(target: Directory) -> Iterator[Receipt]:
-    """Yield the receipts of a finished store; none if the store is missing or damaged."""
-    try:
-        yield from open_store(target).receipts()
-    except StorageError:
-        raise
-    except StoreError:
-        return
 
 
 def shard_jobs(

@@ -14,14 +14,16 @@ from typing import Any
 import numpy.typing as npt
 
 from melzarr.pipeline.builder.plan import Shard
+from melzarr.pipeline.builder.resume import outdated
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.features.decibels import add_sums, sum_levels
 from melzarr.pipeline.features.decoder_subprocess import featurise_apart
 from melzarr.pipeline.features.extract import Stopwatch, featurise, one_thread, padded
 from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Directory, source_sha256
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
 
@@ -109,12 +111,12 @@ def _make(job: ShardJob, featurise: Featurise) -> Receipt:
         workspace.require_plan()
         earlier = workspace.read_receipt(job.shard.index)
         if earlier is None:
-            return _compute(job, featurise)
-        outdated = _outdated(earlier, job)
-        if not outdated:
+            return _compute(job, featurise, workspace)
+        reason = outdated(earlier, job, workspace)
+        if not reason:
             return replace(earlier, reused=True)
         workspace.drop(earlier)
-        return replace(_compute(job, featurise), outdated=outdated)
+        return replace(_compute(job, featurise, workspace), outdated=reason)
 
 
 @contextmanager
@@ -145,19 +147,7 @@ def _require_versions(expected: dict[str, str]) -> None:
         )
 
 
-def _outdated(earlier: Receipt, job: ShardJob) -> str:
-    """Return why an earlier run's shard cannot be kept; empty if everything that it depends on is unchanged."""
-    if earlier.key != job.key:
-        return "the spec, the versions or the tracks have changed"
-    if not open_workspace(job.target).holds(earlier):
-        return "its bytes are not those that were written"
-    for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if source_sha256(job.root, track.source) != entry.source_sha256:
-            return f"{track.source} has changed"
-    return ""
-
-
-def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
+def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Receipt:
     spec, watch = job.spec, Stopwatch()
     entries, sums, chunks = [], [], []
     paths = job.root.local_files(track.source for track in job.shard.tracks)
@@ -184,7 +174,6 @@ def _compute(job: ShardJob, featurise: Featurise) -> Receipt:
         sums=add_sums(sums, spec.n_mels),
     )
     with watch.step("write"):
-        workspace = open_workspace(job.target, job.plan_id)
         workspace.require_plan()  # checked again, because the shard took some time
         workspace.write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
