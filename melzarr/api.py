@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from melzarr.progress import building, counting
+from melzarr.progress import feedback
 from melzarr.store import JoinedStores, Store
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from melzarr.pipeline.shard_receipt import TrackReceipt
     from melzarr.pipeline.sources.catalog import Catalog
     from melzarr.pipeline.spec import FeatureSpec
+    from melzarr.pipeline.storage.directory import Directory
 
 # What can be opened: one store, or several that are read as one.
 AnyStore: TypeAlias = "str | Path | Store | JoinedStores | Sequence[str | Path | Store]"
@@ -143,32 +144,21 @@ def build(
         If something else is at the store's place, too many tracks fail, or the workers are lost. What was finished is
         kept, and the same call goes on.
     """
-    from melzarr.pipeline.builder.build_timings import write_built
-    from melzarr.pipeline.builder.run_build import build as run_build
-    from melzarr.pipeline.publishing.open_workspace import open_workspace
-    from melzarr.pipeline.publishing.target_guard import refuse_place
-    from melzarr.pipeline.storage.open_storage import open_directory
-    from melzarr.pipeline.zarr_store.reader import open_store
+    from melzarr.pipeline.builder.build_store import build_store
 
     options = {"group_column": group, "named_split": split, "valid": valid, "test": test, "seed": seed}
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
-    workspace = open_workspace(open_directory(store))
-    if workspace.occupied() and not force:
-        _require_up_to_date(workspace.target, catalog, plan, progress)
-        workspace.cleanup_after_crash(open_store(workspace.target).receipts())
-        return open(store)
-    refuse_place(workspace, replace=force, catalog=catalog)
-    resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
-    with _runner(cluster, workers, plan.worker_bytes, resources) as runner:
-        with building(progress, len(plan.tracks)) as advance:
-            summary = run_build(
-                plan, catalog, workspace.target, runner, replace=force, max_failed=max_failed, progress=advance
-            )
-        n_workers = runner.n_workers
-    finished = open(store)
-    if problem := write_built(finished.opened, summary, n_workers):
-        warnings.warn(problem, stacklevel=2)
-    return finished
+    connect = partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime, "dashboard": dashboard})
+    place = _directory(store)
+    build_store(plan, catalog, place, connect, replace=force, max_failed=max_failed, feedback=feedback(progress))
+    return open(store)
+
+
+def _directory(store: str | Path | Store) -> Directory:
+    """Return the directory of a store, which need not exist."""
+    from melzarr.pipeline.storage.open_storage import open_directory
+
+    return store.opened.directory if isinstance(store, Store) else open_directory(store)
 
 
 def _prepared(
@@ -190,26 +180,9 @@ def _prepared(
     return prepare(str(source), everything)
 
 
-def _require_up_to_date(target: Any, catalog: Catalog, plan: Plan, progress: bool | None) -> None:
-    """Raise a BuildError if a finished store is not what would be built."""
-    from melzarr.pipeline.builder.up_to_date import changes
-    from melzarr.pipeline.errors import BuildError
-    from melzarr.pipeline.zarr_store.reader import is_store, open_store
-
-    if not is_store(target):
-        raise BuildError(f"{target} exists and is not a melzarr store; choose another path, or remove it yourself")
-    with counting(progress, len(catalog.tracks), "compare") as advance:
-        found = changes(open_store(target), plan, catalog, advance)
-    if found:
-        raise BuildError(
-            f"{target} is finished, but differs from what would be built now ({'; '.join(found)}); choose another "
-            f"path, or replace it with force=True"
-        )
-
-
 @contextmanager
 def _runner(
-    cluster: str | Client, workers: int | None, worker_bytes: int, resources: dict[str, Any]
+    cluster: str | Client, workers: int | None, resources: dict[str, Any], worker_bytes: int
 ) -> Iterator[Runner]:
     """Yield what runs the shards: on a cluster that is started here, or on that of a client, which is left as it is."""
     from melzarr.pipeline.clusters.task_runner import OnDask, connect
@@ -256,8 +229,7 @@ def scan(
 
     options = {"group_column": group, "named_split": split, "valid": None, "test": None, "seed": None}
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
-    with counting(progress, len(catalog.tracks), "scan") as advance:
-        return scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), advance)
+    return scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), feedback(progress))
 
 
 def append(
@@ -290,35 +262,25 @@ def append(
         The store with the new tracks.
     """
     from melzarr.pipeline.cli.inputs import read_source
-    from melzarr.pipeline.derive.append import addition, build_new, clean, growing, is_built, shares_of
     from melzarr.pipeline.derive.append import append as append_tracks
-    from melzarr.pipeline.zarr_store.reader import open_store
 
-    with growing(open(store).opened.directory) as workspace:
-        opened = open_store(workspace.target)
-        catalog = read_source(
-            str(source), Path(datasets), group_column=group, named_split=None, shares=shares_of(opened)
-        )
-        with counting(progress, len(catalog.tracks), "compare") as advance:
-            added = addition(workspace, opened, catalog, advance)
-        if not len(added.catalog.tracks):
-            clean(added)
-        else:
-            if not is_built(added):
-                resources = {"memory": memory, "walltime": walltime}
-                n_new = len(added.catalog.tracks)
-                running = _runner(cluster, workers, added.plan.worker_bytes, resources)
-                with running as runner, building(progress, n_new) as shard:
-                    build_new(added, runner, max_failed=max_failed, progress=shard)
-            with building(progress, opened.n_tracks + len(added.catalog.tracks), "append") as shard:
-                append_tracks(added, shard)
-        return open(str(workspace.target))
+    added, _ = append_tracks(
+        _directory(store),
+        str(source),
+        partial(read_source, str(source), Path(datasets), group_column=group),
+        partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime}),
+        max_failed=max_failed,
+        feedback=feedback(progress),
+    )
+    return open(str(added.workspace.target))
 
 
 def merge(
     stores: Sequence[str | Path | Store], out: str | Path, *, force: bool = False, progress: bool | None = None
 ) -> Store:
     """Join stores of one spec into one; nothing is computed again.
+
+    If the store is there and nothing has changed, it is opened.
 
     Parameters
     ----------
@@ -338,17 +300,10 @@ def merge(
     """
     from melzarr.pipeline.derive.merge import merge as merge_stores
     from melzarr.pipeline.errors import CallError
-    from melzarr.pipeline.publishing.open_workspace import open_workspace
-    from melzarr.pipeline.publishing.target_guard import refuse_place
-    from melzarr.pipeline.storage.open_storage import open_directory
 
-    opened = [open(store).opened for store in stores]
-    if len(opened) < 2:
+    if len(stores) < 2:
         raise CallError("give two or more stores")
-    where = open_directory(out)
-    refuse_place(open_workspace(where), [store.directory for store in opened], replace=force)
-    with building(progress, sum(store.n_tracks for store in opened), "merge") as advance:
-        merge_stores(opened, where, replace=force, progress=advance)
+    merge_stores([_directory(store) for store in stores], _directory(out), replace=force, feedback=feedback(progress))
     return open(out)
 
 

@@ -1,43 +1,34 @@
-"""Progress bars of the Python interface: shown in terminals and notebooks unless they are switched off."""
+"""What the Python interface tells: progress in terminals and notebooks unless it is switched off, and warnings."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melzarr.pipeline.cli.progress import build_progress, progress_bar, progress_bars
+from melzarr.pipeline.builder.feedback import SILENT
+from melzarr.pipeline.cli.progress import QUIET
 
 if TYPE_CHECKING:
-    from melzarr.pipeline.builder.run_build import Progress
+    from melzarr.pipeline.builder.feedback import Feedback
+    from melzarr.pipeline.builder.run_build import Summary
+
+CALLER = 4  # frames from `warn` up to the caller of a public function, which calls one function of the pipeline
 
 
-def is_shown(progress: bool | None) -> bool:
-    """Return whether progress is shown: as asked, or by default in a terminal and in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules if progress is None else progress
+def warn(line: str) -> None:
+    """Warn of what may be wrong."""
+    warnings.warn(line, stacklevel=CALLER)
 
 
-@contextmanager
-def counting(progress: bool | None, total: int, what: str, unit: str = "track") -> Iterator[Callable[[int], object]]:
-    """Yield a function that is called with the number of items that are done since the last call."""
-    if is_shown(progress):
-        with progress_bar(total, what, unit) as bar:
-            yield bar.update
-    else:
-        yield lambda _: None
+def warn_of(summary: Summary) -> None:
+    """Warn of the remark of a build, if it has one."""
+    if summary.remark:
+        warnings.warn(summary.remark, stacklevel=CALLER)
 
 
-def stepping(progress: bool | None) -> AbstractContextManager[Callable[[str, int], Callable[[int], object]]]:
-    """Provide a function that starts a step, from its name and number of tracks; it returns one as in `counting`."""
-    return progress_bars() if is_shown(progress) else nullcontext(lambda _name, _n_tracks: lambda _: None)
-
-
-@contextmanager
-def building(progress: bool | None, n_tracks: int, what: str = "features") -> Iterator[Progress]:
-    """Yield a function that is called with the receipt of each shard."""
-    if is_shown(progress):
-        with build_progress(n_tracks, what) as advance:
-            yield advance
-    else:
-        yield lambda _: None
+def feedback(progress: bool | None) -> Feedback:
+    """Return what shows progress as asked, or by default in a terminal and in a notebook."""
+    is_shown = sys.stderr.isatty() or "ipykernel" in sys.modules if progress is None else progress
+    return replace(QUIET if is_shown else SILENT, warn=warn, made=warn_of, force="force=True")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from melzarr.progress import building, counting, stepping
+from melzarr.progress import feedback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,8 +127,7 @@ class Store(_Readable):
         if sample and source is None:
             raise CallError("sample computes from the audio files; give source too")
         root = None if source is None else audio_root(str(source), Path(datasets), "source")
-        with counting(progress, len(self), "verify") as advance:
-            return verify(self.opened, root, n_samples=sample, seed=seed, progress=advance)
+        return verify(self.opened, root, n_samples=sample, seed=seed, feedback=feedback(progress))
 
     def report(
         self, folder: str | Path | None = None, *, run: str | Path | None = None, progress: bool | None = None
@@ -150,23 +148,10 @@ class Store(_Readable):
         Path
             The page.
         """
-        from melzarr.pipeline.builder.build_timings import read_built
-        from melzarr.pipeline.inspection.quality import find
-        from melzarr.pipeline.publishing.target_guard import refuse_inside
-        from melzarr.pipeline.report.charts import require_matplotlib
-        from melzarr.pipeline.report.page import PAGE, write_report
-        from melzarr.pipeline.report.run_reader import read_run
-        from melzarr.pipeline.storage.local import LocalDirectory
+        from melzarr.pipeline.report.page import report
 
-        name = re.sub(r"(\.zarr)?(\.zip)?$", "", self.opened.directory.name) or "store"
-        place, training = Path(folder or f"{name}-report"), None if run is None else Path(run)
-        refuse_inside(LocalDirectory(place / PAGE))
-        require_matplotlib()
-        if training:
-            read_run(training)  # before the store is read, which takes long
-        with stepping(progress) as step:
-            found = find(self.opened, step("report", len(self)), step)
-        return write_report(self.opened, found, place, training, read_built(self.opened))[0]
+        place, training = (None if path is None else Path(path) for path in (folder, run))
+        return report(self.opened, place, training, feedback(progress))[0][0]
 
     def share(
         self,
@@ -236,9 +221,10 @@ class Store(_Readable):
             author=author,
             published=published,
         )
-        where = open_directory(to)
-        with building(progress, len(options.select(self.opened)), "copy") as advance:
-            share(self.opened, where, options, replace=force, progress=advance)
+        where, shown = open_directory(to), feedback(progress)
+        n_tracks = len(options.select(self.opened))
+        with shown.steps() as step, shown.building(n_tracks, "copy") as advance:
+            share(self.opened, where, options, replace=force, progress=advance, step=step)
         return Store(open_store(where))
 
 

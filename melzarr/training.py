@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melzarr.api import AnyStore
 from melzarr.api import open as open_store
-from melzarr.progress import counting
+from melzarr.progress import feedback
 
 if TYPE_CHECKING:
     from melzarr.model.loader import Batches
@@ -114,20 +113,21 @@ def train(
         The finished run.
     """
     _quiet_tensorflow()
-    from melzarr.model.evaluation_protocol import make_protocol
     from melzarr.model.run_directory import Run as RunDirectory
-    from melzarr.model.train import Watch, windows_per_epoch
-    from melzarr.model.train import train as train_run
-    from melzarr.model.training_recipe import TrainRecipe
+    from melzarr.model.train import train_by_name
 
-    opened = open_store(store).opened
-    how = TrainRecipe.read(str(recipe))
-    how = how if epochs is None else replace(how, epochs=epochs)
-    what, folder = make_protocol(opened, protocol, seed), RunDirectory(Path(run))
-    with counting(progress, how.epochs * windows_per_epoch(how, what), "train", "window") as advance:
-        watch = Watch(windows=advance)
-        train_run(opened, how, what, folder, seed=seed, memory=memory, replace=force, watch=watch)
-    return Run(folder.path)
+    train_by_name(
+        open_store(store).opened,
+        RunDirectory(Path(run)),
+        recipe=str(recipe),
+        protocol=protocol,
+        epochs=epochs,
+        seed=seed,
+        memory=memory,
+        replace=force,
+        feedback=feedback(progress),
+    )
+    return Run(run)
 
 
 class Run:
@@ -205,11 +205,8 @@ class Run:
         """
         folder, opened = self.folder, open_store(store).opened
         from melzarr.model.evaluate import evaluate
-        from melzarr.model.judged import judged
 
-        n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
-        with counting(progress, n_tracks, "evaluate") as advance:
-            return evaluate(folder, opened, split, advance, with_trained=with_trained)
+        return evaluate(folder, opened, split, with_trained=with_trained, feedback=feedback(progress))
 
 
 def _quiet_tensorflow() -> None:

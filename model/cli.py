@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
-import tqdm
 
 from melzarr.model.tensorflow_setup import load_tensorflow
 from melzarr.pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
 from melzarr.pipeline.cli.output import as_text, next_step, show
-from melzarr.pipeline.cli.progress import beside_bar, progress_bar
+from melzarr.pipeline.cli.progress import SHOWN, beside_bar, say
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
-    from melzarr.model.evaluation_protocol import Protocol
     from melzarr.model.run_directory import Run
-    from melzarr.model.train import Watch
-    from melzarr.model.training_recipe import TrainRecipe
     from melzarr.pipeline.zarr_store.reader import Store
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -101,69 +94,34 @@ def train(
 
     opened = open_store(store)
     folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{protocol}")
-    _train(opened, recipe, protocol, folder, epochs, seed, memory, force)
+    _train(opened, folder, recipe=recipe, protocol=protocol, epochs=epochs, seed=seed, memory=memory, replace=force)
     next_step("evaluate", folder.path, store)
 
 
-def _train(
-    store: Store, recipe_name: str, protocol_name: str, run: Run, epochs: int | None, seed: int, memory: int | None,
-    force: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Train one run, show its progress and print its metrics."""
-    from melzarr.model.evaluation_protocol import make_protocol
+def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
+    """Train one run, show its progress and what melzarr.model logs, and print its metrics."""
     from melzarr.model.messages import metrics_lines
-    from melzarr.model.train import train as train_run
-    from melzarr.model.training_recipe import TrainRecipe
+    from melzarr.model.train import train_by_name
 
-    recipe = TrainRecipe.read(recipe_name)
-    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
-    protocol = make_protocol(store, protocol_name, seed)
-    click.echo(f"{run.path}: recipe {recipe_name}; {protocol.words}")
-    is_kept = not force and run.is_finished
-    with _progress(0 if force else len(run.history()), recipe, protocol) as watch:
-        found = train_run(store, recipe, protocol, run, seed=seed, memory=memory, replace=force, watch=watch)
-    if is_kept:
-        click.echo("already finished, and kept")
+    handler, log = _Lines(), logging.getLogger("melzarr.model")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        found = train_by_name(store, run, **options, feedback=SHOWN)
+    finally:
+        log.removeHandler(handler)
     for part in ("valid", "test"):
         show(metrics_lines(part, found["protocol"], found[part]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
     return found
 
 
-@contextmanager
-def _progress(n_done: int, recipe: TrainRecipe, protocol: Protocol) -> Iterator[Watch]:
-    """Show the windows done, their rate and the time left; print a line per epoch and what melzarr.model logs."""
-    from melzarr.model.messages import epoch_line
-    from melzarr.model.train import Watch, windows_per_epoch
-
-    n_windows = windows_per_epoch(recipe, protocol)
-    n_tracks = sum(protocol.part(name).tracks.size for name in ("valid", "test"))
-    handler = _Lines()
-    log = logging.getLogger("melzarr.model")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        with (
-            progress_bar(recipe.epochs * n_windows, "train", "window") as bar,
-            progress_bar(n_tracks, "evaluate") as second,
-        ):
-            if n_done:
-                bar.write(f"continuing after epoch {n_done}")
-            yield Watch(
-                windows=bar.update,
-                epoch=lambda figures: bar.write(epoch_line(figures, recipe.epochs, n_windows)),
-                tracks=second.update,
-            )
-    finally:
-        log.removeHandler(handler)
-
-
 class _Lines(logging.Handler):
-    """Log handler that prints above a progress bar."""
+    """Log handler that prints beside a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        tqdm.tqdm.write(record.getMessage())
+        say(record.getMessage())
 
 
 @click.command(cls=Guarded)
@@ -188,16 +146,12 @@ def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_jso
     """
     load_tensorflow()
     from melzarr.model.evaluate import evaluate as evaluate_run
-    from melzarr.model.judged import judged
     from melzarr.model.messages import confusion_lines, metrics_lines
     from melzarr.model.run_directory import Run
     from melzarr.pipeline.zarr_store.reader import open_store
 
-    folder, opened = Run(run), open_store(store)
-    n_tracks = judged(folder, opened, split, with_trained=with_trained).selection.tracks.size
-    _say_unfinished(folder)
-    with progress_bar(n_tracks, "evaluate") as bar:
-        found = evaluate_run(folder, opened, split, bar.update, with_trained=with_trained)
+    feedback = replace(SHOWN, warn=beside_bar)
+    found = evaluate_run(Run(run), open_store(store), split, with_trained=with_trained, feedback=feedback)
     if as_json:
         click.echo(as_text(found))
         return
@@ -205,12 +159,6 @@ def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_jso
     click.echo()
     show(confusion_lines(found))
     next_step("predict", run, "song.mp3")
-
-
-def _say_unfinished(run: Run) -> None:
-    """Print a message to stderr if the training of the run is not finished."""
-    if said := run.unfinished():
-        click.echo(said, err=True)
 
 
 @click.command(cls=Guarded)
@@ -239,13 +187,14 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
 
     folder = Run(run)
     spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
-    _say_unfinished(folder)
+    if said := folder.unfinished():
+        beside_bar(said)
     heard, answers = [], []
     n_windows = sum(expected_windows(path, spec) for path in songs)
-    with progress_bar(n_windows, "predict", "window") as bar:
+    with SHOWN.counting(n_windows, "predict", "window") as progress:
         for path in songs:
             try:
-                song = predict_song(model, spec, labels, path, bar.update)
+                song = predict_song(model, spec, labels, path, progress)
             except AudioError as error:
                 answers.append({"path": str(path), "status": "failed", "error": str(error)})
                 beside_bar(f"{path}: {error}")
@@ -253,7 +202,7 @@ def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, pl
                 heard.append(song)
                 answers.append(song.to_dict())
                 if not as_json:
-                    bar.write(printable(prediction_line(song, top)))
+                    say(prediction_line(song, top))
     if as_json:
         click.echo(as_text(answers))
     if plot:
@@ -287,6 +236,6 @@ def reproduce(store: Directory, folder: Path | None, epochs: int | None, seed: i
     folder = folder or Path("runs") / f"{PurePosixPath(store.name).stem}-reproduce"
 
     def train_one(recipe: str, protocol: str, run: Run) -> dict[str, Any]:
-        return _train(opened, recipe, protocol, run, epochs, seed, memory, force=False)
+        return _train(opened, run, recipe=recipe, protocol=protocol, epochs=epochs, seed=seed, memory=memory)
 
     click.echo(f"report: {reproduce_all(opened, folder, train_one)}")

@@ -16,6 +16,7 @@ from melzarr.model.judged import judged
 from melzarr.model.loader import tracks
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 LEAST = 1e-12  # smallest probability before the logarithm; below it, one window could decide for a whole track
@@ -183,9 +184,9 @@ def evaluate(
     run: Run,
     store: ReadableStore,
     split: str = "test",
-    progress: Callable[[int], object] = lambda _: None,
     *,
     with_trained: bool = False,
+    feedback: Feedback = SILENT,
 ) -> dict[str, Any]:
     """Evaluate a run's model on one split of a store.
 
@@ -197,10 +198,10 @@ def evaluate(
         The store that the run was trained on, or another store with the same features and labels.
     split : str
         Name of the split.
-    progress : callable
-        Called with 1 after each track.
     with_trained : bool
         Whether to count tracks that the model was trained on, if the store is another one.
+    feedback : Feedback
+        What the caller is told, also if the training is not finished.
 
     Returns
     -------
@@ -216,7 +217,10 @@ def evaluate(
         If the split has no ok track.
     """
     found = judged(run, store, split, with_trained=with_trained)
-    answers = answer(run.model(), store, found.selection, progress)
+    if said := run.unfinished():
+        feedback.warn(said)
+    with feedback.counting(found.selection.tracks.size, "evaluate") as progress:
+        answers = answer(run.model(), store, found.selection, progress)
     return {
         "run": str(run.path),
         "store": store.address,

@@ -22,6 +22,7 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import csv_rows
+from melzarr.pipeline.versions import differing
 
 CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # required in config.json
 # Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
@@ -110,10 +111,9 @@ class Run:
         """
         self._refuse_foreign()
         if self.config_file.is_file():
-            differing = [] if replace else self._differences(config)
-            if differing:
+            if names := [] if replace else differing(self.config, config):
                 raise RunError(
-                    f"{self.path} contains a run with another {', '.join(differing)}; choose another folder with "
+                    f"{self.path} contains a run with another {', '.join(names)}; choose another folder with "
                     f"--run, or replace that one with --force"
                 )
             if not replace:
@@ -129,11 +129,6 @@ class Run:
             not self.config_file.is_file() and any(path.name != LOCK for path in self.path.iterdir())
         ):
             raise RunError(f"{self.path} exists and is not a melzarr run; choose another folder with --run")
-
-    def _differences(self, config: dict[str, Any]) -> list[str]:
-        """Return the names of the entries that differ between the saved configuration and `config`."""
-        before = self.config
-        return sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
 
     def _clear(self) -> None:
         """Remove only the files of a training, metrics first: if interrupted, the rest is an unfinished run."""

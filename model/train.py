@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -16,37 +16,20 @@ import numpy as np
 import tensorflow as tf
 
 from melzarr.model.evaluate import Answers, answer, metrics
-from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics
+from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics, make_protocol
 from melzarr.model.loader import Batches
+from melzarr.model.messages import epoch_line
 from melzarr.model.network import network
 from melzarr.model.plots import draw_confusion, draw_history, draw_network
 from melzarr.model.run_directory import PICTURES, Run
 from melzarr.model.selection import label_names
 from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.errors import RunError, StoreError
 from melzarr.pipeline.report.run_files import History
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Callbacks for the progress of a training.
-
-    Parameters
-    ----------
-    windows : callable
-        Called after each batch with its number of windows, and once at the start with those of all earlier epochs.
-    epoch : callable
-        Called after each epoch with its metrics.
-    tracks : callable
-        Called with 1 after each track of the valid and test splits that the trained model has classified.
-    """
-
-    windows: Callable[[int], object] = lambda _: None
-    epoch: Callable[[dict[str, float]], object] = lambda _: None
-    tracks: Callable[[int], object] = lambda _: None
 
 
 def configuration(store: ReadableStore, recipe: TrainRecipe, protocol: Protocol, seed: int) -> dict[str, Any]:
@@ -77,7 +60,7 @@ def train(
     seed: int = 0,
     memory: int | None = None,
     replace: bool = False,
-    watch: Watch = Watch(),
+    feedback: Feedback = SILENT,
 ) -> dict[str, Any]:
     """Train the network, or resume a stopped training after its last epoch, then evaluate it.
 
@@ -98,8 +81,8 @@ def train(
         Bytes that the loader may take; see `melzarr.model.loader.Batches`.
     replace : bool
         Start from the first epoch, and remove the run that the folder holds.
-    watch : Watch
-        Callbacks for the progress.
+    feedback : Feedback
+        What the caller is told, with a line for each epoch.
 
     Returns
     -------
@@ -123,6 +106,8 @@ def train(
             f"{store.address}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to "
             f"classify; give tracks of other labels too"
         )
+    if n_done := 0 if replace else len(run.history()):
+        feedback.say(f"continuing after epoch {n_done}")
     for remark in protocol.remarks(labels):
         logger.warning(remark)
     with run.locked():
@@ -131,11 +116,13 @@ def train(
             found = run.metrics
             if not all((run.path / name).is_file() for name in PICTURES):  # the run was killed before they were drawn
                 _draw(run, run.model(), found)
+            feedback.say("already finished, and kept")
             return found
         run.keep_trained(set(store.column("source_sha256")[parts["train"].tracks].tolist()))
-        _fit(store, recipe, protocol, run, seed, memory, watch)
-        model = run.model()
-        answers = {name: answer(model, store, parts[name], watch.tracks) for name in ("valid", "test")}
+        _fit(store, recipe, protocol, run, seed, memory, feedback)
+        model, judged = run.model(), ("valid", "test")
+        with feedback.counting(sum(parts[name].tracks.size for name in judged), "evaluate") as tracks:
+            answers = {name: answer(model, store, parts[name], tracks) for name in judged}
         found = {
             "protocol": {"name": protocol.name, "words": protocol.words},
             **{name: metrics(given, labels) for name, given in answers.items()},
@@ -146,8 +133,51 @@ def train(
     return found
 
 
+def train_by_name(
+    store: ReadableStore,
+    run: Run,
+    *,
+    recipe: str = "default",
+    protocol: str = "track",
+    epochs: int | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+    replace: bool = False,
+    feedback: Feedback = SILENT,
+) -> dict[str, Any]:
+    """Train the network, or resume a training, with a recipe and a protocol that are given by their names.
+
+    Parameters
+    ----------
+    store, run, seed, memory, replace, feedback
+        As for `train`.
+    recipe : str
+        Name of a recipe, or path of a recipe file.
+    protocol : str
+        Name of a protocol; see `make_protocol`.
+    epochs : int > 0, optional
+        Maximum number of epochs; by default that of the recipe.
+
+    Returns
+    -------
+    dict
+        As for `train`.
+    """
+    how = TrainRecipe.read(recipe)
+    how = how if epochs is None else dataclasses.replace(how, epochs=epochs)
+    what = make_protocol(store, protocol, seed)
+    feedback.say(f"{run.path}: recipe {recipe}; {what.words}")
+    return train(store, how, what, run, seed=seed, memory=memory, replace=replace, feedback=feedback)
+
+
 def _fit(
-    store: ReadableStore, recipe: TrainRecipe, protocol: Protocol, run: Run, seed: int, memory: int | None, watch: Watch
+    store: ReadableStore,
+    recipe: TrainRecipe,
+    protocol: Protocol,
+    run: Run,
+    seed: int,
+    memory: int | None,
+    feedback: Feedback,
 ) -> None:
     """Train the missing epochs."""
     history = run.history()
@@ -168,29 +198,30 @@ def _fit(
     ).tf()
     steps = -(-n_windows // recipe.batch_size)
     model = run.last_state() if history else _compiled(store, recipe, protocol, steps)
-    watch.windows(len(history) * n_windows)
     quick = every_third(protocol.part("valid"))
-    while not _is_over(history, recipe):
-        start = time.perf_counter()
-        _seed_dropout(model, seed, len(history) * steps)
-        counter = _Batches(watch, recipe.batch_size, n_windows)
-        fitted = _epoch(model, feed, counter)
-        figures = {
-            "epoch": len(history) + 1.0,
-            "loss": float(fitted["loss"][0]),
-            "accuracy": float(fitted["accuracy"][0]),
-            "valid_accuracy": answer(model, store, quick).window_accuracy,
-            "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        if not math.isfinite(figures["loss"]):
-            raise RunError(
-                f"the loss is not a finite number after epoch {len(history) + 1}; use a smaller learning_rate, or "
-                f'frontend = "db", in a recipe of your own'
-            )
-        history.append(figures)
-        run.keep_epoch(model, history)
-        watch.epoch(figures)
+    with feedback.counting(recipe.epochs * n_windows, "train", "window") as progress:
+        progress(len(history) * n_windows)
+        while not _is_over(history, recipe):
+            start = time.perf_counter()
+            _seed_dropout(model, seed, len(history) * steps)
+            counter = _Batches(progress, recipe.batch_size, n_windows)
+            fitted = _epoch(model, feed, counter)
+            figures = {
+                "epoch": len(history) + 1.0,
+                "loss": float(fitted["loss"][0]),
+                "accuracy": float(fitted["accuracy"][0]),
+                "valid_accuracy": answer(model, store, quick).window_accuracy,
+                "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+            if not math.isfinite(figures["loss"]):
+                raise RunError(
+                    f"the loss is not a finite number after epoch {len(history) + 1}; use a smaller learning_rate, or "
+                    f'frontend = "db", in a recipe of your own'
+                )
+            history.append(figures)
+            run.keep_epoch(model, history)
+            feedback.say(epoch_line(figures, recipe.epochs, n_windows))
 
 
 def _seed_dropout(model: keras.Model, seed: int, step: int) -> None:
@@ -241,15 +272,15 @@ def _is_over(history: History, recipe: TrainRecipe) -> bool:
 class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that counts windows as they are trained on."""
 
-    def __init__(self, watch: Watch, batch_size: int, n_windows: int) -> None:
+    def __init__(self, progress: Advance, batch_size: int, n_windows: int) -> None:
         super().__init__()
-        self.watch, self.batch_size, self.left = watch, batch_size, n_windows
+        self.progress, self.batch_size, self.left = progress, batch_size, n_windows
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Count the windows of a batch; the last batch of an epoch may have fewer."""
         count = min(self.batch_size, self.left)
         self.left -= count
-        self.watch.windows(count)
+        self.progress(count)
 
 
 def _answered(store: ReadableStore, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:

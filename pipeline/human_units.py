@@ -1,4 +1,4 @@
-"""Format sizes, durations and tables for display."""
+"""Format sizes, durations, counts and tables for display."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def count(n: int, what: str) -> str:
+    """Format a number with its noun, such as "2 shards"."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

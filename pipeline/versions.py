@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 # Raise this number if the bytes or the receipt of a shard change for the same audio and spec. Shards of other versions
 # are then computed again. A test of golden bytes fails until the number is raised.
@@ -27,3 +29,8 @@ def versions() -> dict[str, str]:
         "libsndfile": soundfile.__libsndfile_version__,
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys of two mappings, such as versions, whose values differ, in alphabetical order."""
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))

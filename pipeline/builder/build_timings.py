@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.errors import StorageError
 from melzarr.pipeline.publishing.workspace import BUILT
 from melzarr.pipeline.zarr_store.reader import Store
+
+if TYPE_CHECKING:
+    from melzarr.pipeline.builder.run_build import Summary
 
 STEPS = ("fetch", "decode", "mel", "write")  # of a worker, in the order of execution
 

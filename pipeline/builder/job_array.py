@@ -10,15 +10,17 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from melzarr.pipeline.builder.build_timings import write_built
+from melzarr.pipeline.builder.feedback import Progress
 from melzarr.pipeline.builder.plan import Plan, Shard, make_plan
 from melzarr.pipeline.builder.publish import attributes, publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.resume import seeded
-from melzarr.pipeline.builder.run_build import Progress, Summary, compute, require_few_failed, shard_jobs, summarise
+from melzarr.pipeline.builder.run_build import Summary, compute, require_few_failed, shard_jobs, summarise
 from melzarr.pipeline.clusters.task_runner import Runner
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.publishing.open_workspace import open_workspace
@@ -246,7 +248,8 @@ def finish(
                     raise BuildError(_lacking(plan, missing))
                 require_few_failed(plan, receipt_table, max_failed)
                 publish(plan, written.about, workspace, receipt_table, replace=written.replace)
-            return summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
+            summary = summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
+    return replace(summary, remark=write_built(open_store(workspace.target), summary, None))
 
 
 def _is_published(workspace: Workspace, receipt_table: ReceiptTable) -> bool:

@@ -8,15 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from melzarr.pipeline.defaults import TRACKS_PER_SHARD
 from melzarr.pipeline.errors import SpecError
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
 
-# 16 tracks of the default spec are 24 MB: few enough for a small worker and for fine-grained progress, and enough that
-# a thousand tracks are 63 files instead of a thousand. The number is the same for every size of dataset and every
-# number of workers, because the bytes of a store must not depend on where it was built.
-TRACKS_PER_SHARD = 16
 SHARD_BYTES = 256 << 20  # a larger shard gets fewer tracks by default, so that a wide spec needs no big worker
 
 WORKER_BASE_BYTES = 400 << 20  # Python with its libraries (160 MB, measured), and memory that the allocator keeps

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from melzarr.pipeline.builder.feedback import Progress
 from melzarr.pipeline.builder.plan import Plan, Shard
 from melzarr.pipeline.builder.publish import attributes, publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.resume import seeded
 from melzarr.pipeline.builder.worker import ShardJob, make_shard, make_shard_apart
 from melzarr.pipeline.clusters.task_runner import Runner
+from melzarr.pipeline.defaults import ALWAYS_ALLOWED, MAX_FAILED
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.features.decoder_subprocess import TRACK_SECONDS
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.staging import PLAN
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.workspace import Workspace
-from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.storage.directory import Directory
 
-MAX_FAILED = 0.05  # default share of tracks that may fail
-ALWAYS_ALLOWED = 10  # failed tracks that the default allows: so few are no sign of a problem
 NAMED = 1000  # maximum number of tracks that are not ok in a summary; the store names all of them
-
-Progress = Callable[[Receipt], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +51,8 @@ class Summary:
         Why shards of an earlier run were not kept, one sentence per shard.
     seconds : dict of str to float, in s
         Wall time as "wall", and total time of the workers in "fetch", "decode", "mel" and "write".
+    remark : str
+        What went wrong although the store is complete, as a sentence; empty if nothing did.
     """
 
     target: Directory
@@ -63,12 +62,13 @@ class Summary:
     n_reused: int
     outdated: tuple[str, ...]
     seconds: dict[str, float]
+    remark: str = ""
 
 
 def build(
     plan: Plan,
     catalog: Catalog,
-    target: str | Path | Directory,
+    target: str | Path | Directory | Workspace,
     runner: Runner,
     *,
     replace: bool = False,
@@ -83,7 +83,7 @@ def build(
         The spec and the tracks to compute.
     catalog : Catalog
         The plan's tracks, with their labels and their root.
-    target : str, Path or Directory
+    target : str, Path, Directory or Workspace
         Location of the new store.
     runner : Runner
         Runs the jobs.

@@ -4,25 +4,59 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.builder.plan import Plan
 from melzarr.pipeline.builder.publish import attributes
+from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
-from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.storage.directory import Directory, source_sha256
 from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.versions import differing
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
 
 
-def changes(
-    store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object] = lambda _: None
-) -> list[str]:
+def is_up_to_date(
+    target: Directory, plan: Plan, catalog: Catalog, *, replace: bool = False, feedback: Feedback = SILENT
+) -> bool:
+    """Return whether what is at a target is the store that would be built; False if it is to be replaced.
+
+    Raises
+    ------
+    BuildError
+        If it is not, and `replace` is False.
+    """
+    if not is_store(target):
+        raise BuildError(f"{target} exists and is not a melzarr store; choose another path, or remove it yourself")
+    try:
+        with feedback.counting(len(catalog.tracks), "compare") as progress:
+            found = changes(open_store(target), plan, catalog, progress)
+    except StorageError:
+        raise
+    except StoreError as error:
+        found = [str(error)]
+    if replace:
+        for line in found:
+            feedback.say(f"  {line}")
+        return False
+    if found:
+        raise BuildError(
+            f"{target} is finished, but differs from what would be built now:\n  " + "\n  ".join(found) + "\n"
+            f"choose another path, or replace it with {feedback.force}: the shards that are still valid are kept, and "
+            f"the old store stays until the new one is complete"
+        )
+    return True
+
+
+def changes(store: Store, plan: Plan, catalog: Catalog, progress: Advance = lambda _: None) -> list[str]:
     """Return how a finished store differs from what would be built now; an empty list if nothing differs.
 
     Parameters
@@ -37,26 +71,61 @@ def changes(
         Called with the number of files read since the last call.
     """
     before, after = store.attributes, attributes(plan, catalog)
-    found = [line for name in ("spec", "versions", "split") for line in _differing(name, before[name], after[name])]
+    found = [
+        f"{name}: {key} was {before[name].get(key)}, is {after[name].get(key)}"
+        for name in ("spec", "versions", "split")
+        for key in differing(before[name], after[name])
+    ]
     if before["recipe"] != after["recipe"] and not found:
         found.append("the recipe has changed")
     if store.tracks_per_shard != plan.tracks_per_shard:
         found.append(f"tracks per shard was {store.tracks_per_shard}, is {plan.tracks_per_shard}")
-    return found + _track_changes(store, plan, catalog, progress)
+    return found + _track_changes(store, catalog, progress)
 
 
-def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _track_changes(store: Store, catalog: Catalog, progress: Advance) -> list[str]:
+    shared = compare_tracks(store, catalog, progress)
+    before, after = store.text("track"), Tracks.of(catalog.tracks).column("id")
     return [
-        f"{name}: {key} was {before.get(key)}, is {after.get(key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        *count_tracks("new", np.delete(after, shared.now)),
+        *count_tracks("gone", np.delete(before, shared.here)),
+        *count_tracks("now with another label, path, group or split", before[shared.here[shared.other]]),
+        *count_tracks("whose files have changed", before[shared.here[shared.changed]]),
     ]
 
 
-def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callable[[int], object]) -> list[str]:
-    tracks = Tracks.of(plan.tracks)
-    before, after = store.text("track"), tracks.column("id")
-    here, now = matches(before, after)
+@dataclass(frozen=True, slots=True)
+class SharedTracks:
+    """The tracks that are in both a store and a source, in the order of the store.
+
+    Parameters
+    ----------
+    here, now : np.ndarray [shape=(n,)]
+        Their numbers in the store and in the source.
+    other, changed : np.ndarray [shape=(n,), dtype=bool]
+        Whether label, path, group or split differ, and whether the bytes of the file do.
+    """
+
+    here: npt.NDArray[np.intp]
+    now: npt.NDArray[np.intp]
+    other: npt.NDArray[np.bool_]
+    changed: npt.NDArray[np.bool_]
+
+
+def compare_tracks(store: Store, catalog: Catalog, progress: Advance = lambda _: None) -> SharedTracks:
+    """Compare the tracks that are in both a store and a source; all of their files are read.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    catalog : Catalog
+        The source.
+    progress : callable
+        Called with the number of files read since the last call.
+    """
+    tracks = Tracks.of(catalog.tracks)
+    here, now = matches(store.text("track"), tracks.column("id"))
     order = np.argsort(here)
     here, now = here[order], now[order]  # in the order of the store, because it is read in blocks
     other, changed = np.zeros(here.size, bool), np.zeros(here.size, bool)
@@ -72,12 +141,7 @@ def _track_changes(store: Store, plan: Plan, catalog: Catalog, progress: Callabl
         for place, digest in enumerate(before_sha256, some.start):
             changed[place] = digest != next(after_sha256)
             progress(1)
-    return [
-        *count_tracks("new", np.delete(after, now)),
-        *count_tracks("gone", np.delete(before, here)),
-        *count_tracks("now with another label, path, group or split", before[here[other]]),
-        *count_tracks("whose files have changed", before[here[changed]]),
-    ]
+    return SharedTracks(here, now, other, changed)
 
 
 def _blocks(numbers: npt.NDArray[np.intp]) -> Iterator[tuple[slice, slice, npt.NDArray[np.intp]]]:

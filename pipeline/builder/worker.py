@@ -24,7 +24,7 @@ from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.versions import versions
+from melzarr.pipeline.versions import differing, versions
 from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
 
 
@@ -136,14 +136,10 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 def _require_versions(expected: dict[str, str]) -> None:
     here = versions()
-    if here != expected:
-        differing = "; ".join(
-            f"{name} {here.get(name)} here, {expected.get(name)} in the plan"
-            for name in sorted(here.keys() | expected.keys())
-            if here.get(name) != expected.get(name)
-        )
+    if names := differing(here, expected):
+        listed = "; ".join(f"{name} {here.get(name)} here, {expected.get(name)} in the plan" for name in names)
         raise BuildError(
-            f"a worker runs different versions from the client ({differing}); install the same versions on both"
+            f"a worker runs different versions from the client ({listed}); install the same versions on both"
         )
 
 

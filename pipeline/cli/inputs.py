@@ -50,7 +50,7 @@ def audio_root(source: str, datasets: Path, option: str = "--source") -> Directo
 
 
 def read_source(
-    source: str, datasets: Path, *, group_column: str, named_split: str | None, shares: dict[str, Any]
+    source: str, datasets: Path, shares: dict[str, Any], *, group_column: str, named_split: str | None = None
 ) -> Catalog:
     """List the tracks of a source, split according to the options."""
     from melzarr.pipeline.sources.catalog import read_catalog
@@ -82,9 +82,9 @@ def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
     catalog = read_source(
         source,
         options["datasets"],
+        {name: options[name] for name in ("valid", "test", "seed")},
         group_column=options["group_column"],
         named_split=options["named_split"],
-        shares={name: options[name] for name in ("valid", "test", "seed")},
     )
     base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
     given = {name: options[name] for name in SPEC_HELP if options[name] is not None}

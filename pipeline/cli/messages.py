@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from melzarr.pipeline.builder.plan import Estimate
-from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.human_units import duration, size, table
-from melzarr.pipeline.inspection.describe import Description
-from melzarr.pipeline.inspection.scan import Scan
-from melzarr.pipeline.inspection.verify import Verdict
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
+
+if TYPE_CHECKING:
+    from melzarr.pipeline.builder.plan import Estimate
+    from melzarr.pipeline.builder.run_build import Summary
+    from melzarr.pipeline.inspection.describe import Description
+    from melzarr.pipeline.inspection.scan import Scan
+    from melzarr.pipeline.inspection.verify import Verdict
 
 LISTED = 20  # troubled tracks that are listed by name; the others are only counted
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from melzarr.pipeline import defaults
 from melzarr.pipeline.cli.terminal import steady_streams
 from melzarr.pipeline.errors import CallError, MelzarrError
 from melzarr.pipeline.sources.split import HashSplit
@@ -164,7 +165,10 @@ FORCE = click.option("--force", is_flag=True, help="Replace a finished store whe
 MAX_FAILED = click.option(
     "--max-failed",
     type=click.FloatRange(0, 1),
-    help="Share of tracks that may fail.  [default: 0.05, or ten tracks if that is more]",
+    help=(
+        f"Share of tracks that may fail.  [default: {defaults.MAX_FAILED}, or {defaults.ALWAYS_ALLOWED} tracks if that "
+        "is more]"
+    ),
 )
 WORKERS_ANYWHERE = click.option(
     "--workers",
@@ -172,7 +176,7 @@ WORKERS_ANYWHERE = click.option(
     default=None,
     help=(
         "Number of workers, or the maximum if they are jobs or pods; 0 computes in this process.  [default: one per "
-        "core of this machine, as memory allows; 10 jobs or pods]"
+        f"core of this machine, as memory allows; {defaults.MAX_JOBS} jobs or pods]"
     ),
 )
 GROUP = click.option(
@@ -191,7 +195,9 @@ VALID = click.option("--valid", type=float, help=f"Share of groups in the valid 
 TEST = click.option("--test", type=float, help=f"Share of groups in the test split.  [default: {_BY_HASH.test}]")
 SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help=f"Seed of the split.  [default: {_BY_HASH.seed}]")
 TRACKS_PER_SHARD = click.option(
-    "--tracks-per-shard", type=click.IntRange(1), help="Tracks in one file of the store.  [default: 16]"
+    "--tracks-per-shard",
+    type=click.IntRange(1),
+    help=f"Tracks in one file of the store.  [default: {defaults.TRACKS_PER_SHARD}]",
 )
 SPEC_HELP = {
     "sample_rate": "Sample rate to which audio is resampled, in Hz.",

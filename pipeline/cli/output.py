@@ -11,9 +11,7 @@ from typing import Any
 
 import click
 
-from melzarr.pipeline.cli.options import (
-    DEFAULT_DATASETS,
-)
+from melzarr.pipeline.cli.options import DEFAULT_DATASETS
 from melzarr.pipeline.untrusted_text import printable
 
 
@@ -40,8 +38,3 @@ def show(lines: Iterable[str]) -> None:
     """Print lines with control characters escaped, because the names of stores and files are not trusted."""
     for line in lines:
         click.echo(printable(line))
-
-
-def count(n: int, what: str) -> str:
-    """Return a number with its noun, such as "2 shards"."""
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -1,23 +1,51 @@
-"""Progress bars of the commands."""
+"""What commands show while they work: lines, progress bars, and where they compute."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import click
 import tqdm
 
+from melzarr.pipeline.builder.feedback import Feedback
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
-    from melzarr.pipeline.builder.run_build import Progress
+    from melzarr.pipeline.builder.feedback import Advance, Progress
+    from melzarr.pipeline.builder.run_build import Summary
+    from melzarr.pipeline.clusters.task_runner import Runner
     from melzarr.pipeline.shard_receipt import Receipt
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line without breaking a progress bar, with control characters escaped."""
+    with tqdm.tqdm.external_write_mode():
+        click.echo(printable(line), err=err)
+
+
+def beside_bar(line: str) -> None:
+    """Print a line to stderr without breaking a progress bar."""
+    say(line, err=True)
+
+
+def show_made(summary: Summary) -> None:
+    """Print what a build made; its remark goes to stderr."""
+    from melzarr.pipeline.cli.messages import summary_lines
+    from melzarr.pipeline.zarr_store.reader import open_store
+
+    for line in summary_lines(summary, open_store(summary.target).n_bytes):
+        say(line)
+    if summary.remark:
+        beside_bar(summary.remark)
+
+
 @contextmanager
-def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
+def _bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
     """Show done, rate and time left on stderr; if that is not a terminal, print a line every ten seconds."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
@@ -25,14 +53,14 @@ def progress_bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tq
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
-    """Yield a function that starts a bar for a step, from its name and its number of tracks."""
-    with ExitStack() as bars:
-        yield lambda name, n_tracks: bars.enter_context(progress_bar(n_tracks, name)).update
+def counting(total: int, what: str, unit: str = "track") -> Iterator[Advance]:
+    """Show the progress of a step."""
+    with _bar(total, what, unit) as bar:
+        yield bar.update
 
 
 @contextmanager
-def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
+def building(n_tracks: int, what: str) -> Iterator[Progress]:
     """Show the progress of a build, from its receipts."""
     n_failed = 0
 
@@ -42,10 +70,22 @@ def build_progress(n_tracks: int, what: str = "features") -> Iterator[Progress]:
         bar.set_postfix(failed=n_failed, refresh=False)
         bar.update(len(receipt.tracks))
 
-    with progress_bar(n_tracks, what) as bar:
+    with _bar(n_tracks, what) as bar:
         yield advance
 
 
-def beside_bar(line: str) -> None:
-    """Print a line to stderr without breaking a progress bar."""
-    tqdm.tqdm.write(printable(line), file=sys.stderr)
+QUIET = Feedback(counting=counting, building=building, force="--force")  # with --json, whose output is one document
+SHOWN = replace(QUIET, say=say, warn=say, made=show_made)
+
+
+@contextmanager
+def workers(
+    cluster: str, n_workers: int | None, resources: dict[str, Any], as_json: bool, worker_bytes: int
+) -> Iterator[Runner]:
+    """Start workers, print how many there are, and yield what runs jobs on them."""
+    from melzarr.pipeline.clusters.task_runner import connect
+
+    with connect(cluster, n_workers, worker_bytes, say=beside_bar, **resources) as runner:
+        at = runner.dashboard and f"; dashboard at {runner.dashboard}"
+        say(f"{count(runner.n_workers, 'worker')}{at}", err=as_json)
+        yield runner

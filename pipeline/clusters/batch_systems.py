@@ -33,9 +33,9 @@ from melzarr.pipeline.clusters.cluster import (
     security,
 )
 from melzarr.pipeline.clusters.job_scaling import Scaler
+from melzarr.pipeline.defaults import MAX_JOBS
 from melzarr.pipeline.errors import CallError
 
-WORKERS = 10  # default maximum number of workers
 HOST = "127.0.0.1"  # the dashboard is served on this machine only: it admits anyone who can connect
 DASHBOARD = f"{HOST}:0"
 MARGIN = 120  # seconds between the latest end of a worker and its walltime; a fifth of the walltime if that is less
@@ -94,7 +94,7 @@ def batch(name: str, request: Resources) -> Iterator[Cluster]:
         raise CallError(f"--workers 0 computes in this process; leave out --cluster {name}, or request workers")
     system = SYSTEMS[name]
     cluster_class = _cluster_class(name)
-    n_workers = WORKERS if request.workers is None else request.workers
+    n_workers = MAX_JOBS if request.workers is None else request.workers
     # A shard may lose its worker three times, which is Dask's default: jobs are preempted by the dozen, and only a
     # shard that ends workers repeatedly is worth the minutes that its tracks take one by one.
     with _folder(name) as folder, quiet(), orderly_end(on_sigterm=True) as held:

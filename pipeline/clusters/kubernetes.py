@@ -25,9 +25,9 @@ from melzarr.pipeline.clusters.cluster import (
     quiet,
 )
 from melzarr.pipeline.clusters.worker_versions import require_on_scheduler
+from melzarr.pipeline.defaults import MAX_JOBS
 from melzarr.pipeline.errors import BuildError, CallError
 
-WORKERS = 10  # default maximum number of pods
 SCHEDULER_BYTES = 1 << 30  # memory of the scheduler; measured: 100 MB with a few workers
 IDLE = 600  # seconds without work after which the operator removes all pods: the client is gone, or publishes
 WAIT = 1800  # seconds within which a pod must become a worker: nodes are added and images pulled meanwhile
@@ -61,7 +61,7 @@ def kubernetes(request: Resources) -> Iterator[Cluster]:
     configured = dask.config.get("kubernetes")
     name = f"melzarr-{uuid.uuid4().hex[:8]}"
     spec = configured.get("custom-cluster-spec") or cluster_spec(name, request, configured)
-    n_workers = WORKERS if request.workers is None else request.workers
+    n_workers = MAX_JOBS if request.workers is None else request.workers
     with quiet(), orderly_end(on_sigterm=True) as held:
         request.say("asking Kubernetes for a scheduler")
         try:

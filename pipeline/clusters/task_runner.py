@@ -22,6 +22,8 @@ from melzarr.pipeline.errors import BuildError, CallError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+Connect = Callable[[int], AbstractContextManager["Runner"]]  # called with the memory of a worker, in bytes
+
 IN_FLIGHT = 128  # jobs at the scheduler at a time, or two per worker thread if that is more
 TICK = 2  # seconds without a result after which a cluster is checked
 

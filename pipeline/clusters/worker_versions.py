@@ -9,7 +9,7 @@ from typing import Any
 import distributed
 
 from melzarr.pipeline.errors import BuildError
-from melzarr.pipeline.versions import versions
+from melzarr.pipeline.versions import differing, versions
 
 IMPORT = "import melzarr.pipeline.builder.worker"
 NAMED = 3  # workers that an error names; the others are counted
@@ -72,7 +72,7 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, str]) -> list[s
         elif isinstance(there, BaseException):
             wrong.append(f"the worker {address} cannot report its versions ({type(there).__name__}: {there})")
         elif there != expected:
-            names = sorted(name for name in there.keys() | expected.keys() if there.get(name) != expected.get(name))
+            names = differing(there, expected)
             listed = ", ".join(f"{name} {there.get(name)}, here {expected.get(name)}" for name in names)
             wrong.append(f"the worker {address} has {listed}")
     return wrong

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.builder.plan import Plan, make_plan
-from melzarr.pipeline.builder.run_build import Progress, Summary, build
-from melzarr.pipeline.builder.up_to_date import changes, count_tracks
-from melzarr.pipeline.clusters.task_runner import Runner
+from melzarr.pipeline.builder.run_build import Summary, build
+from melzarr.pipeline.builder.up_to_date import changes, compare_tracks, count_tracks
+from melzarr.pipeline.clusters.task_runner import Connect
 from melzarr.pipeline.derive.derive_store import derive
-from melzarr.pipeline.derive.merge import merged_splits, merged_versions
+from melzarr.pipeline.derive.merge import differing_versions, merged_splits, merged_versions
 from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import BuildError, CatalogError
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.sources.catalog import Catalog, refuse_separated_groups
-from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
-from melzarr.pipeline.storage.directory import Directory, source_sha256
-from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.sources.tracks import Tracks
+from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
 
 SHARES = ("valid", "test", "seed")  # parameters of a split by hash
-Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,12 @@ class Addition:
     @property
     def sibling(self) -> Directory:
         """Directory of the temporary store of the new tracks, beside the store."""
-        return _beside(self.store.directory)
+        return self.store.directory.sibling(f"{self.store.directory.name}.appended")
+
+    @property
+    def versions(self) -> list[str]:
+        """Libraries whose versions differ between the tracks of the store and the new ones."""
+        return differing_versions([self.store.attributes["versions"], self.plan.versions])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -78,8 +81,70 @@ class Addition:
         }
 
 
-def _beside(directory: Directory) -> Directory:
-    return directory.sibling(f"{directory.name}.appended")
+def append(
+    target: Directory,
+    source: str,
+    read: Callable[[dict[str, Any]], Catalog],
+    connect: Connect,
+    *,
+    max_failed: float | None = None,
+    feedback: Feedback = SILENT,
+) -> tuple[Addition, Summary | None]:
+    """Add the tracks of a source that a store lacks to the store, or resume an append that was stopped.
+
+    The new tracks are built beside the store, then merged into it in one step. Its full shards are kept. Its last
+    shard, if it is not full, and the new tracks are repacked.
+
+    Parameters
+    ----------
+    target : Directory
+        The store.
+    source : str
+        Name of the source in messages.
+    read : callable
+        Lists the tracks of the source. It is called with the result of `shares_of`, by which new tracks are split
+        unless a manifest gives the splits.
+    connect, max_failed, feedback
+        As for `build_store`.
+
+    Returns
+    -------
+    added : Addition
+        The new tracks.
+    summary : Summary, optional
+        What was done; None if the store has all tracks of the source.
+
+    Raises
+    ------
+    MelzarrError
+        As for `growing`, `addition`, `build` and `derive`; the store is then unchanged.
+    """
+    with growing(target) as workspace:
+        store = open_store(workspace.target)
+        catalog = read(shares_of(store))
+        with feedback.counting(len(catalog.tracks), "compare") as progress:
+            added = addition(workspace, store, catalog, progress)
+        for line in count_tracks(
+            f"kept unchanged, although {source} gives another label, path, group or split", added.differing
+        ):
+            feedback.say(line)
+        n_new = len(added.catalog.tracks)
+        if not n_new:
+            _clean(added)
+            return added, None
+        for line in added.versions:
+            feedback.say(f"computed by different versions: {line}")
+        feedback.say(f"{count(n_new, 'new track')}, {added.n_there} already there")
+        if not _is_built(added):
+            with connect(added.plan.worker_bytes) as runner, feedback.building(n_new, "features") as shard:
+                plan, catalog, beside = added.plan, added.catalog, added.sibling
+                summary = build(plan, catalog, beside, runner, replace=True, max_failed=max_failed, progress=shard)
+            feedback.made(summary)
+        with feedback.building(store.n_tracks + n_new, "append") as shard:
+            parts = [TrackSelection.whole(store), TrackSelection.whole(open_store(added.sibling))]
+            summary = derive(parts, workspace, added.about, replace=True, in_place=True, progress=shard)
+        open_workspace(added.sibling).remove_store()
+        return added, summary
 
 
 @contextmanager
@@ -144,49 +209,20 @@ def addition(workspace: Workspace, store: Store, catalog: Catalog, progress: Adv
         If the split of a new track is not defined, or a group would be in two splits.
     """
     refuse_place(workspace, replace=True, catalog=catalog)
-    tracks = Tracks.of(catalog.tracks)
-    numbers = np.full(len(tracks), -1, np.intp)
-    here, now = matches(store.text("track"), tracks.column("id"))
-    numbers[now] = here
-    there, new = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
-    _refuse_changed(store, catalog, tracks, there, numbers[there], progress)
+    tracks, shared = Tracks.of(catalog.tracks), compare_tracks(store, catalog, progress)
+    ids = tracks.column("id")
+    for line in count_tracks("whose files have changed", ids[shared.now[shared.changed]]):
+        raise BuildError(
+            f"{line}; append only adds new tracks: give these another id, or build {store.directory} again from all "
+            f"tracks with: melzarr features --force"
+        )
+    new = np.delete(np.arange(len(tracks)), shared.now)
     added = replace(catalog, tracks=tracks.take(new))
     if new.size:
         _require_rule(store, catalog)
         refuse_separated_groups(Tracks.of(itertools.chain(tracks_of([TrackSelection.whole(store)]), added.tracks)))
     plan = make_plan(store.spec, added.tracks, versions(), store.tracks_per_shard)
-    return Addition(workspace, store, added, plan, there.size, _differing(store, tracks, there, numbers[there]))
-
-
-def _refuse_changed(
-    store: Store, catalog: Catalog, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp],
-    progress: Advance,
-) -> None:  # fmt: skip
-    """Raise a BuildError if the file of a track that is already in the store has changed."""
-    before, changed = store.column("source_sha256").astype(TEXT)[numbers], []
-    sources = (str(tracks.column("source")[number]) for number in there)
-    n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the GIL
-    for place, digest in enumerate(in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)):
-        progress(1)
-        if digest != before[place]:
-            changed.append(str(tracks.column("id")[there[place]]))
-    if changed:
-        (line,) = count_tracks("whose files have changed", changed)
-        raise BuildError(
-            f"{line}; append only adds new tracks: give these another id, or build {store.directory} again from all "
-            f"tracks with: melzarr features --force"
-        )
-
-
-def _differing(
-    store: Store, tracks: Tracks, there: npt.NDArray[np.intp], numbers: npt.NDArray[np.intp]
-) -> tuple[str, ...]:
-    """Return the ids of tracks whose label, path, group or split differs between the source and the store."""
-    other = np.zeros(there.size, bool)
-    for field in FIELDS:
-        if field != "id":
-            other |= tracks.column(field)[there] != store.column(field).astype(TEXT)[numbers]
-    return tuple(tracks.column("id")[there[other]].tolist())
+    return Addition(workspace, store, added, plan, shared.now.size, tuple(ids[shared.now[shared.other]].tolist()))
 
 
 def _require_rule(store: Store, catalog: Catalog) -> None:
@@ -199,7 +235,7 @@ def _require_rule(store: Store, catalog: Catalog) -> None:
         )
 
 
-def is_built(added: Addition) -> bool:
+def _is_built(added: Addition) -> bool:
     """Whether an earlier run has already built the store of the new tracks.
 
     Raises
@@ -216,47 +252,7 @@ def is_built(added: Addition) -> bool:
     return not changes(open_store(added.sibling), added.plan, added.catalog)
 
 
-def build_new(
-    added: Addition, runner: Runner, *, max_failed: float | None = None, progress: Progress = lambda _: None
-) -> Summary:
-    """Build the store of the new tracks, or resume its build.
-
-    Parameters
-    ----------
-    added : Addition
-        The new tracks.
-    runner, max_failed, progress
-        As for `build`.
-    """
-    return build(
-        added.plan, added.catalog, added.sibling, runner, replace=True, max_failed=max_failed, progress=progress
-    )
-
-
-def append(added: Addition, progress: Progress = lambda _: None) -> Summary:
-    """Merge the new tracks, once they are built, into the store in one step.
-
-    Full shards of the store are kept. Its last shard, if it is not full, and the new tracks are repacked.
-
-    Parameters
-    ----------
-    added : Addition
-        The new tracks.
-    progress : callable
-        Called with each shard's receipt.
-
-    Raises
-    ------
-    MelzarrError
-        As for `derive`; the store is then unchanged.
-    """
-    parts = [TrackSelection.whole(store) for store in (added.store, open_store(added.sibling))]
-    summary = derive(parts, added.workspace, added.about, replace=True, in_place=True, progress=progress)
-    open_workspace(added.sibling).remove_store()
-    return summary
-
-
-def clean(added: Addition) -> None:
+def _clean(added: Addition) -> None:
     """Remove the leftovers of an append that was killed after its last step.
 
     The store of the new tracks is removed only if the store contains all its tracks.

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from melzarr.pipeline.builder.feedback import Progress
 from melzarr.pipeline.builder.plan import Plan, as_json
 from melzarr.pipeline.builder.publish import Explain, publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
-from melzarr.pipeline.builder.run_build import Progress, Summary, summarise
+from melzarr.pipeline.builder.run_build import Summary, summarise
 from melzarr.pipeline.derive.repack import jobs_of, make_repacked
 from melzarr.pipeline.derive.track_selection import TrackSelection, plan_of
 from melzarr.pipeline.publishing.open_workspace import open_workspace

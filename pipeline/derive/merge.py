@@ -3,49 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.builder.plan import as_json
-from melzarr.pipeline.builder.run_build import Progress, Summary
+from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.derive.derive_store import derive
 from melzarr.pipeline.derive.track_selection import TrackSelection
+from melzarr.pipeline.errors import BuildError
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.sources.tracks import FIELDS
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 MERGED = "merged"  # split method and recipe field of a merged store
 COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "source_sha256")
 
 
 def merge(
-    stores: Sequence[Store],
-    target: str | Path | Directory,
-    *,
-    replace: bool = False,
-    progress: Progress = lambda _: None,
-) -> Summary:
-    """Merge stores into one, or resume an interrupted run.
+    stores: Sequence[Directory], target: Directory, *, replace: bool = False, feedback: Feedback = SILENT
+) -> tuple[Summary | None, list[str]]:
+    """Merge stores into one, resume an interrupted run, or find that the store is there.
 
     Parameters
     ----------
-    stores : sequence of Store
+    stores : sequence of Directory
         The stores; the first one determines the number of tracks per shard.
-    target : str, Path or Directory
+    target : Directory
         Where to write the new store.
     replace : bool
         Whether to replace an existing store.
-    progress : callable
-        Called with each shard's receipt.
+    feedback : Feedback
+        What the caller is told.
+
+    Returns
+    -------
+    summary : Summary, optional
+        What was done; None if the target is this merge already.
+    versions : list of str
+        Libraries whose versions differ between the stores; see `differing_versions`.
 
     Raises
     ------
+    BuildError
+        If another store is at the target, and `replace` is False.
     MelzarrError
         As for `derive`.
     """
-    parts = [TrackSelection.whole(store) for store in stores]
-    about = merged_attributes([store.attributes for store in stores])
-    return derive(parts, target, about, replace=replace, progress=progress)
+    workspace = open_workspace(target)
+    refuse_place(workspace, stores, replace=True)
+    opened = [open_store(store) for store in stores]
+    versions = differing_versions([store.attributes["versions"] for store in opened])
+    if workspace.occupied() and not replace:
+        finished = open_store(target)
+        if not is_merged(finished, opened):
+            raise BuildError(
+                f"{target} is finished, but is not the merge of these stores; choose another path, or replace it with "
+                f"{feedback.force}: it stays until the new one is complete"
+            )
+        workspace.cleanup_after_crash(finished.receipts())
+        return None, versions
+    for line in versions:
+        feedback.say(f"computed by different versions: {line}")
+    parts = [TrackSelection.whole(store) for store in opened]
+    about = merged_attributes([store.attributes for store in opened])
+    with feedback.building(sum(store.n_tracks for store in opened), "merge") as progress:
+        summary = derive(parts, workspace, about, replace=replace, progress=progress)
+    return summary, versions
 
 
 def is_merged(store: Store, stores: Sequence[Store]) -> bool:
@@ -104,7 +129,7 @@ def merged_versions(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: join((each[name] for each in versions if name in each), ", ") for name in names}
 
 
-def differing(versions: Sequence[Mapping[str, str]]) -> list[str]:
+def differing_versions(versions: Sequence[Mapping[str, str]]) -> list[str]:
     """List the libraries that have several versions, such as "numpy 2.3.1, 2.4.0"."""
     joined = merged_versions(versions)
     return [

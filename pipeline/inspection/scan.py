@@ -6,12 +6,13 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.builder.plan import Estimate, Plan, estimate
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features.audio import Header, read_header, stream_header
@@ -62,7 +63,7 @@ class Scan:
     cost: Estimate | None = field(default=None)
 
 
-def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int], object] = lambda _: None) -> Scan:
+def scan(catalog: Catalog, plan: Plan, n_workers: int, feedback: Feedback = SILENT) -> Scan:
     """Read the header of every track, and compute a few tracks to estimate the cost of a build.
 
     Parameters
@@ -73,8 +74,8 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
         Plan of the build.
     n_workers : int
         Number of workers to assume.
-    progress : callable
-        Called with the number of tracks read since the last call.
+    feedback : Feedback
+        What the caller is told.
     """
     codecs, rates, channels = Counter[str](), Counter[int](), Counter[int]()
     readable, lengths = array("q"), array("d")
@@ -82,22 +83,23 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, progress: Callable[[int],
     n_problems = len(problems)
     n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # threads mostly wait for the disk or the server
     headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)
-    for number, (track, found) in enumerate(headers):
-        progress(1)
-        problem = ""
-        if isinstance(found, Header):
-            readable.append(number)
-            lengths.append(found.duration)
-            codecs[found.codec] += 1
-            rates[found.sample_rate] += 1
-            channels[found.channels] += 1
-            if found.duration < plan.spec.seconds:
-                problem = f"{found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
-        else:
-            problem = found
-        n_problems += bool(problem)
-        if problem and len(problems) < NAMED:
-            problems.append(f"{track.source}: {problem}")
+    with feedback.counting(len(catalog.tracks), "scan") as progress:
+        for number, (track, found) in enumerate(headers):
+            progress(1)
+            problem = ""
+            if isinstance(found, Header):
+                readable.append(number)
+                lengths.append(found.duration)
+                codecs[found.codec] += 1
+                rates[found.sample_rate] += 1
+                channels[found.channels] += 1
+                if found.duration < plan.spec.seconds:
+                    problem = f"{found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
+            else:
+                problem = found
+            n_problems += bool(problem)
+            if problem and len(problems) < NAMED:
+                problems.append(f"{track.source}: {problem}")
     seconds = np.sort(np.array(lengths))
     return Scan(
         labels=_labels(catalog),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.features.decibels import stored_levels
 from melzarr.pipeline.inspection.consistency import contradictions
@@ -65,7 +66,7 @@ def verify(
     *,
     n_samples: int = 0,
     seed: int = 0,
-    progress: Callable[[int], object] = lambda _: None,
+    feedback: Feedback = SILENT,
 ) -> Verdict:
     """Check that a store is intact and consistent, and optionally that it fits its audio files.
 
@@ -79,23 +80,22 @@ def verify(
         Number of tracks to recompute with librosa, drawn at random; needs `root`.
     seed : int
         Seed of the draw.
-    progress : callable
-        Called with the number of tracks done since the last call.
+    feedback : Feedback
+        What the caller is told.
 
     Raises
     ------
     BuildError
         If another store replaced it in the meantime, so that the problems found are meaningless.
     """
-    verdict = _verify(store, root, n_samples, seed, progress)
+    with feedback.counting(store.n_tracks, "verify") as progress:
+        verdict = _verify(store, root, n_samples, seed, progress)
     if verdict.problems:
         store.refuse_replaced()
     return verdict
 
 
-def _verify(
-    store: Store, root: str | Path | Directory | None, n_samples: int, seed: int, progress: Callable[[int], object]
-) -> Verdict:
+def _verify(store: Store, root: str | Path | Directory | None, n_samples: int, seed: int, progress: Advance) -> Verdict:
     verdict = Verdict()
     try:
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
@@ -119,7 +119,7 @@ def _verify(
 
 
 def _check_shards(
-    store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Callable[[int], object]
+    store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Advance
 ) -> tuple[_Levels, dict[str, str]]:
     """Check each track, then the bytes of each shard; return the levels of the training tracks, and the digests."""
     digests: dict[str, str] = {}

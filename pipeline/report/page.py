@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.builder.build_timings import STEPS, Built
+from melzarr.pipeline.builder.build_timings import STEPS, Built, read_built
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.human_units import duration, size
 from melzarr.pipeline.inspection import duplicate_candidates, quality, time_alignment
 from melzarr.pipeline.inspection.quality import QualityReport
 from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
+from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.mel_figure import RANGE_DB
 from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
@@ -50,6 +53,47 @@ class Mel:
     example: Example
     image: str
     said: str
+
+
+def report(
+    store: Store, folder: Path | None = None, run: Path | None = None, feedback: Feedback = SILENT
+) -> tuple[list[Path], QualityReport]:
+    """Assess a store and write a page about it, with its pictures.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path, optional
+        Folder of the page; by default ``NAME-report`` in the current folder.
+    run : Path, optional
+        Folder of a training run to include in the page.
+    feedback : Feedback
+        What the caller is told.
+
+    Returns
+    -------
+    files : list of Path
+        The files written, the page first.
+    found : QualityReport
+        Findings about the store.
+
+    Raises
+    ------
+    CallError
+        If the folder is inside a store.
+    MelzarrError, RunError
+        As for `write_report`, before the store is read, which takes long.
+    """
+    stem = re.sub(r"(\.zarr)?(\.zip)?$", "", store.directory.name) or "store"
+    folder = folder or Path(f"{stem}-report")
+    refuse_inside(LocalDirectory(folder / PAGE))
+    charts.require_matplotlib()
+    if run:
+        read_run(run)
+    with feedback.steps() as step:
+        found = quality.find(store, step("report", store.n_tracks), step)
+    return write_report(store, found, folder, run, read_built(store)), found
 
 
 def write_report(

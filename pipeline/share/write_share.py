@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.builder.run_build import Progress, Summary
+from melzarr.pipeline.builder.feedback import Progress
+from melzarr.pipeline.builder.run_build import Summary
 from melzarr.pipeline.derive.derive_store import derive, is_made
 from melzarr.pipeline.derive.track_selection import TrackSelection, tracks_of
 from melzarr.pipeline.errors import CallError

@@ -18,6 +18,8 @@ from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store as OpenedStore
 
 SMALL = {"n_windows": 60, "tracks_per_shard": 5}  # the spec of `finished`, and its shards
+# The drums are so few that none is in the valid split.
+pytestmark = pytest.mark.filterwarnings("ignore:label drums has no valid track")
 DOCS = Path(__file__).parents[2] / "docs/api.md"
 
 
@@ -48,12 +50,25 @@ def test_a_build_gives_the_bytes_of_the_command_line_and_is_opened_the_next_time
     assert store.attributes["uuid"] == finished.attributes["uuid"]
     assert repr(store) == f"<melzarr.Store {tmp_path / 's.zarr'}: mel 12 × 60 × 5 × 128 float32, power>"
     with pytest.raises(
-        melzarr.MelzarrError, match=r"is finished, but differs from what would be built now.*force=True"
+        melzarr.MelzarrError, match=r"(?s)is finished, but differs from what would be built now.*with force=True: the"
     ):
         melzarr.build(music, where, workers=0, n_mels=64, **SMALL)
     assert melzarr.build(music, where, workers=0, n_mels=64, force=True, **SMALL).spec.n_mels == 64
     with pytest.raises(melzarr.MelzarrError, match=r"n_mel is not a field of a spec; use .*n_mels"):
         melzarr.build(music, where, n_mel=64)
+
+
+def test_a_build_warns_where_it_is_called_of_splits_without_a_track_and_of_timings_that_are_lost(
+    music: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "s.zarr.built.json").mkdir()  # in the way of the timings
+    with pytest.warns(UserWarning, match=r"label drums has no|timings of the build") as warned:
+        store = melzarr.build(music, tmp_path / "s.zarr", workers=0, **SMALL)
+    first, second = (str(warning.message) for warning in warned)
+    assert first.startswith("label drums has no valid track: give more tracks")
+    assert "could not be written beside the store as s.zarr.built.json" in second
+    assert {warning.filename for warning in warned} == {__file__}
+    assert len(store) == 12
 
 
 def test_it_runs_on_a_client_that_is_there_and_leaves_it(
@@ -95,6 +110,10 @@ def test_a_store_grows_and_stores_are_joined(music: Path, tmp_path: Path, finish
         shutil.copytree(music / label, tmp_path / name / label)
         melzarr.build(tmp_path / name, tmp_path / f"{name}.zarr", workers=0, **SMALL)
     both = melzarr.merge([tmp_path / "a.zarr", melzarr.open(tmp_path / "b.zarr")], tmp_path / "c.zarr")
+    again = melzarr.merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")  # up to date
+    assert again.attributes == both.attributes
+    with pytest.raises(melzarr.MelzarrError, match=r"is not the merge of these stores.*replace it with force=True"):
+        melzarr.merge([tmp_path / "b.zarr", tmp_path / "a.zarr"], tmp_path / "c.zarr")
     grown = melzarr.append(tmp_path / "a.zarr", music, workers=0)
     for store in (both, grown, melzarr.append(grown, music)):
         assert len(store) == 12

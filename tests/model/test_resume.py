@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from melzarr.model import run_directory as run_room
 from melzarr.model import train as room
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.run_directory import Run
-from melzarr.model.train import Watch, train
+from melzarr.model.train import train
 from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.builder.feedback import Feedback
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -113,9 +115,13 @@ def test_a_training_that_is_stopped_after_each_epoch_goes_on_to_the_same_weights
     tiny: Store, quick: TrainRecipe, undisturbed: Run, tmp_path: Path
 ) -> None:
     run, protocol, counted = Run(tmp_path / "run"), make_protocol(tiny, "track"), []
+    stopping = Feedback(
+        say=lambda line: stop() if line.startswith("epoch") else None,
+        counting=lambda *_: nullcontext(counted.append),
+    )
     for done in (1, 2, 3):
         with pytest.raises(Stopped):
-            train(tiny, quick, protocol, run, seed=SEED, watch=Watch(counted.append, lambda _: stop()))
+            train(tiny, quick, protocol, run, seed=SEED, feedback=stopping)
         assert (len(run.history()), run.is_finished) == (done, False)
     train(tiny, quick, protocol, run, seed=SEED)
     assert same_weights(run, undisturbed)
@@ -129,7 +135,7 @@ def test_a_training_that_is_stopped_after_each_epoch_goes_on_to_the_same_weights
 def test_a_state_that_was_lost_is_a_sentence_that_helps(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
     run, protocol = Run(tmp_path / "run"), make_protocol(tiny, "track")
     with pytest.raises(Stopped):
-        train(tiny, quick, protocol, run, watch=Watch(epoch=lambda _: stop()))
+        train(tiny, quick, protocol, run, feedback=Feedback(say=lambda _: stop()))
     run.checkpoint(1).unlink()
     with pytest.raises(RunError, match="--force"):
         train(tiny, quick, protocol, run)

@@ -8,6 +8,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.plots import draw_confusion
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import label_names
-from melzarr.model.train import Watch, train, windows_per_epoch
+from melzarr.model.train import train, windows_per_epoch
 from melzarr.model.training_recipe import TrainRecipe
+from melzarr.pipeline.builder.feedback import Feedback
 from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import RunError, StoreError
@@ -96,13 +98,18 @@ def test_its_configuration_says_what_the_weights_depend_on(tiny: Store, quick: T
     assert config["versions"].keys() >= {"melzarr", "keras", "tensorflow"}
 
 
+def of_windows(progress: Callable[[int], object]) -> Feedback:
+    """Count the windows of the training."""
+    return Feedback(counting=lambda _, what, *__: nullcontext(progress if what == "train" else abs))
+
+
 @pytest.mark.usefixtures("light")
 def test_each_epoch_counts_its_windows_and_the_rate_ends_at_nothing(
     tiny: Store, quick: TrainRecipe, tmp_path: Path
 ) -> None:
     counted: list[int] = []
     recipe, protocol = replace(quick, batch_size=13, windows_per_track=11), make_protocol(tiny, "track")
-    train(tiny, recipe, protocol, Run(tmp_path / "run"), watch=Watch(windows=counted.append))
+    train(tiny, recipe, protocol, Run(tmp_path / "run"), feedback=of_windows(counted.append))
     assert windows_per_epoch(recipe, protocol) == 5 * 11
     assert counted == [0, *[13, 13, 13, 13, 3] * 3]
     assert windows_per_epoch(replace(recipe, windows_per_track=0), protocol) == 5 * 24
@@ -121,7 +128,7 @@ def test_the_front_end_has_the_levels_of_the_windows_that_are_trained_on(
 ) -> None:
     protocol = make_protocol(tiny, name, seed=2)
     with pytest.raises(InterruptedError):
-        train(tiny, quick, protocol, Run(tmp_path / "run"), watch=Watch(windows=interrupt))
+        train(tiny, quick, protocol, Run(tmp_path / "run"), feedback=of_windows(interrupt))
     chosen = protocol.part("train")
     levels = 10 * np.log10(np.maximum(tiny.mel[:][chosen.tracks][chosen.windows].astype(np.float64), 1e-10))
     # Levels are of single precision in the store's statistics and ours.
@@ -179,11 +186,11 @@ def test_it_stops_after_so_many_epochs_without_a_better_accuracy_and_keeps_the_l
     accuracies(found)
     run, weights = Run(tmp_path / "run"), []
 
-    def remember(_: dict[str, float]) -> None:
+    def remember(_: str) -> None:
         weights.append(run.last_state().get_weights())
 
     train(tiny, replace(quick, epochs=5, patience=patience), make_protocol(tiny, "track"), run,
-          watch=Watch(epoch=remember))  # fmt: skip
+          feedback=Feedback(say=remember))  # fmt: skip
     assert [row["valid_accuracy"] for row in run.history()] == found[:n_epochs]
     kept = run.model().get_weights()
     same = [all(np.array_equal(a, b) for a, b in zip(kept, epoch, strict=False)) for epoch in weights]

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import click
 
-from melzarr.pipeline.cli.options import (
-    DATASETS,
-    WORKERS,
-    Guarded,
-)
+from melzarr.pipeline.cli.options import DATASETS, WORKERS, Guarded
 from melzarr.pipeline.cli.output import next_step
 
 

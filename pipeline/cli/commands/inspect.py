@@ -7,11 +7,7 @@ from pathlib import Path
 
 import click
 
-from melzarr.pipeline.cli.options import (
-    AS_JSON,
-    STORE,
-    Guarded,
-)
+from melzarr.pipeline.cli.options import AS_JSON, STORE, Guarded
 from melzarr.pipeline.cli.output import as_text, show
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melzarr.pipeline.cli.commands.features import is_up_to_date, note_how_fast
 from melzarr.pipeline.cli.inputs import prepare
 from melzarr.pipeline.cli.options import AS_JSON, FORCE, MAX_FAILED, SOURCE, STORE, WORKERS, InOrder, source_options
-from melzarr.pipeline.cli.output import as_text, count, next_step, show
-from melzarr.pipeline.cli.progress import build_progress
+from melzarr.pipeline.cli.output import as_text, next_step, show
+from melzarr.pipeline.cli.progress import SHOWN, beside_bar, building, show_made
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.storage.directory import Directory
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def init_stage(source: str, store: Directory, force: bool, **options: Any) -> No
       melzarr job-array init ~/Music/genres music.zarr
     """
     from melzarr.pipeline.builder.job_array import write_plan
+    from melzarr.pipeline.builder.up_to_date import is_up_to_date
     from melzarr.pipeline.publishing.open_workspace import open_workspace
     from melzarr.pipeline.sources.catalog import missing_splits
 
     catalog, plan = prepare(source, options)
-    workspace = open_workspace(store)
-    if workspace.occupied() and is_up_to_date(store, catalog, plan, force):
+    if open_workspace(store).occupied() and is_up_to_date(store, plan, catalog, replace=force, feedback=SHOWN):
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         return
     show(missing_splits(catalog))
@@ -104,7 +104,7 @@ def part_stage(
         return
     with (
         connect("local", workers, written.plan.worker_bytes) as runner,
-        build_progress(n_tracks, f"part {number}/{n_parts}") as progress,
+        building(n_tracks, f"part {number}/{n_parts}") as progress,
     ):
         summary = make_part(written, store, number, n_parts, runner, max_failed=max_failed, progress=progress)
     click.echo(as_text(_facts(summary))) if as_json else show(part_lines(summary, n_tracks))
@@ -123,9 +123,7 @@ def finish_stage(store: Directory, max_failed: float | None, as_json: bool) -> N
       melzarr job-array finish music.zarr
     """
     from melzarr.pipeline.builder.job_array import finish, read_plan
-    from melzarr.pipeline.cli.messages import summary_lines
     from melzarr.pipeline.publishing.open_workspace import open_workspace
-    from melzarr.pipeline.zarr_store.reader import open_store
 
     workspace = open_workspace(store)
     workspace.cleanup_after_crash()
@@ -133,12 +131,15 @@ def finish_stage(store: Directory, max_failed: float | None, as_json: bool) -> N
         click.echo(f"{store} is finished", err=as_json)
         return
     written = read_plan(store)
-    with build_progress(len(written.plan.tracks), "finish") as progress:
+    with building(len(written.plan.tracks), "finish") as progress:
         summary = finish(written, store, max_failed=max_failed, progress=progress)
-    click.echo(as_text(_facts(summary))) if as_json else show(summary_lines(summary, open_store(store).n_bytes))
-    note_how_fast(store, summary, None)
-    if not as_json:
-        next_step("verify", store)
+    if as_json:
+        click.echo(as_text(_facts(summary)))
+        if summary.remark:
+            beside_bar(summary.remark)
+        return
+    show_made(summary)
+    next_step("verify", store)
 
 
 def _facts(summary: Summary) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
 from melzarr.pipeline.cli.options import STORE, Guarded
-from melzarr.pipeline.cli.output import count, next_step, show
-from melzarr.pipeline.cli.progress import progress_bars
+from melzarr.pipeline.cli.output import next_step, show
+from melzarr.pipeline.cli.progress import SHOWN
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.storage.local import LocalDirectory
 
 
 @click.command(cls=Guarded)
@@ -32,31 +30,13 @@ def report(store: Directory, run: Path | None, folder: Path | None) -> None:
       melzarr report demo.zarr
       melzarr report demo.zarr --run runs/demo-default-track --to pages/demo
     """
-    from melzarr.pipeline.builder.build_timings import read_built
-    from melzarr.pipeline.human_units import size
-    from melzarr.pipeline.inspection.quality import find
-    from melzarr.pipeline.publishing.target_guard import refuse_inside
-    from melzarr.pipeline.report.charts import require_matplotlib
-    from melzarr.pipeline.report.page import PAGE, write_report
-    from melzarr.pipeline.report.run_reader import read_run
+    from melzarr.pipeline.human_units import count, size
+    from melzarr.pipeline.report.page import report as write_report
     from melzarr.pipeline.zarr_store.reader import open_store
 
-    opened = open_store(store)
-    folder = folder or Path(f"{_stem(store.name)}-report")
-    refuse_inside(LocalDirectory(folder / PAGE))
-    require_matplotlib()
-    if run:
-        read_run(run)  # raises if it is not a run; done first, because reading the store takes long
-    with progress_bars() as step:
-        found = find(opened, step("report", opened.n_tracks), step)
-    page, *pictures = write_report(opened, found, folder, run, read_built(opened))
+    (page, *pictures), found = write_report(open_store(store), folder, run, SHOWN)
     click.echo(f"made {page}, {size(page.stat().st_size)}, and {count(len(pictures), 'picture')} beside it")
     if faults := found.faults():
         show(["possible problems:", *(f"  {fault}" for fault in faults)])
     if not run:
         next_step("train", store)
-
-
-def _stem(name: str) -> str:
-    """Return the name of a store without its extension."""
-    return re.sub(r"(\.zarr)?(\.zip)?$", "", name) or "store"

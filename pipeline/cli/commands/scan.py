@@ -9,14 +9,9 @@ from typing import Any
 import click
 
 from melzarr.pipeline.cli.inputs import prepare
-from melzarr.pipeline.cli.options import (
-    AS_JSON,
-    SOURCE,
-    Guarded,
-    source_options,
-)
+from melzarr.pipeline.cli.options import AS_JSON, SOURCE, Guarded, source_options
 from melzarr.pipeline.cli.output import as_text, next_step, show
-from melzarr.pipeline.cli.progress import progress_bar
+from melzarr.pipeline.cli.progress import SHOWN
 
 
 @click.command(cls=Guarded)
@@ -35,9 +30,7 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
     from melzarr.pipeline.inspection.scan import scan as scan_catalog
 
     catalog, plan = prepare(source, options)
-    n_workers = workers or local_workers(None, plan.worker_bytes)
-    with progress_bar(len(catalog.tracks), "scan") as bar:
-        found = scan_catalog(catalog, plan, n_workers, bar.update)
+    found = scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), SHOWN)
     if as_json:
         click.echo(as_text(dataclasses.asdict(found)))
         return

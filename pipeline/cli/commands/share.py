@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from melzarr.pipeline.cli.options import AS_JSON, DATASETS, FORCE, STORE, Address, Guarded
 from melzarr.pipeline.cli.output import as_text, next_step, show
-from melzarr.pipeline.cli.progress import build_progress, progress_bar
+from melzarr.pipeline.cli.progress import SHOWN
 from melzarr.pipeline.sources.dataset_recipe import is_date
 from melzarr.pipeline.spec import DTYPES, SCALES
 from melzarr.pipeline.storage.directory import Directory
@@ -98,13 +96,7 @@ def share(
         origin=origin,
     )
     n_tracks = len(options.select(opened))
-    with ExitStack() as bars:
-
-        def step(name: str, n: int) -> Callable[[int], object]:
-            update: Callable[[int], object] = bars.enter_context(progress_bar(n, name)).update
-            return update
-
-        progress = bars.enter_context(build_progress(n_tracks, "copy"))
+    with SHOWN.steps() as step, SHOWN.building(n_tracks, "copy") as progress:
         summary = share_store(opened, dest, options, replace=force, progress=progress, step=step)
     made = open_store(dest)
     facts = {

@@ -8,14 +8,9 @@ from pathlib import Path
 import click
 
 from melzarr.pipeline.cli.inputs import audio_root
-from melzarr.pipeline.cli.options import (
-    AS_JSON,
-    DATASETS,
-    STORE,
-    Guarded,
-)
+from melzarr.pipeline.cli.options import AS_JSON, DATASETS, STORE, Guarded
 from melzarr.pipeline.cli.output import as_text, show
-from melzarr.pipeline.cli.progress import progress_bar
+from melzarr.pipeline.cli.progress import SHOWN
 from melzarr.pipeline.storage.directory import Directory
 
 
@@ -45,7 +40,6 @@ def verify(
         raise click.UsageError("--sample computes from the audio files; give their source with --source")
     opened = open_store(store)
     root = None if source is None else audio_root(source, datasets)
-    with progress_bar(opened.n_tracks, "verify") as bar:
-        verdict = verify_store(opened, root, n_samples=sample, seed=seed, progress=bar.update)
+    verdict = verify_store(opened, root, n_samples=sample, seed=seed, feedback=SHOWN)
     click.echo(as_text(dataclasses.asdict(verdict))) if as_json else show(verdict_lines(verdict))
     ctx.exit(1 if verdict.problems else 0)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from processes import command, digests, start
 from melzarr.cli import main
 from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
-from melzarr.pipeline.derive.append import addition, build_new, growing
+from melzarr.pipeline.derive.append import addition, growing
 from melzarr.pipeline.derive.append import append as append_tracks
 from melzarr.pipeline.derive.derive_store import derive
 from melzarr.pipeline.derive.track_selection import TrackSelection
@@ -549,15 +550,15 @@ def test_of_two_appends_at_once_one_does_all_and_the_other_says_why_it_did_nothi
 def test_a_store_that_was_replaced_before_it_was_held_is_not_mixed_with_another(
     young: Path, own_music: Path, plan_of
 ) -> None:
-    store = open_store(young)
-    with growing(open_directory(young)) as workspace:
-        added = addition(workspace, store, read_catalog(own_music))
-        build_new(added, InProcess())
+    @contextmanager
+    def connect(_: int) -> Iterator[InProcess]:
+        yield InProcess()
         shutil.rmtree(young)
         of_some(own_music, young.with_name("t.zarr"), plan_of, range(6))
         young.with_name("t.zarr").rename(young)
-        with pytest.raises(BuildError, match="was replaced or removed while it was read; run the same command again"):
-            append_tracks(added)
+
+    with pytest.raises(BuildError, match="was replaced or removed while it was read; run the same command again"):
+        append_tracks(open_directory(young), "music", lambda _: read_catalog(own_music), connect)
     assert open_store(young).n_tracks == 6
 
 

@@ -29,6 +29,7 @@ from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
+from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.storage.zip import pack_folder
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -53,6 +54,10 @@ def half(music: Path, tmp_path_factory: pytest.TempPathFactory, plan_of) -> Half
         return open_store(target.with_name("other.zarr"))
 
     return make
+
+
+def merged(stores: list[Store], target: Path) -> None:
+    merge([store.directory for store in stores], open_directory(target))
 
 
 def melzarr(*arguments: object) -> Result:
@@ -87,7 +92,7 @@ def test_it_is_one_store_to_xarray_to_verify_and_to_a_training(
     half: Half, music: Path, finished: Store, tmp_path: Path
 ) -> None:
     first, second = half(range(6, 12)), half(range(6))
-    merge([first, second], tmp_path / "s.zarr")
+    merged([first, second], tmp_path / "s.zarr")
     dataset = xr.open_zarr(tmp_path / "s.zarr")
     both = [xr.open_zarr(store.directory.path) for store in (first, second)]
     for name in ("mel", "track", "split", "label", "group", "status", "source", "peak"):
@@ -107,10 +112,10 @@ def test_it_is_one_store_to_xarray_to_verify_and_to_a_training(
 
 def test_it_does_not_matter_in_how_many_steps_it_is_done(half: Half, tmp_path: Path) -> None:
     stores = [half(range(3)), half(range(3, 4), title="second"), half(range(4, 9)), half(range(9, 12), licence="free")]
-    merge(stores, tmp_path / "at once.zarr")
-    merge(stores[:2], tmp_path / "a.zarr")
-    merge(stores[2:], tmp_path / "b.zarr")
-    merge([open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")], tmp_path / "in steps.zarr")
+    merged(stores, tmp_path / "at once.zarr")
+    merged(stores[:2], tmp_path / "a.zarr")
+    merged(stores[2:], tmp_path / "b.zarr")
+    merged([open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")], tmp_path / "in steps.zarr")
     assert digests(tmp_path / "at once.zarr") == digests(tmp_path / "in steps.zarr")
 
 
@@ -177,7 +182,7 @@ def test_another_spec_is_refused(half: Half, music: Path, tmp_path: Path, plan_o
     catalog, plan = plan_of(music, n_mels=64)
     build(plan, catalog, tmp_path / "other.zarr", InProcess())
     with pytest.raises(SpecError, match="differ in n_mels=128 and 64"):
-        merge([half(range(3)), open_store(tmp_path / "other.zarr")], tmp_path / "s.zarr")
+        merged([half(range(3)), open_store(tmp_path / "other.zarr")], tmp_path / "s.zarr")
 
 
 def test_what_is_there_is_kept_where_it_is_the_same_and_else_replaced_by_force_alone(
@@ -214,7 +219,7 @@ def test_what_a_kill_after_the_last_step_left_goes_with_the_next_run(half: Half,
     first, second, target = half(range(5)), half(range(5, 12)), tmp_path / "s.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalWorkspace, "discard", lambda _: None)
-        merge([first, second], target)
+        merged([first, second], target)
     assert open_workspace(target).root.exists()
     assert "is finished and up to date" in melzarr("merge", first.directory, second.directory, target).stdout
     assert not open_workspace(target).root.exists()
