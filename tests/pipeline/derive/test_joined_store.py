@@ -29,7 +29,7 @@ def thirds(finished: Store, tmp_path_factory: pytest.TempPathFactory) -> list[St
 
 
 def test_it_has_the_tracks_columns_and_statistics_of_a_merger(thirds: list[Store], tmp_path: Path) -> None:
-    merge(thirds, tmp_path / "merged.zarr")
+    merge([store.directory for store in thirds], tmp_path / "merged.zarr")
     joined, merged = JoinedStore(tuple(thirds)), open_store(tmp_path / "merged.zarr")
     assert (joined.n_tracks, joined.spec, joined.io_threads) == (12, merged.spec, merged.io_threads)
     for name in COORDINATES:
