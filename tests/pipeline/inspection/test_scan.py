@@ -81,13 +81,13 @@ def test_a_comparison_holds_no_objects_for_its_tracks(
 ) -> None:
     monkeypatch.setattr(tracks_room, "BLOCK", 256)
     monkeypatch.setattr(room, "CHUNK_VALUES", 256)
-    catalog, plan = many
+    catalog, _ = many
     tracks = Tracks.of(catalog.tracks)
     columns = {name: tracks.column(name) for name in FIELDS} | {"track": tracks.column("id")}
     columns["source_sha256"] = np.full(N, "5a" * 32, TEXT)
     store = cast("Store", SimpleNamespace(text=columns.__getitem__, column=lambda name, some: columns[name][some]))
     found: list[list[str]] = []
-    assert peak_of(lambda: found.append(room._track_changes(store, plan, catalog, lambda _: None))) < BYTES * N
+    assert peak_of(lambda: found.append(room._track_changes(store, catalog, lambda _: None))) < BYTES * N
     first = sorted(track.id for track in catalog.tracks[:3])
     assert found[0] == [f"tracks whose files have changed: {', '.join(first)} and {N - 3} more"]
 
