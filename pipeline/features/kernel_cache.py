@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
+
+from melzarr.pipeline.storage.private_cache import private_cache
 
 PATIENCE = 120  # seconds to wait while another process compiles; many times what a slow machine needs
 
@@ -23,12 +28,32 @@ def compiled_kernel() -> Callable[..., None]:
     Notes
     -----
     The cache is numba's: beside the source, in the user's cache folder if the source's folder is not writable, or in
-    ``NUMBA_CACHE_DIR``. Numba does not coordinate processes that compile the same function at the same time; a lock
-    does. If the cache fails for any reason (no folder for it, a full disk, damaged files, a file system without locks),
-    the kernel is compiled in memory, and every process spends some seconds on it.
+    ``NUMBA_CACHE_DIR``, or else that of `provide_cache`. Numba does not coordinate processes that compile the same
+    function at the same time; a lock does. If the cache fails for any reason (no folder for it, a full disk, damaged
+    files, a file system without locks), the kernel is compiled in memory, and every process spends some seconds on it.
     """
     with _one_thread:
         return _compile()
+
+
+def provide_cache() -> None:
+    """Give numba a private folder for its cache, here and in child processes, if it finds no other folder.
+
+    Notes
+    -----
+    Numba finds none if neither the home of the user nor the folder of the installed packages is writable. Without one,
+    librosa cannot be imported, because it asks numba to cache its functions.
+    """
+    import numba  # noqa: PLC0415  (slow to import; needed once per process that computes)
+
+    librosa = importlib.util.find_spec("librosa")
+    for path in (str(librosa and librosa.origin), __file__):
+        function = types.FunctionType(_nothing.__code__.replace(co_filename=path), {})
+        try:
+            numba.njit(cache=True)(function)
+        except RuntimeError:
+            numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(private_cache())
+            return
 
 
 @functools.cache
@@ -38,6 +63,7 @@ def _compile() -> Callable[..., None]:
 
     from melzarr.pipeline.features.kernel import SIGNATURE, mel_power  # noqa: PLC0415  (likewise)
 
+    provide_cache()
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     compiler(_nothing).compile(())  # initialise numba before the lock: this takes longer than loading a kernel
     try:

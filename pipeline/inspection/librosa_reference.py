@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from melzarr.pipeline.features.audio import open_audio
 from melzarr.pipeline.features.decibels import AMIN
+from melzarr.pipeline.features.kernel_cache import provide_cache
 from melzarr.pipeline.spec import FeatureSpec
 
 # How far a store may deviate from librosa. The kernel and librosa both round in single precision, in proportion to the
@@ -40,6 +41,7 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
     -------
     np.ndarray [shape=(n_valid, n_frames, n_mels)]
     """
+    provide_cache()
     import librosa  # noqa: PLC0415  (slow to import, and needed only for verification)
 
     # One second more than is compared, so that the end effects of the resampler are outside.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.errors import MelzarrError
 from melzarr.pipeline.inspection.durations import Lengths
 from melzarr.pipeline.report.mel_figure import RANGE_DB, draw
 from melzarr.pipeline.zarr_store.reader import Store
@@ -69,14 +68,6 @@ class Charts(Protocol):
 
     def draw_history(self, training: Training) -> tuple[bytes, bytes]:
         """Draw loss and accuracies as SVG."""
-
-
-def require_matplotlib() -> None:
-    """Raise MelzarrError if matplotlib is not installed."""
-    try:
-        import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
-    except ImportError as error:
-        raise MelzarrError("a report needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
 
 
 def draw_examples(store: Store, path: Path) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from melzarr.pipeline.errors import MelzarrError
 from melzarr.pipeline.features.decibels import stored_levels
 from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.private_cache import has_home, private_cache
 from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
@@ -78,13 +80,33 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
     MelzarrError
         If matplotlib is missing, or does not support the format.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        raise MelzarrError("a picture needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
+    require_matplotlib("a picture")
+    from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+
     if path.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
         raise MelzarrError(f"{path} is not a supported image format; use a name that ends in .png, .svg, .pdf or .webp")
     return Figure(figsize=inches, layout="constrained")
+
+
+def require_matplotlib(what: str = "a report") -> None:
+    """Import matplotlib, which gets a private folder for its caches if the user has no home.
+
+    Parameters
+    ----------
+    what : str
+        What needs it, for the message.
+
+    Raises
+    ------
+    MelzarrError
+        If it is not installed.
+    """
+    if not has_home():
+        os.environ.setdefault("MPLCONFIGDIR", str(private_cache() / "matplotlib"))
+    try:
+        import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
+    except ImportError as error:
+        raise MelzarrError(f"{what} needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
 
 
 def save(figure: Figure, path: Path) -> None:

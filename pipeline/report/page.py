@@ -21,7 +21,7 @@ from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
-from melzarr.pipeline.report.mel_figure import RANGE_DB
+from melzarr.pipeline.report.mel_figure import RANGE_DB, require_matplotlib
 from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
@@ -140,7 +140,7 @@ def write_report(
     RunError
         If `run` is not a training run.
     """
-    charts.require_matplotlib()
+    require_matplotlib()
     training = None if run is None else read_run(run)
     drawn = _Pictures(folder / pictures, draw)
     view = {

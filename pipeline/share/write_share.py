@@ -23,7 +23,8 @@ from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.zip_workspace import digest_file
 from melzarr.pipeline.report import charts
-from melzarr.pipeline.report.charts import Charts, require_matplotlib
+from melzarr.pipeline.report.charts import Charts
+from melzarr.pipeline.report.mel_figure import require_matplotlib
 from melzarr.pipeline.share.documents import explain
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.sources.catalog import Catalog

@@ -47,7 +47,7 @@ def in_a_process(folder: Path, cache: Path, before: str = "") -> tuple[np.ndarra
     out = folder / f"{len(list(folder.iterdir()))}.npy"
     done = subprocess.run(
         [sys.executable, *WARNINGS, "-c", before + CODE, out],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache), "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,10 +66,12 @@ def test_processes_that_start_at_once_with_an_empty_cache_compile_once(tmp_path:
     assert sorted(said[:3] for _, said in results) == ["0 1", "1 0", "1 0", "1 0"]
 
 
+ANYWHERE_BUT_IN_THE_PACKAGES = "UserProvidedCacheLocator,UserWideCacheLocator"
 NOWHERE = """
 import librosa.filters  # which does need a place
+import os
 import numba
-numba.config.CACHE_LOCATOR_CLASSES = "ZipCacheLocator"
+numba.config.CACHE_LOCATOR_CLASSES = os.environ["NUMBA_CACHE_LOCATOR_CLASSES"] = "ZipCacheLocator"
 """
 FULL = """
 import librosa.filters
@@ -97,6 +99,26 @@ def test_a_cache_without_a_place_or_on_a_full_disk_or_damaged_breaks_nothing(
     mel, said = in_a_process(out, cache)
     assert said == "0 1 None"
     assert mel.tobytes() == expected.tobytes()
+
+
+def test_librosa_gets_a_private_cache_if_neither_home_nor_the_packages_can_be_written_to(tmp_path: Path) -> None:
+    code = (
+        "from melzarr.pipeline.features.kernel_cache import provide_cache\n"
+        "provide_cache()\n"
+        "import librosa.core.audio, os\n"
+        "print(os.environ['NUMBA_CACHE_DIR'])\n"
+    )
+    nowhere = {"HOME": os.devnull, "TMPDIR": str(tmp_path), "NUMBA_CACHE_LOCATOR_CLASSES": ANYWHERE_BUT_IN_THE_PACKAGES}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, *WARNINGS, "-c", code], env=kept | nowhere, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert list(folder.rglob("*.nbi"))
 
 
 def test_nothing_is_compiled_before_it_is_called() -> None:
