@@ -11,7 +11,7 @@ from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import Tracks
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.storage.ignored_files import SYSTEM_FILES
+from melzarr.pipeline.storage.ignored_files import is_worthless
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import ZIP_SUFFIX
 from melzarr.pipeline.storage.zip import ZipDirectory
@@ -19,7 +19,7 @@ from melzarr.pipeline.zarr_store.companion_files import AUDIO, CHECKSUMS, read_c
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
 from melzarr.pipeline.zarr_store.reader import is_store
 
-HARMLESS = {".gitattributes", *SYSTEM_FILES}  # files that may be lost: unimportant, or created again
+GENERATED = ".gitattributes"  # a share for Hugging Face has one, which Git may have changed
 
 
 def refuse_place(
@@ -142,7 +142,7 @@ def _foreign_files(target: Directory) -> Iterator[str]:
     except (FileNotFoundError, ValueError):
         listed = set()
     for name, _ in target.files():
-        if not (is_file_of_a_store(name) or name in listed or name.rpartition("/")[2] in HARMLESS):
+        if not (is_file_of_a_store(name) or name in listed or name == GENERATED or is_worthless(name)):
             yield name
 
 

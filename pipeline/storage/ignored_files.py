@@ -7,7 +7,11 @@ SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini"
 # Folders of the archiver of macOS, the recycle bin of Windows, thumbnails of Synology, and the root of a disk.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "lost+found"})
 
-_IGNORED = frozenset(name.lower() for name in SYSTEM_FILES | SYSTEM_FOLDERS)
+# Folders in which a system keeps thumbnails and attributes of files beside them.
+_COPIES = frozenset({"__macosx", "@eadir", ".appledouble"})
+
+_FILES = frozenset(name.lower() for name in SYSTEM_FILES)
+_IGNORED = _FILES | {name.lower() for name in SYSTEM_FOLDERS}
 
 
 def is_ignored(path: str) -> bool:
@@ -26,3 +30,20 @@ def is_ignored(path: str) -> bool:
     False
     """
     return any(part.startswith(".") or part.lower() in _IGNORED for part in path.split("/"))
+
+
+def is_worthless(path: str) -> bool:
+    """Return whether a file may be lost, because a system made it by itself; hidden files of a user may not.
+
+    Parameters
+    ----------
+    path : str
+        As for `is_ignored`.
+
+    Examples
+    --------
+    >>> is_worthless("mel/.DS_Store"), is_worthless("mel/._c"), is_worthless(".git/HEAD")
+    (True, True, False)
+    """
+    *folders, name = path.lower().split("/")
+    return name.startswith("._") or name in _FILES or not _COPIES.isdisjoint(folders)

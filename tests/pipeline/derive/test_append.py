@@ -85,6 +85,24 @@ def test_what_a_folder_has_grown_by_makes_the_store_that_a_build_of_all_makes(
     assert melzarr("features", own_music, young, *SMALL).stdout.startswith(f"{young} is finished and up to date")
 
 
+def test_files_that_systems_leave_in_a_store_do_not_hinder_it_and_are_not_carried_on(
+    young: Path, own_music: Path, finished: Store, tmp_path: Path, plan_of
+) -> None:
+    rest = of_some(own_music, tmp_path / "rest.zarr", plan_of, range(7, 12))
+    for name in ("mel/.DS_Store", "mel/c/._0", "mel/c/0/Thumbs.db", "receipts/key/desktop.ini", "@eaDir/zarr.json@x"):
+        open_directory(young).write(name, b"")
+        open_directory(rest).write(name, b"")
+    assert not verify(open_store(young)).problems
+    pack_folder(young, tmp_path / "young.zarr.zip")
+    assert not verify(open_store(tmp_path / "young.zarr.zip")).problems
+    for store in (young, tmp_path / "young.zarr.zip"):
+        assert melzarr("merge", store, rest, tmp_path / "both.zarr", "--force").exit_code == 0
+        assert digests(tmp_path / "both.zarr").keys() == digests(finished.directory.path).keys()
+        append(store, own_music)
+        assert open_store(store).attributes["uuid"] == finished.attributes["uuid"]
+        assert {name for name, _ in open_store(store).directory.files()} == digests(finished.directory.path).keys()
+
+
 def test_new_tracks_come_last_whatever_their_names_and_the_old_ones_stay_as_they_were(
     own_music: Path, tmp_path: Path, plan_of, finished: Store
 ) -> None:

@@ -25,7 +25,6 @@ from melzarr.pipeline.publishing.target_guard import refuse_inside, refuse_place
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share
 from melzarr.pipeline.sources.catalog import read_catalog
-from melzarr.pipeline.storage.ignored_files import SYSTEM_FILES
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.layout import is_file_of_a_store
@@ -120,7 +119,9 @@ def test_the_library_refuses_what_the_commands_refuse(with_audio: Path, plan_of)
 # What else lies in the folder of a store ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "README.md", "mel/notes.txt", "mine/zarr.json", "mel/c/x"])
+@pytest.mark.parametrize(
+    "name", [".git/HEAD", ".notes", "notes.txt", "README.md", "mel/notes.txt", "mine/zarr.json", "mel/c/x"]
+)
 @pytest.mark.parametrize("command", ["features", "init", "share", "append", "merge"])
 def test_what_somebody_keeps_in_a_store_stays(
     own_store: Store, finished: Store, own_music: Path, command: str, name: str
@@ -147,12 +148,13 @@ def test_what_somebody_keeps_in_a_store_stays(
 
 
 def test_what_a_store_and_a_share_hold_is_their_own(own_store: Store, with_audio: Path) -> None:
-    for name in SYSTEM_FILES:
-        (own_store.directory.path / name).write_bytes(b"")
+    of_systems = {".DS_Store", "thumbs.db", "mel/._zarr.json", "mel/c/0/desktop.ini", "mel/@eaDir/c/SYNO@.attr"}
+    for name in of_systems:
+        own_store.directory.write(name, b"")
     for place in (own_store.directory, open_directory(with_audio)):
         refuse_place(open_workspace(place), replace=True)
     names = [name for name, _ in own_store.directory.files()]
-    assert {name for name in names if not is_file_of_a_store(name)} == SYSTEM_FILES
+    assert {name for name in names if not is_file_of_a_store(name)} == of_systems
 
 
 # Within a store -------------------------------------------------------------------------------------------------------
