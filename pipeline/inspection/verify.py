@@ -26,7 +26,7 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory, source_sha256
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.companion_files import differences
-from melzarr.pipeline.zarr_store.reader import Store
+from melzarr.pipeline.zarr_store.reader import Store, access_to
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 STATISTICS_DB = 1e-3  # tolerance of mean and deviation, which are summed in another order here
@@ -85,10 +85,12 @@ def verify(
 
     Raises
     ------
+    StorageError
+        If the store may not be read, or its server does not answer.
     BuildError
         If another store replaced it in the meantime, so that the problems found are meaningless.
     """
-    with feedback.counting(store.n_tracks, "verify") as progress:
+    with access_to(store.directory), feedback.counting(store.n_tracks, "verify") as progress:
         verdict = _verify(store, root, n_samples, seed, progress)
     if verdict.problems:
         store.refuse_replaced()
@@ -106,7 +108,7 @@ def _verify(store: Store, root: str | Path | Directory | None, n_samples: int, s
         differing, verdict.n_files = differences(store.directory, digests)
         verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
-    except StorageError:  # an error of the server, not of the store
+    except (StorageError, PermissionError):  # an error of the server or of permissions, not of the store
         raise
     except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")

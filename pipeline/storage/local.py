@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class LocalDirectory:
 
     def exists(self) -> bool:
         """Return whether the path exists."""
-        return self.path.exists()
+        return _facts(self.path) is not None
 
     def read(self, name: str) -> bytes:
         """Return the contents of a file."""
@@ -80,10 +81,8 @@ class LocalDirectory:
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None if it does not exist."""
-        try:
-            return (self.path / name).stat().st_size if (self.path / name).is_file() else None
-        except OSError:
-            return None
+        facts = _facts(self.path / name)
+        return facts.st_size if facts and stat.S_ISREG(facts.st_mode) else None
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
         """Yield names and sizes of all files except those in the folder `without`."""
@@ -124,3 +123,13 @@ class LocalDirectory:
     def error_context(self, name: str) -> AbstractContextManager[None]:
         """Add the path to disk errors that lack it."""
         return naming(self.path / name)
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    """Return what the system says of a path; None if nothing is there, but not if that may not be known."""
+    try:
+        return path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # also a link to itself, or a name that no file can have
+        return None

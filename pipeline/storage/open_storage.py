@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -46,4 +47,5 @@ def open_directory(where: str | Path | Directory) -> Directory:
 
 def _on_disk(path: Path) -> Directory:
     """Return a zip archive if the name ends in `ZIP_SUFFIX` and it is not a folder, otherwise a folder."""
-    return ZipDirectory(path) if path.name.endswith(ZIP_SUFFIX) and not path.is_dir() else LocalDirectory(path)
+    is_folder = os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises if the folder above may not be read)
+    return ZipDirectory(path) if path.name.endswith(ZIP_SUFFIX) and not is_folder else LocalDirectory(path)

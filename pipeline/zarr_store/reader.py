@@ -140,7 +140,8 @@ class Store:
     def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Return an array like `values`, but text as numpy strings: a third of the time and memory."""
         try:
-            return np.asarray(self._array(name)[which])
+            with access_to(self.directory):
+                return np.asarray(self._array(name)[which])
         except FileNotFoundError as error:
             raise StoreError(f"{error.filename} is missing; the store is damaged, build it again") from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -251,6 +252,18 @@ def reading(stores: Iterable[Store]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def access_to(directory: Directory) -> Iterator[None]:
+    """Raise a StorageError in place of a PermissionError: the store can be sound, but this user may not read it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StorageError(
+            f"{error.filename or directory}: permission denied; have its owner allow it, such as with: "
+            f"chmod -R a+rX {directory}"
+        ) from error
+
+
 def is_store(directory: Directory) -> bool:
     """Return whether a directory is a melzarr store, possibly a damaged one."""
     return directory.child("mel").exists() and directory.child("receipts").exists()
@@ -266,10 +279,17 @@ def open_store(where: str | Path | Directory) -> Store:
 
     Raises
     ------
+    StorageError
+        If it may not be read.
     StoreError
         If there is no store, or if it is damaged or has an unknown schema version.
     """
     directory = open_directory(where)
+    with access_to(directory):
+        return _open(directory)
+
+
+def _open(directory: Directory) -> Store:
     try:
         group = zarr.open_group(ReadOnlyDirectoryStore(directory), mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(group.attrs)
