@@ -77,18 +77,20 @@ class InOrder(click.Group):
 
 def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001  (click's)
     """Parse a number of bytes, such as 4GB or 512MiB; a callback of an option."""
-    from dask.utils import parse_bytes
-
+    if value is None:
+        return None
     try:
-        return None if value is None else int(parse_bytes(value))
+        from melzarr.pipeline.dask_imports import parse_bytes
+
+        return int(parse_bytes(value))
+    except CallError as error:
+        raise click.UsageError(str(error)) from error
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a size; give one such as 4GB or 512MiB") from error
 
 
 def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001  (click's)
     """Parse a time, such as 01:30:00, 1-12:00:00 or 90m, into seconds; a callback of an option."""
-    from dask.utils import parse_timedelta
-
     if value is None:
         return None
     if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value):
@@ -96,7 +98,11 @@ def read_walltime(ctx: click.Context, param: click.Parameter, value: str | None)
         found = float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
     else:
         try:
+            from melzarr.pipeline.dask_imports import parse_timedelta
+
             found = float(parse_timedelta(value, default=False))
+        except CallError as error:
+            raise click.UsageError(str(error)) from error
         except (LookupError, TypeError, ValueError):
             found = 0.0
     if not found > 0:

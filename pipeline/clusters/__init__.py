@@ -2,3 +2,5 @@
 
 It may import zarr_store and the layers below it.
 """
+
+import melzarr.pipeline.dask_imports  # noqa: F401  (first, because its error names a configuration file that is no YAML)

@@ -138,12 +138,26 @@ def http_settings(*, dashboard: bool) -> dict[str, object]:
 
 
 def security() -> distributed.Security:
-    """Return the certificates in Dask's configuration, or new ones; no connection is possible without a certificate."""
-    configured: distributed.Security = distributed.Security()
-    if configured.get_tls_config_for_role("worker")["ca_file"]:
+    """Return the certificates in Dask's configuration if all roles have one, else new ones.
+
+    No connection is possible without a certificate, whether the configuration requires encryption or not.
+    """
+    configured: distributed.Security = distributed.Security(require_encryption=True)
+    if all(has_certificate(configured, role) for role in ("client", "scheduler", "worker")):
         return configured
     made: distributed.Security = distributed.Security.temporary()
     return made
+
+
+def has_certificate(configured: distributed.Security, role: str) -> bool:
+    """Return whether Dask's configuration names a certificate for a role; raise a CallError if it cannot be used."""
+    try:
+        return configured.get_connection_args(role).get("ssl_context") is not None
+    except OSError as error:  # also of its format
+        raise CallError(
+            f"the {role}'s certificate in Dask's configuration cannot be used ({error}); fix the files that it names "
+            f"under distributed.comm.tls"
+        ) from error
 
 
 def need(extra: str, what: str, error: ImportError) -> CallError:

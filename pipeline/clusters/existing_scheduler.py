@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import distributed
 from distributed.security import Security
 
-from melzarr.pipeline.clusters.cluster import PATIENCE, Cluster, Resources, quiet
+from melzarr.pipeline.clusters.cluster import PATIENCE, Cluster, Resources, has_certificate, quiet
 from melzarr.pipeline.clusters.worker_versions import require_same_versions
 from melzarr.pipeline.errors import BuildError, CallError
 
@@ -49,5 +49,11 @@ def _check(address: str) -> None:
         usable = False
     if not usable:
         raise CallError(f"{address!r} is not the address of a scheduler; give tcp://HOST:PORT or tls://HOST:PORT")
-    if parts.scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
+    configured: Security = Security()
+    if parts.scheme == "tcp" and configured.require_encryption:
+        raise CallError(
+            f"{address} is not encrypted, but Dask's configuration sets distributed.comm.require-encryption; use a "
+            f"scheduler at tls://HOST:PORT, or unset it"
+        )
+    if parts.scheme == "tls" and not has_certificate(configured, "client"):
         raise CallError(f"{address} needs a certificate; name yours in Dask's configuration, distributed.comm.tls")

@@ -12,8 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from dask.system import CPU_COUNT
-
+from melzarr.pipeline.dask_imports import CPU_COUNT
 from melzarr.pipeline.errors import CallError, FetchError
 from melzarr.pipeline.sources.audio_names import EXTENSIONS
 from melzarr.pipeline.sources.dataset_folder import Fetched, alone, bar, read_marker, write_marker, writing

@@ -13,9 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
+from melzarr.pipeline.dask_imports import CPU_COUNT
 from melzarr.pipeline.errors import FetchError
 from melzarr.pipeline.main_guard import require_main_guard
 from melzarr.pipeline.sources import demo_music

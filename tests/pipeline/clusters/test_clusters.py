@@ -13,13 +13,14 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import dask
 import distributed
 import psutil
 import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, quiet
+from melzarr.pipeline.clusters.cluster import ENVIRONMENT, quiet, security
 from melzarr.pipeline.clusters.local_cluster import local_workers
 from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.errors import BuildError, CallError
@@ -79,6 +80,69 @@ def test_nobody_without_the_certificate_of_the_build_reaches_its_scheduler_or_a_
             settings = {"security": distributed.Security.temporary()} if other.startswith("tls") else {}
             with pytest.raises((OSError, TimeoutError)), quiet():
                 distributed.Client(other, timeout=2, set_as_default=False, **settings)
+
+
+def written(folder: Path) -> dict[str, str]:
+    """Write a certificate and its key; return their paths by their names in Dask's configuration."""
+    made = distributed.Security.temporary()
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_text(made.tls_ca_file)
+    key.write_text(made.tls_scheduler_key)
+    roles = ("client", "scheduler", "worker")
+    return {"ca-file": str(certificate)} | {
+        f"{role}.{name}": str(path) for role in roles for name, path in (("cert", certificate), ("key", key))
+    }
+
+
+def test_connections_need_a_certificate_whatever_the_configuration_has(tmp_path: Path) -> None:
+    everything = written(tmp_path)
+    for required in (None, False, True):
+        for names in ((), ("ca-file",), ("ca-file", "client.cert", "client.key"), tuple(everything)):
+            settings = {f"distributed.comm.tls.{name}": everything[name] for name in names}
+            with dask.config.set({**settings, "distributed.comm.require-encryption": required}):
+                found = security()
+            assert found.require_encryption
+            for role in ("client", "scheduler", "worker"):
+                assert found.get_connection_args(role)["ssl_context"]
+                assert (found.get_tls_config_for_role(role)["cert"] == everything["client.cert"]) is (len(names) == 7)
+
+
+def test_a_certificate_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    for text in (None, "no certificate"):
+        settings = {f"distributed.comm.tls.{name}": path for name, path in written(tmp_path).items()}
+        (tmp_path / "certificate.pem").unlink() if text is None else (tmp_path / "certificate.pem").write_text(text)
+        with dask.config.set(settings):
+            with pytest.raises(CallError, match=r"the client's certificate .* cannot be used .*distributed\.comm\.tls"):
+                security()
+            with (
+                pytest.raises(CallError, match="the client's certificate"),
+                connect("tls://127.0.0.1:9", None, 1),
+            ):
+                pass
+
+
+def test_encryption_that_an_address_does_not_have_is_a_sentence() -> None:
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(CallError, match=r"tcp://127\.0\.0\.1:9 is not encrypted.*comm\.require-encryption"),
+        connect("tcp://127.0.0.1:9", None, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["distributed: {a: [", "distributed"])
+def test_a_configuration_that_does_not_parse_is_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    environment = {**os.environ, "DASK_CONFIG": str(tmp_path)}
+    for words in (("scan", "none"), ("features", "none", "s.zarr", "--memory", "2GB"), ("fetch", "demo")):
+        done = subprocess.run(
+            [sys.executable, "-m", "melzarr", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert f"A dask config file at '{tmp_path}/mine.yaml' is malformed" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.endswith("; fix or remove this file\n")
 
 
 def test_there_is_no_dashboard_unless_it_is_asked_for() -> None:
