@@ -9,6 +9,7 @@ from pathlib import Path
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.storage.remote_zip import RemoteZipDirectory
 from melzarr.pipeline.storage.zip import ZipDirectory
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -43,6 +44,14 @@ def open_directory(where: str | Path | Directory) -> Directory:
         raise CallError(f"{where} needs obstore; pip install 'melzarr[object-store]'") from error
 
     return ObjectStoreDirectory.at(where)
+
+
+def in_archive(directory: Directory) -> Directory:
+    """Return the archive at the address of a directory, if its name is that of one and it is there, to read it."""
+    if isinstance(directory, ZipDirectory) or directory.folder or not directory.name.endswith(ZIP_SUFFIX):
+        return directory
+    holder = directory.sibling("")
+    return directory if holder.size(directory.name) is None else RemoteZipDirectory(holder, directory.name)
 
 
 def _on_disk(path: Path) -> Directory:

@@ -8,8 +8,9 @@ import hashlib
 import io
 import os
 import shutil
+import weakref
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,99 +26,95 @@ OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store, for fi
 COPIED = 1 << 20  # bytes that are copied at a time
 
 
-class _Archive:
-    """An open archive, with the offset and the size of each file."""
+class Archive:
+    """The files of an archive, with the offset and the size of each.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = path.open("rb")
+    Parameters
+    ----------
+    where : str
+        Path or address, for messages.
+    file : binary file
+        The archive, open for random access.
+    read : callable
+        Thread-safe; returns a number of bytes from an offset on.
+
+    Notes
+    -----
+    If the archive was made from the folder of a store, and not from its contents, names are those in that folder.
+    """
+
+    def __init__(self, where: str, file: IO[bytes], read: Callable[[int, int], bytes]) -> None:
+        self.where, self.bytes = where, read
+        self.n_bytes = file.seek(0, os.SEEK_END)
         try:
-            with zipfile.ZipFile(self.file) as found:
-                infos = [info for info in found.infolist() if not info.is_dir()]
+            with zipfile.ZipFile(file) as found:
+                infos = {info.filename: info for info in found.infolist() if not info.is_dir()}
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            self.file.close()
-            raise StoreError(f"{path} is not a complete zip archive ({error}); copy or download it again") from error
-        self.n_bytes = os.fstat(self.file.fileno()).st_size
-        self.infos = {info.filename: info for info in infos}
+            raise StoreError(f"{where} is not a complete zip archive ({error}); copy or download it again") from error
+        top = self._top(infos)
+        self.infos = {name.removeprefix(top): info for name, info in infos.items() if name.startswith(top)}
+        self._places: dict[str, tuple[int, int]] = {}
 
-    def __del__(self) -> None:
-        """Close the file."""
-        self.file.close()
+    def _top(self, names: Iterable[str]) -> str:
+        """Return the folder of the archive's Zarr group, with a slash; empty if it is at the top or there is none."""
+        folders = sorted(name.removesuffix("zarr.json") for name in names if f"/{name}".endswith("/zarr.json"))
+        tops: list[str] = []
+        for folder in folders:
+            if not tops or not folder.startswith(tops[-1]):
+                tops.append(folder)
+        if len(tops) > 1:
+            raise StoreError(
+                f"{self.where} has no zarr.json at its top, but in several folders, such as {tops[0]} and {tops[1]}; "
+                f"unzip it, and use one of them"
+            )
+        return tops[0] if tops else ""
 
     def place(self, name: str) -> tuple[int, int]:
         """Return the offset and the size of a file, in bytes."""
+        if name not in self._places:
+            self._places[name] = self._found(name)
+        return self._places[name]
+
+    def _found(self, name: str) -> tuple[int, int]:
         info = self.infos.get(name)
         if info is None:
-            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path}/{name}")
+            raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.where}/{name}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
-            raise StoreError(f"{self.path}: {name} is compressed or encrypted in it; unzip it, and use the folder")
+            raise StoreError(
+                f"{self.where}: {name} is compressed or encrypted in it; unzip it, and use the folder, or archive that "
+                f"without compression: zip -0 -r NAME.zarr.zip FOLDER"
+            )
         header = self.bytes(info.header_offset, LOCAL_HEADER) if 0 <= info.header_offset < self.n_bytes else b""
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         start = info.header_offset + LOCAL_HEADER + lengths
         if not header.startswith(SIGNATURE) or start + info.file_size > self.n_bytes:
-            raise StoreError(f"{self.path}: {name} is not where it should be; copy or download the archive again")
+            raise StoreError(f"{self.where}: {name} is not where it should be; copy or download the archive again")
         return start, info.file_size
-
-    def bytes(self, start: int, n_bytes: int) -> bytes:
-        """Return `n_bytes` bytes of the archive from `start` on."""
-        return os.pread(self.file.fileno(), n_bytes, start)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: Path, identity: tuple[int, int, int]) -> _Archive:  # noqa: ARG001  (cache key: a replaced archive is opened again)
-    return _Archive(path)
+def _opened(path: Path, identity: tuple[int, int, int]) -> Archive:  # noqa: ARG001  (cache key: a replaced archive is opened again)
+    file = path.open("rb")
+    try:
+        archive = Archive(str(path), file, lambda start, n_bytes: os.pread(file.fileno(), n_bytes, start))
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(archive, file.close)
+    return archive
 
 
-@dataclass(frozen=True, slots=True)
-class ZipDirectory:
-    """The files of a zip archive on this machine, read-only.
+class ZipMembers:
+    """Reads the files of an archive below `prefix`; the archive itself cannot be changed."""
 
-    Parameters
-    ----------
-    path : Path
-        The archive; it may be missing.
-    prefix : str
-        Folder in the archive, with a trailing slash; empty for the whole archive.
-    """
-
-    path: Path
-    prefix: str = ""
-    io_threads = 2
+    __slots__ = ()
+    prefix: str
     can_list = True
     folder = None
 
-    def __str__(self) -> str:
-        """Return the path as it was given."""
-        return f"{self.path}/{self.prefix}".rstrip("/") if self.prefix else str(self.path)
-
     @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return self.prefix.rstrip("/").rpartition("/")[2] or self.path.name
-
-    @property
-    def _archive(self) -> _Archive:
-        facts = self.path.stat()
-        return _opened(self.path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
-
-    def child(self, name: str) -> ZipDirectory:
-        """Return the directory of one of its folders."""
-        return ZipDirectory(self.path, f"{self.prefix}{name}/")
-
-    def sibling(self, name: str) -> LocalDirectory | ZipDirectory:
-        """Return the directory `name` in the same folder: on the disk, or in the archive below its top folder."""
-        if not self.prefix:
-            return LocalDirectory(self.path.parent / name)
-        above, slash, _ = self.prefix[:-1].rpartition("/")
-        return ZipDirectory(self.path, f"{above}{slash}{name}/" if name else f"{above}{slash}")
-
-    def with_retries(self) -> ZipDirectory:
-        """Return this directory with an absolute path; a disk needs no retries."""
-        return ZipDirectory(self.path.absolute(), self.prefix)
-
-    def exists(self) -> bool:
-        """Return whether the archive exists, and contains any file below `prefix`."""
-        return self.path.exists() and (not self.prefix or any(True for _ in self.files()))
+    def _archive(self) -> Archive:
+        raise NotImplementedError
 
     def read(self, name: str) -> bytes:
         """Return the contents of a file."""
@@ -142,7 +139,7 @@ class ZipDirectory:
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None if it does not exist."""
-        info = self._archive.infos.get(self.prefix + name) if self.path.is_file() else None
+        info = self._archive.infos.get(self.prefix + name)
         return None if info is None else info.file_size
 
     def files(self, without: str = "") -> Iterator[tuple[str, int]]:
@@ -162,16 +159,70 @@ class ZipDirectory:
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """Raise CallError: audio is not read from archives."""
-        raise CallError(f"{self.path}: {name} cannot be used in an archive; unzip it, and use the folder")
+        raise CallError(f"{self}: {name} cannot be used in an archive; unzip it, and use the folder")
 
     def local_files(self, names: Iterable[str]) -> Iterator[Path]:
         """Raise CallError: audio is not read from archives."""
-        raise CallError(f"{self.path}: {next(iter(names))} cannot be used in an archive; unzip it, and use the folder")
+        raise CallError(f"{self}: {next(iter(names))} cannot be used in an archive; unzip it, and use the folder")
 
     def _refuse(self, *_: object) -> Never:
-        raise CallError(f"{self.path} is an archive, which cannot be changed; make another one")
+        raise CallError(f"{self} is an archive, which cannot be changed; make another one")
 
     write = move = remove = _refuse
+
+
+@dataclass(frozen=True, slots=True)
+class ZipDirectory(ZipMembers):
+    """The files of a zip archive on this machine, read-only.
+
+    Parameters
+    ----------
+    path : Path
+        The archive; it may be missing.
+    prefix : str
+        Folder in the archive, with a trailing slash; empty for the whole archive.
+    """
+
+    path: Path
+    prefix: str = ""
+    io_threads = 2
+
+    def __str__(self) -> str:
+        """Return the path as it was given."""
+        return f"{self.path}/{self.prefix}".rstrip("/") if self.prefix else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.prefix.rstrip("/").rpartition("/")[2] or self.path.name
+
+    @property
+    def _archive(self) -> Archive:
+        facts = self.path.stat()
+        return _opened(self.path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+    def child(self, name: str) -> ZipDirectory:
+        """Return the directory of one of its folders."""
+        return ZipDirectory(self.path, f"{self.prefix}{name}/")
+
+    def sibling(self, name: str) -> LocalDirectory | ZipDirectory:
+        """Return the directory `name` in the same folder: on the disk, or in the archive below its top folder."""
+        if not self.prefix:
+            return LocalDirectory(self.path.parent / name)
+        above, slash, _ = self.prefix[:-1].rpartition("/")
+        return ZipDirectory(self.path, f"{above}{slash}{name}/" if name else f"{above}{slash}")
+
+    def with_retries(self) -> ZipDirectory:
+        """Return this directory with an absolute path; a disk needs no retries."""
+        return ZipDirectory(self.path.absolute(), self.prefix)
+
+    def exists(self) -> bool:
+        """Return whether the archive exists, and contains any file below `prefix`."""
+        return self.path.exists() and (not self.prefix or any(True for _ in self.files()))
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, or None if it or the archive does not exist."""
+        return ZipMembers.size(self, name) if self.path.is_file() else None
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
         """Add the path to disk errors that lack it."""

@@ -20,7 +20,7 @@ from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
 from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.storage.open_storage import open_directory
+from melzarr.pipeline.storage.open_storage import in_archive, open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, RECEIPTS, SCHEMA_VERSION, content_uuid, is_packed
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
@@ -286,7 +286,7 @@ def open_store(where: str | Path | Directory) -> Store:
     """
     directory = open_directory(where)
     with access_to(directory):
-        return _open(directory)
+        return _open(in_archive(directory))
 
 
 def _open(directory: Directory) -> Store:

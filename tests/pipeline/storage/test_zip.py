@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner
+from nginx import Nginx, program
 from zarr.storage import ZipStore
 
 from melzarr.cli import main
@@ -132,6 +134,78 @@ def test_a_compressed_archive_is_refused_with_the_remedy(tmp_path: Path, finishe
             archive.writestr(name, finished.directory.read(name))
     with pytest.raises(StoreError, match="unzip it, and use the folder"):
         open_store(path)
+
+
+def zipped_folder(path: Path, *stores: Store, compression: int = zipfile.ZIP_STORED) -> Path:
+    """Make an archive of the folders of stores, as ``zip -r`` and file managers do."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("__MACOSX/._0.zarr", b"attributes")
+        for number, store in enumerate(stores):
+            archive.mkdir(f"{number}.zarr")
+            for name, _ in store.directory.files():
+                archive.writestr(f"{number}.zarr/{name}", store.directory.read(name))
+    return path
+
+
+def test_an_archive_of_the_folder_of_a_store_is_that_store(
+    finished: Store, music: Path, tmp_path: Path, plan_of: Planner
+) -> None:
+    path = zipped_folder(tmp_path / "s.zarr.zip", finished)
+    store = open_store(path)
+    assert not verify(store, music).problems
+    assert sorted(store.directory.files()) == sorted(finished.directory.files())
+    assert store.n_bytes == finished.n_bytes
+    catalog, plan = plan_of(music, n_mels=64)
+    with pytest.raises(BuildError, match="already exists"):
+        build(plan, catalog, path, InProcess())
+    build(plan, catalog, path, InProcess(), replace=True)
+    assert "zarr.json" in zipfile.ZipFile(path).namelist()
+
+
+def test_an_archive_of_several_stores_is_refused(finished: Store, tmp_path: Path) -> None:
+    path = zipped_folder(tmp_path / "s.zarr.zip", finished, finished)
+    with pytest.raises(StoreError, match=r"in several folders, such as 0\.zarr/ and 1\.zarr/; unzip it"):
+        open_store(path)
+
+
+def test_a_compressed_archive_of_a_folder_is_refused_with_the_command_for_another(
+    finished: Store, tmp_path: Path
+) -> None:
+    path = zipped_folder(tmp_path / "s.zarr.zip", finished, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(StoreError, match=r"zarr\.json is compressed .*: zip -0 -r NAME\.zarr\.zip FOLDER"):
+        open_store(path)
+
+
+@pytest.mark.skipif(program() is None, reason="nginx is not installed")
+def test_an_archive_behind_a_web_server_is_read_by_ranges(
+    finished: Store, zipped: Store, music: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "www"
+    folder.mkdir()
+    zipped_folder(folder / "folder.zarr.zip", finished)
+    zipped_folder(folder / "several.zarr.zip", finished, finished)
+    shutil.copy(str(zipped.directory), folder / "plain.zarr.zip")
+    (folder / "cut.zarr.zip").write_bytes((folder / "plain.zarr.zip").read_bytes()[:100_000])
+    server = Nginx(folder, tmp_path / "nginx")
+    try:
+        for name in ("folder", "plain"):
+            store = open_store(f"{server.url}/{name}.zarr.zip")
+            assert not verify(store, music).problems
+            assert sorted(store.directory.files()) == sorted(finished.directory.files())
+            read, found = store.reader(), np.empty(store.spec.shape, np.float32)
+            read(7, found)
+            np.testing.assert_array_equal(found, finished.mel[7])
+        for name, sentence in (
+            ("several", "in several folders"), ("cut", "copy or download it again"), ("none", "there is no store at"),
+        ):  # fmt: skip
+            with pytest.raises(StoreError, match=sentence):
+                open_store(f"{server.url}/{name}.zarr.zip")
+        with pytest.raises(CallError, match="an archive, which cannot be changed"):
+            store.directory.write("a", b"b")
+        requests = [line for line in server.log.read_text().splitlines() if "GET /plain.zarr.zip HTTP" in line]
+        assert all('" 206 ' in line for line in requests)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("name", ["README.md", "zarr.json", "mel/c/0/0/0/0"])
