@@ -88,7 +88,7 @@ def report(
     stem = re.sub(r"(\.zarr)?(\.zip)?$", "", store.directory.name) or "store"
     folder = folder or Path(f"{stem}-report")
     refuse_inside(LocalDirectory(folder / PAGE))
-    charts.require_matplotlib()
+    require_matplotlib()
     if run:
         read_run(run)
     with feedback.steps() as step:
