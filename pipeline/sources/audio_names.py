@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from melzarr.pipeline.sources.tracks import Track
 
-# Formats that libsndfile reads, and other common ones, which become failed tracks with a remedy in their message.
-READABLE = frozenset(
-    {".wav", ".wave", ".au", ".snd", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf"}
-)
-
-
-UNREADABLE = frozenset({".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm", ".ac3", ".dsf"})
-
-
-EXTENSIONS = READABLE | UNREADABLE
+# Formats of audio, and of films with sound. What cannot be decoded becomes a failed track with a remedy in its message.
+EXTENSIONS = frozenset(
+    {
+        ".wav", ".wave", ".w64", ".rf64", ".bwf", ".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".caf", ".flac",
+        ".ogg", ".oga", ".ogv", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpga", ".mp4", ".m4a", ".m4b", ".m4r",
+        ".aac", ".3gp", ".3g2", ".mov", ".wma", ".avi", ".ape", ".wv", ".tta", ".mpc", ".mp+", ".mka", ".mkv", ".webm",
+        ".ts", ".m2ts", ".ac3", ".amr", ".dsf",
+    }
+)  # fmt: skip
 
 
 def new_track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:

@@ -30,7 +30,7 @@ import soundfile
 from melzarr.pipeline.features.extract import featurise, one_thread
 from melzarr.pipeline.shard_receipt import STATUSES
 from melzarr.pipeline.sources import demo_music
-from melzarr.pipeline.sources.audio_names import READABLE
+from melzarr.pipeline.sources.audio_names import EXTENSIONS
 from melzarr.pipeline.spec import FeatureSpec
 
 SPEC = FeatureSpec(n_windows=60)
@@ -85,7 +85,7 @@ def originals(folder: Path, music: Path | None) -> list[Path]:
             container = {"format": "OGG"} if extension == "opus" else {}
             soundfile.write(path, np.repeat(mono[:, None], channels, axis=1), rate, subtype=subtype, **container)
             made.append(path)
-    real = sorted(path for path in music.rglob("*") if path.suffix.lower() in READABLE) if music else []
+    real = sorted(path for path in music.rglob("*") if path.suffix.lower() in EXTENSIONS) if music else []
     return [*made, *(path for path in real if path.stat().st_size < 4 << 20)]
 
 

@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from melzarr.pipeline.errors import CatalogError
-from melzarr.pipeline.sources.audio_names import EXTENSIONS, READABLE, UNREADABLE
+from melzarr.pipeline.sources.audio_names import EXTENSIONS
 from melzarr.pipeline.sources.catalog import Catalog, read_catalog
 from melzarr.pipeline.sources.dataset_recipe import find_recipe
 from melzarr.pipeline.sources.split import SPLITS, HashSplit
@@ -71,10 +71,6 @@ def test_hidden_and_system_files_are_skipped_and_other_files_listed(tmp_path: Pa
 def test_every_known_extension_is_a_track_in_either_case(tmp_path: Path, extension: str) -> None:
     catalog = read_catalog(directory(tmp_path, f"jazz/a{extension}", f"jazz/b{extension.upper()}"))
     assert ids(catalog) == ["jazz/a", "jazz/b"]
-
-
-def test_no_extension_is_both_readable_and_not() -> None:
-    assert not READABLE & UNREADABLE
 
 
 def test_only_the_last_extension_goes(tmp_path: Path) -> None:
