@@ -79,7 +79,11 @@ def build(
     dashboard: bool = False,
     force: bool = False,
     max_failed: float | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
     group: str = "group",
+    audio_root: str | Path | None = None,
+    follow_links: bool = False,
     split: str | None = None,
     valid: float | None = None,
     test: float | None = None,
@@ -96,7 +100,8 @@ def build(
     Parameters
     ----------
     source : str or Path
-        A folder of ``label/file``, a manifest (.csv or .parquet), or the name of a dataset that was fetched.
+        A folder of ``label/file``, a manifest (.csv, .tsv, .txt, .jsonl or .parquet), or the name of a dataset that was
+        fetched. What is remarkable about it, such as files that are left out, is a warning.
     store : str or Path
         Path or address of the store; ``NAME.zarr.zip`` is built as an archive.
     cluster : str or distributed.Client
@@ -114,8 +119,14 @@ def build(
         Whether a finished store of other features or files is replaced. Shards that still fit are kept.
     max_failed : float in [0, 1], optional
         Share of tracks that may fail; by default 5 %, or ten tracks if that is more.
+    path_column, label_column : str
+        Columns of the manifest with the paths and the labels.
     group : str
         Column of the manifest whose equal values are kept in one split.
+    audio_root : str or Path, optional
+        Folder or address to which the paths of the manifest are relative; by default the manifest's folder.
+    follow_links : bool
+        Whether links to folders in a folder of ``label/file`` are followed.
     split : str, optional
         A split that the dataset's recipe names, in place of one by hash.
     valid, test : float, optional
@@ -146,7 +157,10 @@ def build(
     """
     from melzarr.pipeline.builder.build_store import build_store
 
-    options = {"group_column": group, "named_split": split, "valid": valid, "test": test, "seed": seed}
+    options = {
+        "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
+        "follow_links": follow_links, "named_split": split, "valid": valid, "test": test, "seed": seed,
+    }  # fmt: skip
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
     connect = partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime, "dashboard": dashboard})
     place = _directory(store)
@@ -201,7 +215,11 @@ def scan(
     source: str | Path,
     *,
     workers: int | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
     group: str = "group",
+    audio_root: str | Path | None = None,
+    follow_links: bool = False,
     split: str | None = None,
     tracks_per_shard: int | None = None,
     datasets: str | Path = "datasets",
@@ -216,7 +234,7 @@ def scan(
         As for `build`.
     workers : int, optional
         Workers to count on; by default one per core here, as memory allows.
-    group, split, tracks_per_shard, datasets, progress, **spec
+    path_column, label_column, group, audio_root, follow_links, split, tracks_per_shard, datasets, progress, **spec
         As for `build`.
 
     Returns
@@ -227,7 +245,10 @@ def scan(
     from melzarr.pipeline.clusters.local_cluster import local_workers
     from melzarr.pipeline.inspection.scan import scan as scan_catalog
 
-    options = {"group_column": group, "named_split": split, "valid": None, "test": None, "seed": None}
+    options = {
+        "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
+        "follow_links": follow_links, "named_split": split, "valid": None, "test": None, "seed": None,
+    }  # fmt: skip
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
     return scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), feedback(progress))
 
@@ -241,7 +262,11 @@ def append(
     memory: int | None = None,
     walltime: float | None = None,
     max_failed: float | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
     group: str = "group",
+    audio_root: str | Path | None = None,
+    follow_links: bool = False,
     datasets: str | Path = "datasets",
     progress: bool | None = None,
 ) -> Store:
@@ -253,7 +278,9 @@ def append(
         The store, which is replaced in one step.
     source : str or Path
         As for `build`; tracks of files that the store has are passed over.
-    cluster, workers, memory, walltime, max_failed, group, datasets, progress
+    cluster, workers, memory, walltime, max_failed, datasets, progress
+        As for `build`.
+    path_column, label_column, group, audio_root, follow_links
         As for `build`.
 
     Returns
@@ -264,10 +291,14 @@ def append(
     from melzarr.pipeline.cli.inputs import read_source
     from melzarr.pipeline.derive.append import append as append_tracks
 
+    listing: dict[str, Any] = {
+        "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
+        "follow_links": follow_links,
+    }  # fmt: skip
     added, _ = append_tracks(
         _directory(store),
         str(source),
-        partial(read_source, str(source), Path(datasets), group_column=group),
+        partial(read_source, str(source), Path(datasets), **listing),
         partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime}),
         max_failed=max_failed,
         feedback=feedback(progress),

@@ -57,7 +57,7 @@ def build_store(
         workspace.cleanup_after_crash(open_store(target).receipts())
         return None
     refuse_place(workspace, replace=replace, catalog=catalog)  # before workers are started
-    for line in missing_splits(catalog):
+    for line in (*catalog.remarks, *missing_splits(catalog)):
         feedback.warn(line)
     feedback.say(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier := workspace.n_receipts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
     from melzarr.pipeline.builder.plan import Plan
     from melzarr.pipeline.sources.catalog import Catalog
     from melzarr.pipeline.sources.dataset_recipe import Recipe
+
+# Keywords of `read_catalog` that are options, and their defaults.
+LISTING = {
+    "path_column": "path",
+    "label_column": "label",
+    "group_column": "group",
+    "audio_root": None,
+    "follow_links": False,
+}
+MANIFEST_OPTIONS = {
+    "path_column": ("--path-column", "a column"),
+    "label_column": ("--label-column", "a column"),
+    "group_column": ("--group", "a column"),
+    "audio_root": ("--audio-root", "the folder of the files"),
+}
 
 
 def resolve(source: str, datasets: Path) -> Directory | Recipe:
@@ -50,27 +66,39 @@ def audio_root(source: str, datasets: Path, option: str = "--source") -> Directo
 
 
 def read_source(
-    source: str, datasets: Path, shares: dict[str, Any], *, group_column: str, named_split: str | None = None
+    source: str, datasets: Path, shares: dict[str, Any], *, named_split: str | None = None, **listing: Any
 ) -> Catalog:
-    """List the tracks of a source, split according to the options."""
+    """List the tracks of a source, split according to the options; `listing` has what is not as in `LISTING`."""
     from melzarr.pipeline.sources.catalog import read_catalog
     from melzarr.pipeline.sources.dataset_recipe import Recipe
     from melzarr.pipeline.sources.manifest import is_manifest
     from melzarr.pipeline.sources.split import HashSplit
 
-    where = resolve(source, datasets)
+    where, listing = resolve(source, datasets), {**LISTING, **listing}
     default = where.split if isinstance(where, Recipe) else HashSplit()
     given = {name: value for name, value in shares.items() if value is not None}
     if given and named_split:
         raise CallError(
             f"--split {named_split} already assigns each track to a split; leave out --{' and --'.join(given)}"
         )
-    if group_column != "group" and (isinstance(where, Recipe) or not is_manifest(where)):
-        raise CallError(
-            f"--group {group_column} names a column of a manifest, but {source} is not a manifest; leave it out"
-        )
+    of_a_manifest = not isinstance(where, Recipe) and is_manifest(where)
+    for name, (option, what) in MANIFEST_OPTIONS.items():
+        if not of_a_manifest and listing[name] != LISTING[name]:
+            raise CallError(
+                f"{option} {listing[name]} names {what} of a manifest, but {source} is not a manifest; leave it out"
+            )
+    if of_a_manifest and listing["follow_links"]:
+        raise CallError(f"--follow-links is for a folder of label/file, but {source} is a manifest; leave it out")
     split = dataclasses.replace(default, **given)
-    return read_catalog(where, split, named_split=named_split, group_column=group_column)
+    return read_catalog(where, split, named_split=named_split, **listing)
+
+
+def listing_words(options: dict[str, Any]) -> list[object]:
+    """Return the options of `LISTING` that were given, as words of a command."""
+    named = [
+        (option, options[name]) for name, (option, _) in MANIFEST_OPTIONS.items() if options[name] != LISTING[name]
+    ]
+    return [*itertools.chain.from_iterable(named), *(["--follow-links"] if options["follow_links"] else [])]
 
 
 def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
@@ -83,7 +111,7 @@ def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
         source,
         options["datasets"],
         {name: options[name] for name in ("valid", "test", "seed")},
-        group_column=options["group_column"],
+        **{name: options[name] for name in LISTING},
         named_split=options["named_split"],
     )
     base = catalog.recipe.spec if catalog.recipe else FeatureSpec()

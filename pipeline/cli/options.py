@@ -193,6 +193,22 @@ GROUP = click.option(
     metavar="COLUMN",
     help="Column of the manifest; tracks with the same value are kept in one split.",
 )
+PATH_COLUMN = click.option(
+    "--path-column", default="path", show_default=True, metavar="COLUMN", help="Column of the manifest with the paths."
+)
+LABEL_COLUMN = click.option(
+    "--label-column",
+    default="label",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of the manifest with the labels.",
+)
+AUDIO_ROOT = click.option(
+    "--audio-root",
+    type=Address(),
+    help="Folder or address to which the paths of the manifest are relative.  [default: the manifest's folder]",
+)
+FOLLOW_LINKS = click.option("--follow-links", is_flag=True, help="Follow links to folders in a folder of label/file.")
 SPLIT = click.option(
     "--split", "named_split", metavar="NAME", help="Name of a split in the dataset's recipe, such as fault-filtered."
 )
@@ -231,8 +247,16 @@ def spec_options(function: Function) -> Function:
     return function
 
 
+def listing_options(function: Function) -> Function:
+    """Add the options that define how the tracks of a source are listed to a command."""
+    for option in (FOLLOW_LINKS, AUDIO_ROOT, GROUP, LABEL_COLUMN, PATH_COLUMN, DATASETS):
+        function = option(function)
+    return function
+
+
 def source_options(function: Function) -> Function:
     """Add the options that define what is computed from a source to a command."""
-    for option in (TRACKS_PER_SHARD, SEED, TEST, VALID, SPLIT, GROUP, DATASETS):
-        function = option(spec_options(function) if option is TRACKS_PER_SHARD else function)
-    return function
+    function = TRACKS_PER_SHARD(spec_options(function))
+    for option in (SEED, TEST, VALID, SPLIT):
+        function = option(function)
+    return listing_options(function)

@@ -122,6 +122,8 @@ def append(
     with growing(target) as workspace:
         store = open_store(workspace.target)
         catalog = read(shares_of(store))
+        for line in catalog.remarks:
+            feedback.warn(line)
         with feedback.counting(len(catalog.tracks), "compare") as progress:
             added = addition(workspace, store, catalog, progress)
         for line in count_tracks(

@@ -42,7 +42,8 @@ class Scan:
     durations : tuple of float, in s
         Of the shortest, median and longest file.
     problems : tuple of str
-        Sentences about labels that lack a split, and about the first thousand tracks that will be short or failed.
+        Sentences about links, labels, paths and splits, and about the first thousand tracks that will be short or
+        failed.
     n_problems : int
         Number of all problems.
     left_out : tuple of str
@@ -79,7 +80,7 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, feedback: Feedback = SILE
     """
     codecs, rates, channels = Counter[str](), Counter[int](), Counter[int]()
     readable, lengths = array("q"), array("d")
-    problems = missing_splits(catalog)
+    problems = [*catalog.findings, *missing_splits(catalog)]
     n_problems = len(problems)
     n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # threads mostly wait for the disk or the server
     headers = in_order(lambda track: (track, _header(catalog, track)), catalog.tracks, n_threads)

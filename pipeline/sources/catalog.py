@@ -1,4 +1,4 @@
-"""List the tracks of a class-per-folder tree, a CSV or Parquet manifest, or a dataset recipe, sorted by id."""
+"""List the tracks of a class-per-folder tree, a manifest, or a dataset recipe, sorted by id."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from melzarr.pipeline.sources.audio_names import EXTENSIONS
 from melzarr.pipeline.sources.dataset_recipe import Recipe
 from melzarr.pipeline.sources.folder import folder_tracks
 from melzarr.pipeline.sources.manifest import is_manifest, manifest_tracks
+from melzarr.pipeline.sources.manifest_rows import SUFFIXES
+from melzarr.pipeline.sources.remarks import LeftOut, file_remarks, label_remarks
 from melzarr.pipeline.sources.split import SPLITS, UNUSED, HashSplit
 from melzarr.pipeline.sources.tracks import Track, Tracks
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
+
+_KINDS = ", ".join(sorted(SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,10 @@ class Catalog:
     tracks : sequence of Track
         Sorted by id.
     left_out : tuple of str
-        Files without a known audio extension, and links to folders.
+        Files without a known audio extension.
+    findings : tuple of str
+        Sentences about links to folders, labels, and paths that are not taken as written, which a scan counts as
+        problems.
     rule : mapping of str to value
         How the tracks were split: the method and its parameters.
     recipe : Recipe, optional
@@ -43,9 +50,15 @@ class Catalog:
     root: Directory
     tracks: Sequence[Track]
     left_out: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
     is_folder: bool = False
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences about what was left out, and the findings."""
+        return [*file_remarks(self.left_out), *self.findings]
 
 
 def read_catalog(
@@ -53,20 +66,29 @@ def read_catalog(
     split: HashSplit | None = None,
     *,
     named_split: str | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
     group_column: str = "group",
+    audio_root: str | Path | Directory | None = None,
+    follow_links: bool = False,
 ) -> Catalog:
     """List the tracks of a source.
 
     Parameters
     ----------
     source : str, Path, Directory or Recipe
-        A folder of ``label/file``, a manifest (.csv or .parquet), or a recipe whose audio has been fetched.
+        A folder of ``label/file``, a manifest (.csv, .tsv, .txt, .jsonl or .parquet), or a recipe whose audio has been
+        fetched.
     split : HashSplit, optional
         Split to use if neither the manifest nor `named_split` gives one; by default the recipe's, or ``HashSplit()``.
     named_split : str, optional
         Name of a split in the recipe, such as "fault-filtered".
-    group_column : str
-        Column of a manifest with the group of each track.
+    path_column, label_column, group_column : str
+        Columns of a manifest with the path, label and group of each track.
+    audio_root : str, Path or Directory, optional
+        Directory to which the paths of a manifest are relative; by default the manifest's.
+    follow_links : bool
+        Whether links to folders in a folder are followed.
 
     Returns
     -------
@@ -81,24 +103,34 @@ def read_catalog(
     recipe = source if isinstance(source, Recipe) else None
     directory = open_directory(source.audio if isinstance(source, Recipe) else source)
     rule = split or (recipe.split if recipe else HashSplit())
-    left_out: list[str] = []
-    root, is_folder = directory.sibling(""), False
-    if is_manifest(directory) and root.size(directory.name) is not None:
-        listed = manifest_tracks(root, directory.name, group_column)
+    left_out, remarks = LeftOut(), list[str]()
+    root, is_folder = directory, False
+    if is_manifest(directory) and directory.sibling("").size(directory.name) is not None:
+        root = open_directory(directory.sibling("") if audio_root is None else audio_root)
+        if root.folder and not root.folder.is_dir():
+            raise CatalogError(f"{root}, the --audio-root, is not a folder; give the folder of the audio files")
+        columns = {"path": path_column, "label": label_column, "id": "id", "group": group_column, "split": "split"}
+        listed = manifest_tracks(directory, root, columns, remarks)
     elif directory.folder.is_dir() if directory.folder else directory.exists():
-        listed, root, is_folder = folder_tracks(directory, left_out), directory, True
+        listed, is_folder = folder_tracks(directory, left_out, follow_links=follow_links), True
     else:
-        remedy = f"run: melzarr fetch {recipe.name}" if recipe else "give a folder of label/file, or a .csv or .parquet"
+        remedy = f"run: melzarr fetch {recipe.name}" if recipe else f"give a folder of label/file, or a {_KINDS} file"
         raise CatalogError(f"{directory} is neither a folder nor a manifest; {remedy}")
     tracks = Tracks.of(listed, by="id")
     if not tracks:
         raise CatalogError(
-            f"{directory} contains no audio file ({len(left_out)} other files); known extensions: "
-            f"{', '.join(sorted(EXTENSIONS))}"
+            "; ".join(
+                [
+                    f"{directory} contains no audio file ({len(left_out.files)} other files)",
+                    *left_out.link_remarks(),
+                    f"known extensions: {', '.join(sorted(EXTENSIONS))}",
+                ]
+            )
         )
     _refuse_duplicates(tracks)
     split_tracks, how = _split(tracks, rule, recipe, named_split)
-    return Catalog(root, split_tracks, tuple(sorted(left_out)), how, recipe, is_folder)
+    findings = (*left_out.link_remarks(), *remarks, *label_remarks(tracks))
+    return Catalog(root, split_tracks, tuple(sorted(left_out.files)), findings, how, recipe, is_folder)
 
 
 def _refuse_duplicates(tracks: Tracks) -> None:

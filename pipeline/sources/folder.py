@@ -8,18 +8,29 @@ from pathlib import Path
 
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.audio_names import new_track, without_extension
+from melzarr.pipeline.sources.remarks import LeftOut
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.ignored_files import is_ignored
 
 
-def folder_tracks(root: Directory, left_out: list[str]) -> Iterator[Track]:
-    """Yield the tracks of a class-per-folder tree; append all other files to `left_out`."""
-    for source in _files(root.folder, left_out) if root.folder else _objects(root):
+def folder_tracks(root: Directory, left_out: LeftOut, *, follow_links: bool = False) -> Iterator[Track]:
+    """Yield the tracks of a class-per-folder tree; list all else in `left_out`.
+
+    Parameters
+    ----------
+    root : Directory
+        The tree.
+    left_out : LeftOut
+        Gets the files without a known extension, and the links to folders that are not followed.
+    follow_links : bool
+        Whether links to folders are followed. They may leave the tree; those to a folder that they are in are not.
+    """
+    for source in _files(root.folder, left_out, follow_links) if root.folder else _objects(root):
         _refuse_undecodable(source)
         label, slash, _ = source.partition("/")
         if without_extension(source) is None:
-            left_out.append(source)
+            left_out.files.append(source)
         elif not slash:
             raise CatalogError(
                 f"{source!r} is directly in {root}, so it has no label; put each file into a folder named after its "
@@ -29,17 +40,26 @@ def folder_tracks(root: Directory, left_out: list[str]) -> Iterator[Track]:
             yield new_track(source, label)
 
 
-def _files(root: Path, left_out: list[str]) -> Iterator[str]:
-    """Yield the files below a folder, without ignored ones.
-
-    Links to folders are appended to `left_out`: they are not followed, because they may leave the tree or form a cycle.
-    """
-    for folder, names, files in os.walk(root, onerror=_refuse_unlisted):
-        names[:] = [name for name in names if not is_ignored(name)]
+def _files(root: Path, left_out: LeftOut, follow_links: bool) -> Iterator[str]:
+    """Yield the files below a folder, without ignored ones."""
+    for folder, names, files in os.walk(root, onerror=_refuse_unlisted, followlinks=follow_links):
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        left_out += [f"{prefix}{name}/ (a link to a folder)" for name in names if Path(folder, name).is_symlink()]
+        names[:] = [name for name in names if not is_ignored(name)]
+        for name in [name for name in names if Path(folder, name).is_symlink()]:
+            if not follow_links:
+                left_out.links.append(f"{prefix}{name}/")
+            elif _is_circle(root, Path(folder), name):
+                left_out.circles.append(f"{prefix}{name}/")
+                names.remove(name)
         yield from (f"{prefix}{name}" for name in files if not is_ignored(name))
+
+
+def _is_circle(root: Path, folder: Path, name: str) -> bool:
+    """Return whether a link leads to a folder that contains it, also by way of other links."""
+    there = os.path.realpath(folder / name)
+    above = [folder, *folder.parents]
+    return any(Path(os.path.realpath(path)).is_relative_to(there) for path in above[: above.index(root) + 1])
 
 
 def _objects(root: Directory) -> Iterator[str]:

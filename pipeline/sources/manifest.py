@@ -1,81 +1,84 @@
-"""List the tracks of a manifest, a CSV or Parquet file."""
+"""List the tracks of a manifest: a table of paths and labels."""
 
 from __future__ import annotations
 
-import csv
-import itertools
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.audio_names import new_track
+from melzarr.pipeline.sources.manifest_rows import DELIMITED, SUFFIXES, read_rows
+from melzarr.pipeline.sources.path_forms import PathForms
+from melzarr.pipeline.sources.remarks import Tally
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.untrusted_text import as_was
 
+SPACES = "cells taken without the spaces around them"
+
 
 def is_manifest(directory: Directory) -> bool:
-    """Return whether a directory has the name of a manifest (.csv or .parquet)."""
-    return PurePosixPath(directory.name).suffix.lower() in {".csv", ".parquet"}
+    """Return whether a directory has the name of a manifest, such as tracks.csv."""
+    return PurePosixPath(directory.name).suffix.lower() in SUFFIXES
 
 
-def manifest_tracks(root: Directory, name: str, group_column: str) -> Iterator[Track]:
-    """Yield the tracks of a manifest; its paths are relative to its folder."""
-    where = str(root.child(name))
-    with root.local(name) as path:
-        rows = _csv_rows(path, where) if path.suffix.lower() == ".csv" else _parquet_rows(path, where)
-        for number, row in enumerate(rows, start=1):
-            if number == 1:
-                _refuse_lacking_columns(where, row, group_column)
-            yield _manifest_track(root, f"{where}, row {number}", row, group_column)
+def manifest_tracks(
+    manifest: Directory, audio: Directory, columns: Mapping[str, str], remarks: list[str]
+) -> Iterator[Track]:
+    """Yield the tracks of a manifest.
+
+    Parameters
+    ----------
+    manifest : Directory
+        Path or address of the manifest.
+    audio : Directory
+        Directory to which its paths are relative, and which contains all files.
+    columns : mapping of str to str
+        Name of the column of each field: path, label, id, group and split.
+    remarks : list of str
+        Gets sentences about what is not taken as it is written.
+    """
+    name, folder, tally = str(manifest), manifest.sibling(""), Tally()
+    paths = PathForms(audio, tally, home=bool(folder.folder and audio.folder))
+    with folder.local(manifest.name) as file:
+        restored = as_was if file.suffix.lower() in DELIMITED else str
+        for number, row in enumerate(read_rows(file, name, columns), start=1):
+            where = f"{name}, row {number}"
+            written = {field: _text(where, columns[field], cell) for field, cell in zip(columns, row, strict=True)}
+            cells = {field: restored(text.strip()) for field, text in written.items()}
+            if not cells["path"] or not cells["label"] or "nan" in {cells["path"].lower(), cells["label"].lower()}:
+                path, label = row[:2]
+                raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both, and NaN is none")
+            source = paths.source(number, restored(written.pop("path")))
+            if source is None:
+                raise CatalogError(f"{where}: {row[0]!r} is outside {_outside(folder, audio)}")
+            if cells["split"] not in {*SPLITS, UNUSED, ""}:
+                raise CatalogError(f"{where}: split {cells['split']!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
+            for text in written.values():
+                if text != text.strip():
+                    tally.add(SPACES, number, repr(text))
+            yield new_track(source, cells["label"], cells["id"], cells["group"], cells["split"])
+    remarks += tally.remarks()
 
 
-def _refuse_lacking_columns(path: str, row: Mapping[str, str], group_column: str) -> None:
-    for column in ("path", "label", *([group_column] if group_column != "group" else [])):
-        if column not in row:
-            raise CatalogError(f"{path} has no column {column!r}, only {', '.join(row)}; add it")
+def _text(where: str, column: str, cell: object) -> str:
+    """Return a cell as text, and a missing value (None or NaN) as empty text."""
+    if cell is None or cell != cell:  # noqa: PLR0124  (NaN alone differs from itself)
+        return ""
+    if isinstance(cell, list | tuple | dict | bytes):
+        kind = "bytes" if isinstance(cell, bytes) else "a list or an object"
+        raise CatalogError(f"{where}: {column} is {kind}; give one text or number in each cell")
+    text = str(cell)
+    if "\0" in text:  # no file name has it, and at the end of a text it would be lost
+        raise CatalogError(f"{where}: {column} {text!r} contains a NUL character; remove it")
+    return text
 
 
-def _csv_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            columns = next(rows, [])
-            for row in filter(None, rows):
-                yield dict(itertools.zip_longest(columns, map(as_was, row[: len(columns)]), fillvalue=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CatalogError(f"{where} is not a CSV in UTF-8: {error}; save it as one") from error
-
-
-def _parquet_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an optional dependency: heavy and rarely needed)
-    except ImportError as error:
-        raise CatalogError(
-            f"{where} needs pyarrow, which is not installed; pip install 'melzarr[parquet]', or give a CSV"
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            for row in itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches()):
-                yield {column: "" if value is None else str(value) for column, value in row.items()}
-    except ArrowException as error:
-        raise CatalogError(f"{where} is not a Parquet file: {error}; write it again, or give a CSV") from error
-
-
-def _manifest_track(root: Directory, where: str, row: Mapping[str, str], group_column: str) -> Track:
-    path, label, part = row["path"], row["label"], row.get("split", "")
-    for column in ("path", "label", "id", group_column, "split"):
-        if "\0" in row.get(column, ""):  # no file name has it, and at the end of a text it would be lost
-            raise CatalogError(f"{where}: {column} {row[column]!r} contains a NUL character; remove it")
-    if not path.strip() or not label.strip():
-        raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both")
-    source = os.path.normpath(path.removeprefix(f"{root}/")).replace(os.sep, "/")
-    if source.startswith("/") and root.folder:
-        source = os.path.relpath(source, root.folder.absolute()).replace(os.sep, "/")
-    if "://" in path.removeprefix(f"{root}/") or source.startswith(("/", "../")) or source == "..":
-        raise CatalogError(f"{where}: {path!r} is outside the manifest's folder; put the manifest above all its files")
-    if part and part not in SPLITS and part != UNUSED:
-        raise CatalogError(f"{where}: split {part!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
-    return new_track(source, label, row.get("id", ""), row.get(group_column, ""), part)
+def _outside(folder: Directory, audio: Directory) -> str:
+    """Return where a path is outside of, and what to do."""
+    if str(audio) == str(folder):
+        return (
+            "the manifest's folder; put the manifest above all its files, or give a folder above them as --audio-root"
+        )
+    return f"{audio}, the --audio-root; give a folder above all files"

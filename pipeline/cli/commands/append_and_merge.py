@@ -12,9 +12,7 @@ from melzarr.pipeline.cli.options import (
     AS_JSON,
     CLUSTER,
     DASHBOARD,
-    DATASETS,
     FORCE,
-    GROUP,
     MAX_FAILED,
     MEMORY,
     SOURCE,
@@ -23,6 +21,7 @@ from melzarr.pipeline.cli.options import (
     WORKERS_ANYWHERE,
     Address,
     Guarded,
+    listing_options,
 )
 from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import QUIET, SHOWN
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
 @MEMORY
 @WALLTIME
 @MAX_FAILED
-@GROUP
-@DATASETS
+@listing_options
 @AS_JSON
 def append(
     store: Directory,
@@ -54,9 +52,9 @@ def append(
     memory: int | None,
     walltime: float | None,
     max_failed: float | None,
-    group_column: str,
     datasets: Path,
     as_json: bool,
+    **listing: Any,
 ) -> None:
     """Add the tracks of SOURCE that STORE lacks to STORE.
 
@@ -77,7 +75,7 @@ def append(
     added, summary = append_tracks(
         store,
         source,
-        partial(read_source, source, datasets, group_column=group_column),
+        partial(read_source, source, datasets, **listing),
         partial(start_workers, cluster, workers, resources, as_json),
         max_failed=max_failed,
         feedback=QUIET if as_json else SHOWN,

@@ -69,7 +69,9 @@ def features(
     resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
     connect = partial(start_workers, cluster, workers, resources, False)
     if build_store(plan, catalog, store, connect, replace=force, max_failed=max_failed, feedback=SHOWN):
-        next_step("verify", store, "--source", source, "--sample", 20, datasets=options["datasets"])
+        next_step(
+            "verify", store, "--source", options["audio_root"] or source, "--sample", 20, datasets=options["datasets"]
+        )
     else:
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         next_step("inspect", store)

@@ -65,7 +65,7 @@ def init_stage(source: str, store: Directory, force: bool, **options: Any) -> No
     if open_workspace(store).occupied() and is_up_to_date(store, plan, catalog, replace=force, feedback=SHOWN):
         click.echo(f"{store} is finished and up to date: same files, spec and versions")
         return
-    show(missing_splits(catalog))
+    show([*catalog.remarks, *missing_splits(catalog)])
     write_plan(plan, catalog, store, replace=force)
     click.echo(
         f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}; at most "

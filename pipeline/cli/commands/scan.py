@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from melzarr.pipeline.cli.inputs import prepare
+from melzarr.pipeline.cli.inputs import listing_words, prepare
 from melzarr.pipeline.cli.options import AS_JSON, SOURCE, Guarded, source_options
 from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import SHOWN
@@ -35,4 +35,5 @@ def scan(source: str, workers: int | None, as_json: bool, **options: Any) -> Non
         click.echo(as_text(dataclasses.asdict(found)))
         return
     show(scan_lines(found))
-    next_step("features", source, f"{PurePosixPath(source).stem}.zarr", datasets=options["datasets"])
+    store = f"{PurePosixPath(source).stem}.zarr"
+    next_step("features", source, store, *listing_words(options), datasets=options["datasets"])

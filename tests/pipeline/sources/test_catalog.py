@@ -291,7 +291,7 @@ def test_a_csv_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
 def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tracks.csv"
     path.write_bytes("path,label\ncafé.wav,blues\n".encode("latin-1"))
-    with pytest.raises(CatalogError, match=r"tracks\.csv is not a CSV in UTF-8: .*; save it as one"):
+    with pytest.raises(CatalogError, match=r"tracks\.csv is not a CSV in UTF-8 or UTF-16: .*; save it as one"):
         read_catalog(path)
 
 
@@ -370,7 +370,10 @@ def test_links_to_folders_are_not_followed_and_are_listed(tmp_path: Path) -> Non
     (tmp_path / "music/.git/hooks").symlink_to(tmp_path / "elsewhere")
     catalog = read_catalog(tmp_path / "music")
     assert [track.id for track in catalog.tracks] == ["blues/a"]
-    assert catalog.left_out == ("blues/round/ (a link to a folder)", "jazz/ (a link to a folder)")
+    assert catalog.findings == (
+        "links to folders left out: 2 (blues/round/, jazz/); follow them with --follow-links",
+        "all tracks have one label, 'blues'; to train a network, give tracks of others too",
+    )
 
 
 @pytest.mark.parametrize("column", ["path", "label", "id", "group", "split"])
