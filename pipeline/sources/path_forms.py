@@ -67,7 +67,8 @@ class PathForms:
         written = self._below(path)
         if _is_plain(path):
             return written
-        plain = None if re.match(r"\s*[A-Za-z]:\\", path) else self._below(self._plain(path))
+        has_drive = re.match(r"\s*[A-Za-z]:[\\/]", path)  # of Windows
+        plain = None if has_drive else self._below(self._plain(path))
         forms = [written, plain, *(plain and unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
         if self._looks:
             self._looks -= 1
@@ -128,7 +129,9 @@ class PathForms:
 def _is_plain(path: str) -> bool:
     """Return whether there is no other form of a path."""
     one_form = path.isascii() or (unicodedata.is_normalized("NFC", path) and unicodedata.is_normalized("NFD", path))
-    return one_form and not ("\\" in path or path[0] == "~" or path[0].isspace() or path[-1].isspace())
+    return one_form and not (
+        "\\" in path or path[0] == "~" or path[1:2] == ":" or path[0].isspace() or path[-1].isspace()
+    )
 
 
 def _mixed(path: str) -> Iterator[str]:

@@ -108,7 +108,8 @@ def test_a_store_is_verified_reported_and_shared(own_store: OpenedStore, music: 
 def test_a_store_grows_and_stores_are_joined(music: Path, tmp_path: Path, finished: OpenedStore) -> None:
     for name, label in (("a", "bells"), ("b", "drums")):
         shutil.copytree(music / label, tmp_path / name / label)
-        melzarr.build(tmp_path / name, tmp_path / f"{name}.zarr", workers=0, **SMALL)
+        with pytest.warns(UserWarning, match=f"all tracks have one label, '{label}'"):
+            melzarr.build(tmp_path / name, tmp_path / f"{name}.zarr", workers=0, **SMALL)
     both = melzarr.merge([tmp_path / "a.zarr", melzarr.open(tmp_path / "b.zarr")], tmp_path / "c.zarr")
     again = melzarr.merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")  # up to date
     assert again.attributes == both.attributes
@@ -121,6 +122,30 @@ def test_a_store_grows_and_stores_are_joined(music: Path, tmp_path: Path, finish
         np.testing.assert_array_equal(store.mel.values, finished.mel[:])
     with pytest.raises(melzarr.MelzarrError, match="two or more stores"):
         melzarr.merge([both], tmp_path / "d.zarr")
+
+
+def test_how_a_source_is_listed_are_keywords_and_what_is_said_of_it_are_warnings(
+    music: Path, tmp_path: Path, finished: OpenedStore
+) -> None:
+    rows = [f"{path.relative_to(music)};{path.parent.name}" for path in sorted(music.glob("*/*.wav"))]
+    (tmp_path / "lists").mkdir()
+    manifest = tmp_path / "lists/tracks.txt"
+    manifest.write_text("\n".join(["File;Genre", rows[0].replace("/", "\\"), *rows[1:]]), encoding="utf-16")
+    listed = {"path_column": "file", "label_column": "genre", "audio_root": music}
+    found = melzarr.scan(manifest, progress=False, **listed, **SMALL)
+    assert found.problems[0].startswith("paths taken with slashes in place of backslashes: 1")
+    with pytest.warns(UserWarning, match="paths taken with slashes in place of backslashes: 1"):
+        store = melzarr.build(manifest, tmp_path / "s.zarr", workers=0, **listed, **SMALL)
+    assert digests(tmp_path / "s.zarr") == digests(finished.directory.path)
+    assert melzarr.build(manifest, tmp_path / "s.zarr", workers=0, **listed, **SMALL).address == store.address
+    with pytest.warns(UserWarning, match="paths taken with slashes"):
+        assert len(melzarr.append(store, manifest, workers=0, **listed)) == 12
+    (tmp_path / "linked").mkdir()
+    for label in ("bells", "drums"):
+        (tmp_path / "linked" / label).symlink_to(music / label)
+    with pytest.raises(melzarr.MelzarrError, match=r"links to folders left out: 2 \(bells/, drums/\)"):
+        melzarr.scan(tmp_path / "linked")
+    assert len(melzarr.append(store, tmp_path / "linked", workers=0, follow_links=True)) == 12
 
 
 def test_in_an_object_store(bucket: ObjectStoreDirectory, music: Path, finished: OpenedStore) -> None:

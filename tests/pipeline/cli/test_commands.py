@@ -177,9 +177,46 @@ def test_the_next_command_can_be_run_as_it_is_printed(music: Path, tmp_path: Pat
     assert melzarr(*shlex.split(printed)).exit_code == 0
 
 
+def test_features_append_and_scan_say_the_same_of_a_source(own_music: Path, tmp_path: Path) -> None:
+    (own_music / "bells/notes.txt").touch()
+    (own_music / "Bells").symlink_to(own_music / "bells")
+    (own_music / "Drums").mkdir()
+    (own_music / "drums/drums.00000.wav").rename(own_music / "Drums/first.aifc")
+    alike = "'Drums' (1), 'drums' (5); if they are one, write them alike"
+    said = [
+        "links to folders left out: 1 (Bells/); follow them with --follow-links",
+        f"labels that differ only by case, spaces or Unicode form: {alike}",
+    ]
+    left_out = "files left out, not audio by their extension: 1 (bells/notes.txt)"
+    features = melzarr("features", own_music, tmp_path / "s.zarr", *SMALL).output.splitlines()
+    assert features[:3] == [left_out, *said]
+    assert melzarr("append", tmp_path / "s.zarr", own_music).output.splitlines()[:3] == [left_out, *said]
+    assert melzarr("job-array", "init", own_music, tmp_path / "j.zarr", *SMALL[2:]).output.splitlines()[:3] == [
+        left_out,
+        *said,
+    ]
+    scan = json.loads(melzarr("scan", own_music, "--json", *SMALL[2:]).output)
+    assert (scan["problems"][:2], scan["left_out"]) == (said, ["bells/notes.txt"])
+    assert scan["n_problems"] >= len(scan["problems"])
+
+
+def test_the_options_of_a_manifest_are_in_the_next_commands(music: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(music)};{path.parent.name}" for path in music.glob("*/*.wav")]
+    (tmp_path / "tracks.tsv").write_text("\n".join(["file;genre", *rows]))
+    options = ["--path-column", "File", "--label-column", "genre", "--audio-root", str(music)]
+    *_, after = melzarr("scan", tmp_path / "tracks.tsv", "--n-windows", 60, *options).output.splitlines()
+    assert shlex.split(after) == ["next:", "melzarr", "features", str(tmp_path / "tracks.tsv"), "tracks.zarr", *options]
+    *_, after = melzarr("features", tmp_path / "tracks.tsv", tmp_path / "s.zarr", *options, *SMALL).output.splitlines()
+    assert f"--source {music} --sample" in after
+    linked = melzarr("scan", music, "--follow-links", "--n-windows", 60).output.splitlines()[-1]
+    assert linked.endswith(f"features {music} {music.name}.zarr --follow-links")
+
+
 def test_options_that_do_not_go_together_are_refused(music: Path, tmp_path: Path) -> None:
     for words, said in [
         (["--group", "album"], "names a column of a manifest"),
+        (["--label-column", "genre"], "--label-column genre names a column of a manifest, but"),
+        (["--audio-root", tmp_path], f"--audio-root {tmp_path} names the folder of the files of a manifest, but"),
         (["--split", "fault-filtered", "--seed", 3], "leave out --seed"),
         (["--cluster", "moon"], "cluster='moon' is unknown"),
         (["--cluster", "tcp://127.0.0.1:1", "--workers", 2], "is for a local cluster"),
@@ -188,6 +225,9 @@ def test_options_that_do_not_go_together_are_refused(music: Path, tmp_path: Path
         result = melzarr("features", music, tmp_path / "s.zarr", *words)
         assert result.exit_code == 2, words
         assert said in result.output
+    (tmp_path / "m.csv").write_text("path,label\na,b\n")
+    result = melzarr("features", tmp_path / "m.csv", tmp_path / "s.zarr", "--follow-links")
+    assert (result.exit_code, "--follow-links is for a folder" in result.output) == (2, True)
 
 
 def test_a_picture_of_an_unknown_kind_is_a_sentence(store: Path, tmp_path: Path) -> None:

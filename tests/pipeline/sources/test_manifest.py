@@ -278,7 +278,9 @@ def test_the_home_folder_is_taken_only_if_it_is_inside(tmp_path: Path, monkeypat
         read_catalog(tmp_path / "m.jsonl")
 
 
-@pytest.mark.parametrize("path", ["..\\a.wav", " ../a.wav", "\\\\server\\a.wav", "C:\\a.wav", "é/../../a.wav"])
+@pytest.mark.parametrize(
+    "path", ["..\\a.wav", " ../a.wav", "\\\\server\\a.wav", "C:\\a.wav", "c:/a.wav", "é/../../a.wav"]
+)
 def test_no_form_of_a_path_leads_outside(tmp_path: Path, path: str) -> None:
     made(tmp_path, "a.wav")
     (tmp_path / "in").mkdir()
@@ -373,3 +375,33 @@ def test_a_bucket_that_does_not_tell_is_asked_once(
     monkeypatch.setattr(Remote, "refuses", True)
     assert sources(remote(tmp_path, "a\\b.wav", NFC, "~/c.wav")) == ["a/b.wav", NFC, "~/c.wav"]
     assert set(looks) == {"m.jsonl", "a\\b.wav", "a/b.wav"}
+
+
+# Cases from the field -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cases(shared: Path) -> Path:
+    if not (shared / "field-cases").is_dir():
+        pytest.skip("cases from the field are not beside this copy (../shared/field-cases)")
+    return shared / "field-cases"
+
+
+@pytest.mark.parametrize(("name", "n_tracks"), [("backslash", 2), ("nfc", 2), ("semicolon", 1), ("spaces", 3)])
+def test_paths_from_the_field_are_taken(cases: Path, name: str, n_tracks: int) -> None:
+    catalog = read_catalog(cases / f"manifest-paths/{name}.csv")
+    assert len(catalog.tracks) == n_tracks
+    assert all(catalog.root.size(track.source) for track in catalog.tracks)
+    assert {track.label for track in catalog.tracks} <= {"rock", "jazz"}
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("double-header", r"has 2 columns 'label' \('label', 'label'\); rename all but one"),
+        ("unquoted-comma", "row 2: 4 cells, but the header has 3"),
+    ],
+)
+def test_tables_from_the_field_are_refused(cases: Path, case: str, said: str) -> None:
+    with pytest.raises(CatalogError, match=said):
+        read_catalog(cases / f"manifest-{case}/m.csv")
