@@ -90,6 +90,7 @@ def build(
     seed: int | None = None,
     tracks_per_shard: int | None = None,
     datasets: str | Path = "datasets",
+    preset: str | None = None,
     progress: bool | None = None,
     **spec: Any,
 ) -> Store:
@@ -137,10 +138,13 @@ def build(
         Tracks of each shard; by default 16, or fewer if a shard would be larger than 256 MiB.
     datasets : str or Path
         Folder of the datasets, with one folder per dataset.
+    preset : str, optional
+        Name of a spec that others use, in place of the recipe's: "article", "musicnn", "panns" or "whisper".
     progress : bool, optional
         Whether progress is shown; by default in a terminal and in a notebook.
     **spec
-        Fields of `FeatureSpec`, such as ``n_mels=64``; by default those of the recipe, or of the 2017 article.
+        Fields of `FeatureSpec`, such as ``n_mels=64``, which change the preset; by default, and if None, those of the
+        preset, of the recipe, or of the 2017 article.
 
     Returns
     -------
@@ -160,6 +164,7 @@ def build(
     options = {
         "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
         "follow_links": follow_links, "named_split": split, "valid": valid, "test": test, "seed": seed,
+        "preset": preset,
     }  # fmt: skip
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
     connect = partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime, "dashboard": dashboard})
@@ -223,6 +228,7 @@ def scan(
     split: str | None = None,
     tracks_per_shard: int | None = None,
     datasets: str | Path = "datasets",
+    preset: str | None = None,
     progress: bool | None = None,
     **spec: Any,
 ) -> Scan:
@@ -234,7 +240,7 @@ def scan(
         As for `build`.
     workers : int, optional
         Workers to count on; by default one per core here, as memory allows.
-    path_column, label_column, group, audio_root, follow_links, split, tracks_per_shard, datasets, progress, **spec
+    path_column, label_column, group, audio_root, follow_links, split, tracks_per_shard, datasets, preset, progress, **spec
         As for `build`.
 
     Returns
@@ -248,6 +254,7 @@ def scan(
     options = {
         "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
         "follow_links": follow_links, "named_split": split, "valid": None, "test": None, "seed": None,
+        "preset": preset,
     }  # fmt: skip
     catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
     return scan_catalog(catalog, plan, workers or local_workers(None, plan.worker_bytes), feedback(progress))

@@ -13,8 +13,22 @@ import numpy.typing as npt
 from melzarr.pipeline.errors import SpecError
 
 PAD_MODES = ("reflect", "constant", "edge")
+WINDOW_FUNCTIONS = (  # of scipy.signal.get_window, as in librosa: those without a parameter
+    "hann", "hamming", "blackman", "bartlett", "barthann", "blackmanharris", "bohman", "boxcar", "cosine", "flattop",
+    "lanczos", "nuttall", "parzen", "triang",
+)  # fmt: skip
+MEL_SCALES = ("slaney", "htk")
+NORMS = ("slaney", "none")
 SCALES = ("power", "db")
 DTYPES = ("float32", "float16")
+CHOICES = {
+    "window_function": WINDOW_FUNCTIONS,
+    "pad_mode": PAD_MODES,
+    "mel_scale": MEL_SCALES,
+    "norm": NORMS,
+    "scale": SCALES,
+    "dtype": DTYPES,
+}
 MAX_CHUNK_BYTES = (1 << 31) - 17  # of a track, because a track is one chunk: Blosc's limit (BLOSC_MAX_BUFFERSIZE)
 MAX_N_FFT = 1 << 20  # 48 s at 22050 Hz, far beyond any practical use
 
@@ -36,13 +50,25 @@ class FeatureSpec:
     n_windows : int > 0
         Number of windows taken from the start of each track.
     n_fft : int > 1, even, in samples
-        Length of one frame, which is also the length of its Hann window.
+        Length of one frame, which is also the length of its window function. The kernel computes powers of two; other
+        lengths take several times as long.
     hop_length : int > 0, in samples
         Distance between the centres of neighbouring frames; the first is centred on the window's first sample.
+    window_function : {"hann", "hamming", "blackman", …}
+        Weights of the samples of a frame, periodic: one of `WINDOW_FUNCTIONS`.
     pad_mode : {"reflect", "constant", "edge"}
         How each window is padded by ``n_fft // 2`` samples at both ends.
     n_mels : int > 0
-        Number of mel bands between 0 Hz and ``sample_rate / 2``, on Slaney's scale, normalised by area.
+        Number of mel bands between `fmin` and `fmax`.
+    fmin : float >= 0, in Hz
+        Lower edge of the lowest band.
+    fmax : float > fmin, in Hz, or None
+        Upper edge of the highest band. None is ``sample_rate / 2``, which becomes None if it is given as a number, so
+        that equal features have equal specs.
+    mel_scale : {"slaney", "htk"}
+        Scale on which the bands are equally wide: Slaney's, linear up to 1 kHz, or HTK's, logarithmic throughout.
+    norm : {"slaney", "none"}
+        Whether each band has the area 1, as in Slaney's toolbox, or the height 1.
     power : float > 0
         Exponent of the magnitude spectrum: 2 is power, 1 is magnitude.
     scale : {"power", "db"}
@@ -62,8 +88,13 @@ class FeatureSpec:
     n_windows: int = 599
     n_fft: int = 2048
     hop_length: int = 512
+    window_function: str = "hann"
     pad_mode: str = "reflect"
     n_mels: int = 128
+    fmin: float = 0.0
+    fmax: float | None = None
+    mel_scale: str = "slaney"
+    norm: str = "slaney"
     power: float = 2.0
     scale: str = "power"
     dtype: str = "float32"
@@ -76,12 +107,13 @@ class FeatureSpec:
                 raise SpecError(
                     f"{name}={value!r} is not a whole number above zero; give one, such as {name}={_DEFAULTS[name]}"
                 )
-        for name, choices in (("pad_mode", PAD_MODES), ("scale", SCALES), ("dtype", DTYPES)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         if not isinstance(self.power, int | float) or not 0 < self.power <= 4:
             raise SpecError(f"power={self.power!r} is not a number in (0, 4]; use 2 for power or 1 for magnitude")
         object.__setattr__(self, "power", float(self.power))
+        self._check_frequencies()
         if self.n_fft % 2:
             raise SpecError(f"n_fft={self.n_fft} is odd, so no frame has a centre; use {self.n_fft + 1}")
         if self.window < self.hop_length:
@@ -111,6 +143,27 @@ class FeatureSpec:
                 f"a track of n_windows={self.n_windows} × {self.n_frames} frames × n_mels={self.n_mels} takes "
                 f"{self.track_bytes / 1e9:.1f} GB, and a chunk holds {MAX_CHUNK_BYTES / 1e9:.1f}; use fewer windows"
             )
+
+    def _check_frequencies(self) -> None:
+        """Raise SpecError if `fmin` and `fmax` are no range; store them in their only form."""
+        nyquist = self.sample_rate / 2
+        if self.fmax is not None and not (_is_number(self.fmax) and 0 < self.fmax <= nyquist):
+            raise SpecError(
+                f"fmax={self.fmax!r} is not a frequency above 0 Hz, up to sample_rate / 2 = {nyquist:g} Hz; use one, "
+                f"or leave it out for sample_rate / 2"
+            )
+        if not (_is_number(self.fmin) and 0 <= self.fmin < (self.fmax or nyquist)):
+            raise SpecError(
+                f"fmin={self.fmin!r} is not a frequency from 0 Hz to below fmax={self.fmax or nyquist:g} Hz; use a "
+                f"lower one, such as fmin=0"
+            )
+        object.__setattr__(self, "fmin", float(self.fmin))
+        object.__setattr__(self, "fmax", None if self.fmax in (None, nyquist) else float(self.fmax))
+
+    @property
+    def highest_frequency(self) -> float:
+        """Upper edge of the highest band, in Hz: `fmax`, or half the sample rate."""
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
 
     @property
     def n_samples(self) -> int:
@@ -168,5 +221,60 @@ class FeatureSpec:
             raise SpecError(f"{', '.join(unknown)}: no such field of a spec; the fields are {', '.join(_DEFAULTS)}")
         return cls(**fields)
 
+    @classmethod
+    def preset(cls, name: str) -> FeatureSpec:
+        """Return the spec of a preset, one of `PRESETS`.
+
+        Raises
+        ------
+        SpecError
+            If there is no preset of that name.
+        """
+        if name not in PRESETS:
+            raise SpecError(f"preset={name!r} is unknown; use one of {', '.join(PRESETS)}")
+        return PRESETS[name].spec
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A spec that others use, and where its parameters are written."""
+
+    spec: FeatureSpec
+    origin: str
+
+
+# Windows are padded by themselves, so each preset has the windows that its network takes: whole numbers of hops, and as
+# many as the clips that it was trained on hold. An original that pads a whole clip differs in the frames at the ends of
+# a window, which n_fft / 2 samples of padding reach.
+PRESETS = {
+    "article": Preset(FeatureSpec(), "the defaults: a 2017 article on genre classification, from its author's data"),
+    "musicnn": Preset(
+        FeatureSpec(
+            sample_rate=16000, n_fft=512, hop_length=256, n_mels=96,
+            window=186 * 256, stride=187 * 256, n_windows=9,
+        ),
+        "github.com/jordipons/musicnn, musicnn/extractor.py and configuration.py; windows of the 187 frames that its "
+        "networks take, one after the other, in a clip of 29 s",
+    ),
+    "panns": Preset(
+        FeatureSpec(
+            sample_rate=32000, n_fft=1024, hop_length=320, n_mels=64, fmin=50.0, fmax=14000.0,
+            window=1000 * 320, stride=1000 * 320, n_windows=1,
+        ),
+        "github.com/qiuqiangkong/audioset_tagging_cnn, pytorch/models.py and inference.py (Kong et al., PANNs, 2020); "
+        "one window, a clip of 10 s",
+    ),
+    "whisper": Preset(
+        FeatureSpec(
+            sample_rate=16000, n_fft=400, hop_length=160, n_mels=80,
+            window=3000 * 160, stride=3000 * 160, n_windows=1,
+        ),
+        "github.com/openai/whisper, whisper/audio.py; one window of 30 s, of whose 3001 frames Whisper drops the last",
+    ),
+}  # fmt: skip
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(FeatureSpec)}

@@ -114,7 +114,10 @@ def prepare(source: str, options: dict[str, Any]) -> tuple[Catalog, Plan]:
         **{name: options[name] for name in LISTING},
         named_split=options["named_split"],
     )
-    base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
+    if options["preset"]:
+        base = FeatureSpec.preset(options["preset"])
+    else:
+        base = catalog.recipe.spec if catalog.recipe else FeatureSpec()
     given = {name: options[name] for name in SPEC_HELP if options[name] is not None}
     spec = FeatureSpec.from_dict({**base.to_dict(), **given})
     filterbank(spec)  # raises if a band has no FFT bin, before any worker starts

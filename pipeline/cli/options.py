@@ -15,7 +15,7 @@ from melzarr.pipeline import defaults
 from melzarr.pipeline.cli.terminal import steady_streams
 from melzarr.pipeline.errors import CallError, MelzarrError
 from melzarr.pipeline.sources.split import HashSplit
-from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from melzarr.pipeline.spec import CHOICES, PRESETS, WINDOW_FUNCTIONS, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.untrusted_text import printable
@@ -228,23 +228,37 @@ SPEC_HELP = {
     "n_windows": "Number of windows per track, from its start.",
     "n_fft": "Length of a frame, in samples.",
     "hop_length": "Distance between the centres of frames, in samples.",
+    "window_function": f"Weights of the samples of a frame: {', '.join(WINDOW_FUNCTIONS)}.",
     "pad_mode": "How a window is padded at both ends.",
     "n_mels": "Number of mel bands.",
+    "fmin": "Lower edge of the lowest band, in Hz.",
+    "fmax": "Upper edge of the highest band, in Hz.",
+    "mel_scale": "Scale on which the bands are equally wide.",
+    "norm": "Give each band the area 1, or the height 1.",
     "power": "Exponent of the magnitude spectrum.",
     "scale": "Store power, or its level in dB.",
     "dtype": "Data type of the stored values; float16 needs --scale db.",
 }
-CHOICES = {"pad_mode": PAD_MODES, "scale": SCALES, "dtype": DTYPES}
+_PRESETS = "\n\n".join(f"{name}: {preset.origin}." for name, preset in PRESETS.items())
+PRESET = click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help=f"Take the spec that others use; the options below change it.\n\n{_PRESETS}",
+)
 
 
 def spec_options(function: Function) -> Function:
-    """Add one option for each field of a spec to a command."""
+    """Add the presets, and one option for each field of a spec, to a command."""
     for field in reversed(dataclasses.fields(FeatureSpec)):
-        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default)
+        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default or 0.0)
+        default = "half the sample rate" if field.default is None else field.default
         function = click.option(
-            f"--{field.name.replace('_', '-')}", type=kind, help=f"{SPEC_HELP[field.name]}  [default: {field.default}]"
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            metavar="NAME" if field.name == "window_function" else None,  # too many to list them twice
+            help=f"{SPEC_HELP[field.name]}  [default: {default}]",
         )(function)
-    return function
+    return PRESET(function)
 
 
 def listing_options(function: Function) -> Function:

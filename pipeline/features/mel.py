@@ -43,19 +43,23 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
     The kernel computes in single precision. Its rounding error spreads over all bins and is about 1e-8 of the largest
     magnitude in each. In the power of an otherwise empty bin this is 1e-16, which is negligible. Smaller exponents
     would increase it (the root of 1e-8 is 1e-4), and windows beyond full scale can overflow: `plain_windows` computes
-    these.
+    these, and windows whose energy is nearly all outside the bands (see `_needs_guard`).
     """
     if not (spec.power == 2.0 and spec.n_fft in KERNEL_FFTS):
         return plain_windows(samples, spec)
     from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once per process)
 
     tables = _kernel_tables(spec)
-    mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, spec.n_mels), np.float32)
+    mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, tables[-3].size), np.float32)
     if len(mel):
         compiled_kernel()(_constant(samples, np.float32), spec.window, spec.stride, spec.hop_length, *tables, mel)
-    for number in np.flatnonzero(~np.isfinite(mel).all(axis=(1, 2))):
-        start = number * spec.stride
-        mel[number] = plain_windows(samples[start : start + spec.window], spec)[0]
+    inexact = ~np.isfinite(mel).all(axis=(1, 2))
+    if _needs_guard(spec):
+        mel, guard = np.ascontiguousarray(mel[..., :-1]), mel[..., -1]
+        inexact |= mel.max(axis=(1, 2)) < guard.max(axis=1)
+    numbers = np.flatnonzero(inexact)
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if numbers.size else ():
+        mel[run] = plain_windows(samples[run[0] * spec.stride : run[-1] * spec.stride + spec.window], spec)
     return mel
 
 
@@ -105,18 +109,25 @@ def _frame_layout(spec: FeatureSpec) -> tuple[npt.NDArray[np.intp], npt.NDArray[
     def frames(padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
 
-    return frames(place), frames(weight) * _hann(spec.n_fft)
+    return frames(place), frames(weight) * _taper(spec)
 
 
-def _hann(n_fft: int) -> npt.NDArray[np.float64]:
-    """Return a periodic Hann window, as used for spectral analysis."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+def _taper(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Return the periodic window function of a frame, as used for spectral analysis, shape (n_fft,)."""
+    if spec.window_function == "hann":
+        return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)
+    import scipy.signal  # noqa: PLC0415  (slow to import, and not needed by the default spec)
+
+    taper: npt.NDArray[np.float64] = scipy.signal.get_window(spec.window_function, spec.n_fft, fftbins=True)
+    return taper
 
 
 @functools.lru_cache(maxsize=8)
 def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
     """Return the tables that `kernel.mel_power` takes, in the order of its parameters."""
     bands, half = filterbank(spec), spec.n_fft // 2
+    if _needs_guard(spec):
+        bands = np.vstack([bands, np.full(half + 1, bands.sum(axis=1).max() / (half + 1))])
     filled = bands > 0  # each band is a run of adjacent bins
     zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
     place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]
@@ -124,13 +135,23 @@ def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
     untangling = np.exp(-2j * np.pi / spec.n_fft * np.arange(half // 2 + 1))
     return (
         _constant(place, np.intp),
-        _constant(_hann(spec.n_fft) / 2, np.float32),
+        _constant(_taper(spec) / 2, np.float32),
         _constant(turns.view(np.float64), np.float32),
         _constant(untangling.view(np.float64).reshape(-1, 2), np.float32),
         _constant(filled.argmax(axis=1), np.intp),
         _constant(np.append(0, np.cumsum(filled.sum(axis=1))), np.intp),
         _constant(bands[filled], np.float32),
     )
+
+
+def _needs_guard(spec: FeatureSpec) -> bool:
+    """Return whether a window may have its energy outside the bands, whose values then are the kernel's rounding error.
+
+    The bands of the default leave out only the first and the last bin, and a Hann window spreads half their magnitude
+    into the next. For other specs the kernel computes one more band, the guard: the mean of all bins, with the weight
+    of a band. The rounding of a window counts if its largest value is below that.
+    """
+    return spec.window_function != "hann" or spec.fmin > 0 or spec.fmax is not None
 
 
 def _constant(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -11,20 +11,25 @@ import numpy.typing as npt
 from melzarr.pipeline.errors import SpecError
 from melzarr.pipeline.spec import FeatureSpec
 
+# Slaney's scale
+SLOPE, CORNER = 200 / 3, 1000.0  # Hz per mel below the corner; Hz
+CORNER_MEL = CORNER / SLOPE
+STEP = math.log(6.4) / 27  # logarithm of the frequency ratio of adjacent mels above it
+
 
 @functools.lru_cache(maxsize=8)
 def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Return the weights of the FFT's bins in each mel band: triangles of area 1 between `mel_edges`, as in librosa.
+    """Return the weights of the FFT's bins in each mel band: triangles between `mel_edges`, as in librosa.
 
     Parameters
     ----------
     spec : FeatureSpec
-        Spec with sample_rate, n_fft and n_mels.
+        Spec with sample_rate, n_fft and the fields of the bands.
 
     Returns
     -------
     np.ndarray [shape=(n_mels, 1 + n_fft / 2)]
-        Each bin is in at most two bands.
+        Each bin is in at most two bands. Triangles have the area 1, or the height 1 if ``spec.norm`` is "none".
 
     Raises
     ------
@@ -42,8 +47,10 @@ def filterbank(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     distances, widths = np.subtract.outer(edges, bins), np.diff(edges)[:, np.newaxis]
     rising, falling = -distances[:-2] / widths[:-1], distances[2:] / widths[1:]
     triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)  # rounded where librosa rounds
-    weights: npt.NDArray[np.float32] = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
-    return weights.astype(np.float64)
+    if spec.norm == "slaney":
+        triangles = (triangles * (2 / (edges[2:] - edges[:-2]))[:, np.newaxis]).astype(np.float32)
+    weights: npt.NDArray[np.float64] = triangles.astype(np.float64)
+    return weights
 
 
 def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
@@ -52,20 +59,30 @@ def mel_edges(spec: FeatureSpec) -> npt.NDArray[np.float64]:
     Parameters
     ----------
     spec : FeatureSpec
-        Spec with sample_rate and n_mels.
+        Spec with sample_rate, n_mels, fmin, fmax and mel_scale.
 
     Returns
     -------
     np.ndarray [shape=(n_mels + 2,)], in Hz
-        From 0 to ``sample_rate / 2``, equally spaced on Slaney's scale, which is linear up to 1 kHz and logarithmic
-        above (M. Slaney, Auditory Toolbox, version 2, Interval Research Corporation, 1998).
+        From the lowest to the highest frequency, equally spaced on the mel scale. Slaney's is linear up to 1 kHz and
+        logarithmic above (M. Slaney, Auditory Toolbox, version 2, Interval Research Corporation, 1998); HTK's is
+        ``2595 log10(1 + f / 700)`` (S. Young et al., The HTK Book, Cambridge University, 2006, section 5.4).
     """
-    slope, corner = 200 / 3, 1000.0  # Hz per mel below the corner; Hz
-    step = math.log(6.4) / 27  # logarithm of the frequency ratio of adjacent mels above it
-    nyquist, corner_mel = spec.sample_rate / 2, corner / slope
-    highest = nyquist / slope if nyquist < corner else corner_mel + math.log(nyquist / corner) / step
-    mels = np.linspace(0, highest, spec.n_mels + 2)
-    return np.where(mels < corner_mel, slope * mels, corner * np.exp(step * (mels - corner_mel)))
+    lowest, highest = (_mels(hertz, spec.mel_scale) for hertz in (spec.fmin, spec.highest_frequency))
+    mels = np.linspace(lowest, highest, spec.n_mels + 2)
+    edges: npt.NDArray[np.float64]
+    if spec.mel_scale == "htk":
+        edges = 700 * (10 ** (mels / 2595) - 1)
+    else:
+        edges = np.where(mels < CORNER_MEL, SLOPE * mels, CORNER * np.exp(STEP * (mels - CORNER_MEL)))
+    return edges
+
+
+def _mels(hertz: float, scale: str) -> float:
+    """Return the place of a frequency on a mel scale."""
+    if scale == "htk":
+        return 2595 * math.log10(1 + hertz / 700)
+    return hertz / SLOPE if hertz < CORNER else CORNER_MEL + math.log(hertz / CORNER) / STEP
 
 
 def band_centres(spec: FeatureSpec) -> npt.NDArray[np.float64]:

@@ -53,13 +53,15 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
         sr=spec.sample_rate,
         n_fft=spec.n_fft,
         hop_length=spec.hop_length,
-        window="hann",
+        window=spec.window_function,
         center=True,
         pad_mode=spec.pad_mode,  # type: ignore[arg-type,unused-ignore]
         power=spec.power,
         n_mels=spec.n_mels,
-        fmin=0.0,
-        fmax=spec.sample_rate / 2,
+        fmin=spec.fmin,
+        fmax=spec.highest_frequency,
+        htk=spec.mel_scale == "htk",
+        norm=None if spec.norm == "none" else spec.norm,
     )
     return np.asarray(mel, np.float64).transpose(0, 2, 1)
 

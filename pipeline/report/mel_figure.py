@@ -153,7 +153,7 @@ def _draw_track(axes: Axes, store: Store, number: int) -> Any:
         interpolation="nearest",
     )
     bands = store.values("band")
-    ticks = [int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]]
+    ticks = sorted({int(np.argmin(np.abs(bands - hertz))) for hertz in (250, 1000, 4000) if hertz < bands[-1]})
     axes.set_yticks(ticks, [f"{bands[tick]:.0f}" for tick in ticks])
     axes.set_title(drawable(store.values("label", slice(number, number + 1))[0]), loc="left", fontsize="medium", pad=2)
     return image

@@ -66,7 +66,7 @@ class Store:
     @property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group: schema version, spec, split, recipe, versions, licence, UUID."""
-        return dict(self.group.attrs)
+        return {**self.group.attrs, "spec": self.spec.to_dict()}  # with the fields that an older spec lacks
 
     @property
     def mel(self) -> zarr.Array[Any]:

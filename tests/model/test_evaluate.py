@@ -269,6 +269,8 @@ def test_of_a_run_without_a_list_it_says_that_it_does_not_know(finished: Store, 
     [
         ({"n_mels": 64}, "n_mels 64 instead of 128"),
         ({"scale": "db", "dtype": "float16"}, "scale db instead of power;"),
+        ({"fmin": 50, "fmax": 8000}, "fmin 50.0 instead of 0.0, fmax 8000.0 instead of None;"),
+        ({"mel_scale": "htk", "norm": "none"}, "mel_scale htk instead of slaney, norm none instead of slaney;"),
         (
             {"sample_rate": 16000, "pad_mode": "edge"},
             "sample_rate 16000 instead of 22050, pad_mode edge instead of reflect;",

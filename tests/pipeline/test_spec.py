@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from melzarr.pipeline.errors import SpecError
-from melzarr.pipeline.spec import DTYPES, PAD_MODES, SCALES, FeatureSpec
+from melzarr.pipeline.spec import (
+    DTYPES,
+    MEL_SCALES,
+    NORMS,
+    PAD_MODES,
+    PRESETS,
+    SCALES,
+    WINDOW_FUNCTIONS,
+    FeatureSpec,
+)
 
 COUNTS = ("sample_rate", "window", "stride", "n_windows", "n_fft", "hop_length", "n_mels")
 
@@ -23,16 +32,21 @@ COUNTS = ("sample_rate", "window", "stride", "n_windows", "n_fft", "hop_length",
 def specs(draw: st.DrawFn) -> FeatureSpec:
     n_fft = 2 * draw(st.integers(2, 512))
     window = draw(st.integers(n_fft // 2 + 1, 3 * n_fft))
-    scale = draw(st.sampled_from(SCALES))
+    scale, sample_rate = draw(st.sampled_from(SCALES)), draw(st.integers(1, 200_000))
     return FeatureSpec(
-        sample_rate=draw(st.integers(1, 200_000)),
+        sample_rate=sample_rate,
         window=window,
         stride=draw(st.integers(1, 2 * window)),
         n_windows=draw(st.integers(1, 50)),
         n_fft=n_fft,
         hop_length=draw(st.integers(1, window)),
+        window_function=draw(st.sampled_from(WINDOW_FUNCTIONS)),
         pad_mode=draw(st.sampled_from(PAD_MODES)),
         n_mels=draw(st.integers(1, n_fft // 2)),
+        fmin=draw(st.floats(0, sample_rate / 8)),
+        fmax=draw(st.none() | st.floats(sample_rate / 4, sample_rate / 2)),
+        mel_scale=draw(st.sampled_from(MEL_SCALES)),
+        norm=draw(st.sampled_from(NORMS)),
         power=draw(st.floats(0.1, 4)),
         scale=scale,
         dtype="float32" if scale == "power" else draw(st.sampled_from(DTYPES)),
@@ -50,8 +64,13 @@ def test_the_defaults_are_those_of_the_article() -> None:
         "n_windows": 599,
         "n_fft": 2048,
         "hop_length": 512,
+        "window_function": "hann",
         "pad_mode": "reflect",
         "n_mels": 128,
+        "fmin": 0.0,
+        "fmax": None,
+        "mel_scale": "slaney",
+        "norm": "slaney",
         "power": 2.0,
         "scale": "power",
         "dtype": "float32",
@@ -114,6 +133,37 @@ def test_what_a_dict_leaves_out_keeps_its_default() -> None:
     assert FeatureSpec.from_dict({"n_mels": 64}) == FeatureSpec(n_mels=64)
 
 
+def test_half_the_sample_rate_is_one_spec_however_it_is_given() -> None:
+    assert FeatureSpec(fmax=11025) == FeatureSpec(fmax=11025.0) == FeatureSpec()
+    assert FeatureSpec(fmax=11025).to_dict() == FeatureSpec().to_dict()
+    assert FeatureSpec(fmin=50) == FeatureSpec(fmin=50.0)
+    assert dataclasses.replace(FeatureSpec(fmax=11025), sample_rate=16000).highest_frequency == 8000
+    assert FeatureSpec(fmax=8000).highest_frequency == 8000
+
+
+def test_a_spec_of_before_the_fields_of_the_bands_is_the_default() -> None:
+    new = {"window_function", "fmin", "fmax", "mel_scale", "norm"}
+    fields = {name: value for name, value in FeatureSpec().to_dict().items() if name not in new}
+    assert len(fields) == 11
+    assert FeatureSpec.from_dict(fields) == FeatureSpec()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_spec_of_whole_hops_that_says_where_it_comes_from(name: str) -> None:
+    spec = FeatureSpec.preset(name)
+    assert "github.com/" in PRESETS[name].origin or name == "article"
+    assert name == "article" or spec.window % spec.hop_length == spec.stride % spec.hop_length == 0
+
+
+def test_the_article_is_the_default() -> None:
+    assert FeatureSpec.preset("article") == FeatureSpec()
+
+
+def test_an_unknown_preset_is_named_beside_those_that_exist() -> None:
+    with pytest.raises(SpecError, match="preset='vggish' is unknown; use one of article, musicnn, panns, whisper"):
+        FeatureSpec.preset("vggish")
+
+
 def test_a_spec_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         FeatureSpec().n_mels = 64  # type: ignore[misc]
@@ -137,6 +187,24 @@ def test_what_is_counted_is_a_whole_number_above_zero(field: str, value: Any) ->
     ("fields", "found", "remedy"),
     [
         ({"pad_mode": "wrap"}, "pad_mode='wrap' is unknown", "use one of reflect, constant, edge"),
+        ({"window_function": "kaiser"}, "window_function='kaiser' is unknown", "use one of hann, hamming, blackman"),
+        ({"window_function": ["hann"]}, "window_function=['hann'] is unknown", "use one of hann"),
+        ({"mel_scale": "bark"}, "mel_scale='bark' is unknown", "use one of slaney, htk"),
+        ({"norm": None}, "norm=None is unknown", "use one of slaney, none"),
+        ({"fmax": 0}, "fmax=0 is not a frequency above 0 Hz, up to sample_rate / 2 = 11025 Hz", "leave it out"),
+        ({"fmax": 12000.0}, "fmax=12000.0 is not a frequency", "use one, or leave it out for sample_rate / 2"),
+        ({"fmax": "8000"}, "fmax='8000' is not a frequency", "use one"),
+        ({"fmax": float("nan")}, "fmax=nan is not a frequency", "use one"),
+        ({"fmax": True}, "fmax=True is not a frequency", "use one"),
+        (
+            {"fmin": -1},
+            "fmin=-1 is not a frequency from 0 Hz to below fmax=11025 Hz",
+            "use a lower one, such as fmin=0",
+        ),
+        ({"fmin": 11025}, "fmin=11025 is not a frequency", "use a lower one"),
+        ({"fmin": 300.0, "fmax": 300.0}, "fmin=300.0 is not a frequency from 0 Hz to below fmax=300 Hz", "use a lower"),
+        ({"fmin": float("nan")}, "fmin=nan is not a frequency", "use a lower"),
+        ({"fmin": None}, "fmin=None is not a frequency", "use a lower"),
         ({"scale": "log"}, "scale='log' is unknown", "use one of power, db"),
         ({"dtype": "float64"}, "dtype='float64' is unknown", "use one of float32, float16"),
         ({"power": 0}, "power=0 is not a number in (0, 4]", "use 2 for power or 1 for magnitude"),
@@ -170,6 +238,8 @@ def test_what_cannot_be_computed_is_refused_with_field_value_and_remedy(
         {"n_mels": 1024},
         {"dtype": "float16", "scale": "db"},
         {"power": 1},
+        {"fmin": 0, "fmax": 8000},
+        {"fmin": 11024.5},
     ],
 )
 def test_what_the_remedies_say_is_accepted(fields: dict[str, Any]) -> None:
@@ -177,5 +247,5 @@ def test_what_the_remedies_say_is_accepted(fields: dict[str, Any]) -> None:
 
 
 def test_an_unknown_field_is_named_beside_those_that_exist() -> None:
-    with pytest.raises(SpecError, match=r"fmin, n_mel: no such field of a spec; the fields are sample_rate, .*dtype"):
-        FeatureSpec.from_dict({"n_mel": 64, "fmin": 20})
+    with pytest.raises(SpecError, match=r"f_min, n_mel: no such field of a spec; the fields are sample_rate, .*dtype"):
+        FeatureSpec.from_dict({"n_mel": 64, "f_min": 20})

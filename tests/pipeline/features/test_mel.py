@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from melzarr.pipeline.features.decibels import as_stored, level_db, quick_levels
 from melzarr.pipeline.features.kernel import WIDTH
 from melzarr.pipeline.features.mel import KERNEL_FFTS, mel_windows, plain_windows
 from melzarr.pipeline.features.mel_filterbank import band_centres, filterbank
-from melzarr.pipeline.spec import PAD_MODES, FeatureSpec
+from melzarr.pipeline.spec import MEL_SCALES, NORMS, PAD_MODES, WINDOW_FUNCTIONS, FeatureSpec
 
 Transform = Callable[[npt.NDArray[np.float32], FeatureSpec], npt.NDArray[np.float32]]
 
@@ -45,6 +46,13 @@ def signal(n_samples: int, seed: int = 0, sample_rate: int = 22050) -> npt.NDArr
     return (0.3 * tones * np.sin(7 * t) ** 2 + 0.003 * rng.standard_normal(n_samples)).astype(np.float32)
 
 
+def bands_of_librosa(spec: FeatureSpec) -> dict[str, Any]:
+    norm = None if spec.norm == "none" else "slaney"
+    return {
+        "n_mels": spec.n_mels, "fmin": spec.fmin, "fmax": spec.fmax, "htk": spec.mel_scale == "htk", "norm": norm,
+    }  # fmt: skip
+
+
 def by_librosa(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
     """Mel spectrogram of each window by itself, shape (n_windows, n_frames, n_mels)."""
     with warnings.catch_warnings():
@@ -56,10 +64,11 @@ def by_librosa(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArr
                     sr=spec.sample_rate,
                     n_fft=spec.n_fft,
                     hop_length=spec.hop_length,
+                    window=spec.window_function,
                     center=True,
                     pad_mode=spec.pad_mode,
                     power=spec.power,
-                    n_mels=spec.n_mels,
+                    **bands_of_librosa(spec),
                 ).T
                 for start in range(0, samples.size - spec.window + 1, spec.stride)
             ][: spec.n_windows]
@@ -100,15 +109,22 @@ def specs(draw: st.DrawFn, kernel: bool = False) -> FeatureSpec:
     n_fft = draw(powers_of_two if kernel else st.one_of(powers_of_two, st.integers(8, 512).map(lambda n: 2 * n)))
     pad_mode = draw(st.sampled_from(PAD_MODES))
     window = draw(st.integers(n_fft // 2 + 1 if pad_mode == "reflect" else 1, 2 * n_fft))
+    sample_rate = draw(st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000]))
+    fmax = draw(st.none() | st.floats(sample_rate / 4, sample_rate / 2))
     return FeatureSpec(
-        sample_rate=draw(st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000])),
+        sample_rate=sample_rate,
         window=window,
         stride=draw(st.integers(max(1, window // 8), 2 * window)),
         n_windows=draw(st.integers(1, 12)),
         n_fft=n_fft,
         hop_length=draw(st.integers(max(1, window // 20), window)),
+        window_function=draw(st.sampled_from(WINDOW_FUNCTIONS)),
         pad_mode=pad_mode,
-        n_mels=draw(st.integers(1, max(1, n_fft // 8))),
+        n_mels=draw(st.integers(1, max(1, n_fft // 16))),
+        fmin=draw(st.just(0.0) | st.floats(0, sample_rate / 16)),
+        fmax=fmax,
+        mel_scale=draw(st.sampled_from(MEL_SCALES)),
+        norm=draw(st.sampled_from(NORMS)),
         power=2.0 if kernel else draw(st.sampled_from([2.0, 1.0, 0.5, 3.0])),
     )
 
@@ -127,6 +143,26 @@ def test_any_windows_are_those_of_librosa(spec: FeatureSpec, seed: int, more: in
     assert_equal_to_librosa(signal(spec.window + more, seed, spec.sample_rate), spec)
 
 
+@pytest.mark.parametrize("window_function", WINDOW_FUNCTIONS)
+@pytest.mark.parametrize("n_fft", [400, 512])  # the plain path, and the kernel
+def test_every_window_function_is_that_of_librosa(n_fft: int, window_function: str) -> None:
+    spec = replace(SMALL, n_fft=n_fft, window_function=window_function, n_windows=3)
+    assert_equal_to_librosa(signal(spec.n_samples, sample_rate=8000), spec)
+
+
+@settings(max_examples=25)
+@given(spec=specs(kernel=True), seed=st.integers(0, 99))
+def test_the_levels_of_any_windows_are_those_of_librosa(spec: FeatureSpec, seed: int) -> None:
+    """Where they are loud: within 1e-6 of the largest value, 40 dB below it, is 4e-4 dB."""
+    assume_no_empty_band(spec)
+    in_db = replace(spec, scale="db")
+    power = by_librosa(signal(spec.n_samples, seed, spec.sample_rate), spec)
+    ours = as_stored(mel_windows(signal(spec.n_samples, seed, spec.sample_rate), in_db), in_db)
+    theirs = librosa.power_to_db(power, ref=1.0, top_db=None)
+    loud = power >= 1e-4 * power.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(ours[loud], theirs[loud], rtol=0, atol=1e-6 / 1e-4 * 10 / math.log(10) + 5e-5)
+
+
 def test_a_quiet_window_beside_a_loud_one_is_that_of_librosa() -> None:
     samples = signal(SMALL.n_samples, sample_rate=8000)
     samples[: samples.size // 2] *= np.float32(1e-4)
@@ -142,6 +178,15 @@ def test_a_band_80_db_below_a_tone_is_that_of_librosa() -> None:
     ours, theirs = (level_db(mel[:, 2], spec) for mel in (mel_windows(samples, spec), by_librosa(samples, spec)))
     heard = theirs > theirs.max() - 110
     np.testing.assert_allclose(ours[heard], theirs[heard], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("fields", [{"fmin": 2000}, {"fmax": 100}, {"fmin": 300, "window_function": "boxcar"}])
+def test_bands_100_db_below_what_is_outside_them_are_those_of_librosa(fields: dict[str, Any]) -> None:
+    """The rounding of the kernel follows the loudest bin, and these windows are computed by the plain path."""
+    spec = FeatureSpec(n_windows=5, n_mels=4, **fields)
+    t = np.arange(spec.n_samples) / spec.sample_rate
+    quiet = 1e-5 * (np.sin(2 * np.pi * 5000 * t) + np.sin(2 * np.pi * 50 * t))
+    assert_equal_to_librosa((0.9 * np.sin(2 * np.pi * 220 * t) + quiet).astype(np.float32), spec)
 
 
 def test_the_windows_of_the_author_are_met(shared: Path) -> None:
@@ -308,7 +353,7 @@ def test_what_memory_held_before_does_not_matter(
 def test_the_filterbank_is_that_of_librosa_or_is_refused_for_an_empty_band(spec: FeatureSpec) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Empty filters detected", UserWarning)
-        theirs = librosa.filters.mel(sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels)
+        theirs = librosa.filters.mel(sr=spec.sample_rate, n_fft=spec.n_fft, **bands_of_librosa(spec))
     if (empty := np.flatnonzero(theirs.max(axis=1) == 0)).size:
         with pytest.raises(SpecError, match=rf"n_mels={spec.n_mels} leaves band {empty[0]} without any"):
             filterbank(spec)
@@ -326,15 +371,21 @@ def test_bands_that_are_too_narrow_are_refused_with_a_remedy(spec: FeatureSpec) 
 
 @example(FeatureSpec())
 @given(specs())
-def test_the_centres_of_the_bands_are_even_on_slaneys_scale(spec: FeatureSpec) -> None:
-    ours = band_centres(spec)
-    np.testing.assert_array_equal(
-        ours, librosa.mel_frequencies(spec.n_mels + 2, fmin=0, fmax=spec.sample_rate / 2)[1:-1]
+def test_the_centres_of_the_bands_are_even_on_the_mel_scale(spec: FeatureSpec) -> None:
+    ours, ends = band_centres(spec), (spec.fmin, spec.highest_frequency)
+    theirs = librosa.mel_frequencies(spec.n_mels + 2, fmin=ends[0], fmax=ends[1], htk=spec.mel_scale == "htk")[1:-1]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    np.testing.assert_allclose(
+        mels(ours, spec.mel_scale), np.linspace(*mels(ends, spec.mel_scale), spec.n_mels + 2)[1:-1], rtol=1e-9
     )
-    # Slaney's Auditory Toolbox: linear to 1 kHz at 200/3 Hz a mel, then 27 mels for each factor of 6.4.
-    mels = np.where(ours < 1000, ours * 3 / 200, 15 + 27 * np.log(np.maximum(ours, 1000) / 1000) / np.log(6.4))
-    top = 15 + 27 * np.log(spec.sample_rate / 2000) / np.log(6.4)
-    np.testing.assert_allclose(mels, np.linspace(0, top, spec.n_mels + 2)[1:-1], rtol=1e-9)
+
+
+def mels(hertz: npt.ArrayLike, scale: str) -> npt.NDArray[np.float64]:
+    """Slaney's Auditory Toolbox: linear to 1 kHz at 200/3 Hz a mel, then 27 mels for each factor of 6.4."""
+    hertz = np.asarray(hertz, np.float64)
+    if scale == "htk":  # as the HTK Book has it in natural logarithms
+        return 1127.01048 * np.log1p(hertz / 700)
+    return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4))
 
 
 def test_a_tone_is_loudest_in_the_band_whose_centre_is_nearest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import io
@@ -34,8 +35,9 @@ from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import BuildError, CallError, SpecError
 from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.inspection.describe import describe
 from melzarr.pipeline.inspection.verify import verify
-from melzarr.pipeline.share.dataset_card import escape
+from melzarr.pipeline.share.dataset_card import About, card, escape
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share as share_and_draw
 from melzarr.pipeline.sources.catalog import read_catalog
@@ -183,6 +185,23 @@ def test_its_card_says_what_there_is_and_what_is_wrong(finished: Store, shared_f
         assert said in text, said
     assert f"n_fft={SPEC.n_fft}" in text
     assert (shared_folder / re.search(r"!\[.*?\]\((.*?)\)", text)[1]).is_file()  # type: ignore[index]
+
+
+def test_its_card_says_how_the_windows_were_made(finished: Store) -> None:
+    about = About(
+        name="s.zarr", is_zip=False, published="", author="", faults=(), derived=(), for_hub=False, has_audio=False,
+        picture="",
+    )  # fmt: skip
+
+    def said(**fields: Any) -> str:
+        store = dataclasses.replace(finished, spec=dataclasses.replace(finished.spec, **fields))
+        return " ".join(card(store, describe(store), about).split())
+
+    assert "Hann window, n_fft=2048" in said()
+    assert "128 mel bands on Slaney's scale with Slaney's area norm, from 0 Hz to half the sample rate." in said()
+    other = said(window_function="blackman", fmin=50, fmax=8000, mel_scale="htk", norm="none")
+    assert "Blackman window, n_fft=2048" in other
+    assert "128 mel bands on HTK's scale without a norm, from 50 Hz to 8000 Hz." in other
 
 
 def test_tracks_csv_says_what_the_coordinates_say(finished: Store, shared_folder: Path) -> None:
