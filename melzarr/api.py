@@ -240,7 +240,9 @@ def scan(
         As for `build`.
     workers : int, optional
         Workers to count on; by default one per core here, as memory allows.
-    path_column, label_column, group, audio_root, follow_links, split, tracks_per_shard, datasets, preset, progress, **spec
+    path_column, label_column, group, audio_root, follow_links, split
+        As for `build`.
+    tracks_per_shard, datasets, preset, progress, **spec
         As for `build`.
 
     Returns
