@@ -131,8 +131,8 @@ lock: can-train $(VENV)/.dev-$(PYVER) ## resolve the versions anew
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$out "$$@"; }; \
 	lock uv.txt requirements/uv.in; \
 	lock dev.txt pyproject.toml requirements/build.in --extra dev; \
-	lock features.txt pyproject.toml requirements/build.in --extra cluster --extra object-store --extra parquet --extra plot -c requirements/dev.txt; \
-	lock train.txt pyproject.toml requirements/build.in --extra cluster --extra object-store --extra parquet --extra train -c requirements/dev.txt
+	lock features.txt pyproject.toml requirements/build.in --extra cluster --extra codecs --extra object-store --extra parquet --extra plot -c requirements/dev.txt; \
+	lock train.txt pyproject.toml requirements/build.in --extra cluster --extra codecs --extra object-store --extra parquet --extra train -c requirements/dev.txt
 
 clean: ## remove the environment and caches; stores and audio stay
 	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

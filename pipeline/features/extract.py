@@ -119,7 +119,9 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
         sentence += f"shorter than one window of {spec.window / spec.sample_rate:.3f} s"
     else:
         sentence += f"windows from {n_valid} on are missing"
-    if header.promised > header.duration:
+    if audio.stopped:
+        sentence += f"; {audio.stopped}"
+    elif header.promised > header.duration:
         sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
     return "short", sentence
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.features.audio import open_audio
+from melzarr.pipeline.features.audio import read_channels
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.features.kernel_cache import provide_cache
 from melzarr.pipeline.spec import FeatureSpec
@@ -45,7 +45,8 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
     import librosa  # noqa: PLC0415  (slow to import, and needed only for verification)
 
     # One second more than is compared, so that the end effects of the resampler are outside.
-    samples, _ = librosa.load(open_audio(path), sr=spec.sample_rate, mono=True, duration=spec.seconds + 1)
+    rate, channels = read_channels(path, spec.seconds + 1)
+    samples = librosa.resample(librosa.to_mono(channels.T), orig_sr=rate, target_sr=spec.sample_rate)
     starts = range(0, n_valid * spec.stride, spec.stride)
     windows = np.stack([samples[start : start + spec.window] for start in starts])
     mel = librosa.feature.melspectrogram(

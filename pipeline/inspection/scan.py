@@ -15,8 +15,10 @@ import numpy as np
 from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.builder.plan import Estimate, Plan, estimate
 from melzarr.pipeline.errors import AudioError
-from melzarr.pipeline.features.audio import Header, read_header, stream_header
+from melzarr.pipeline.features.audio import read_header
+from melzarr.pipeline.features.audio_header import Header
 from melzarr.pipeline.features.extract import featurise, one_thread, padded
+from melzarr.pipeline.features.libsndfile_decoder import stream_header
 from melzarr.pipeline.sources.catalog import Catalog, missing_splits
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.spec import FeatureSpec

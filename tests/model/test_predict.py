@@ -19,7 +19,7 @@ from melzarr.model import predict as room
 from melzarr.model.predict import Prediction, expected_windows, predict, song_windows
 from melzarr.model.run_directory import Run
 from melzarr.pipeline.errors import AudioError
-from melzarr.pipeline.features import audio
+from melzarr.pipeline.features import libsndfile_decoder
 from melzarr.pipeline.features.audio import read_audio
 from melzarr.pipeline.features.extract import featurise
 from melzarr.pipeline.features.mel import mel_windows
@@ -53,7 +53,7 @@ def assert_heard_whole(path: Path, n_samples: int, stride: int, block: int, deco
     spec = replace(SMALL, stride=stride)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "BLOCK_BYTES", block * 4 * max(stride, 6 * 20))
-        patch.setattr(audio, "BLOCK", decoded)
+        patch.setattr(libsndfile_decoder, "BLOCK", decoded)
         found = heard(path, spec)
     assert found.shape == (1 + (n_samples - 700) // stride, 6, 20) == (expected_windows(path, spec), *spec.shape[1:])
     np.testing.assert_array_equal(found, of_the_whole(path, spec))
@@ -83,7 +83,7 @@ def test_blocks_are_joined_in_a_song_of_any_rate(
 ) -> None:
     path = write(tmp_path / "song.flac", 3 * rate, rate, channels)
     monkeypatch.setattr(room, "BLOCK_BYTES", 16 * 4 * SMALL.stride)
-    monkeypatch.setattr(audio, "BLOCK", 5000)
+    monkeypatch.setattr(libsndfile_decoder, "BLOCK", 5000)
     blocks = [len(windows) for windows in song_windows(path, SMALL)]
     assert blocks == [16, 16, 16, 16, 14]  # 1 + (24000 - 700) // 300
     np.testing.assert_array_equal(heard(path, SMALL), of_the_whole(path, SMALL))
@@ -206,7 +206,7 @@ def test_a_song_that_is_heard_for_a_moment_is_no_silent_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loud: slice
 ) -> None:
     monkeypatch.setattr(room, "BLOCK_BYTES", 4 * 4 * SMALL.stride)
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    monkeypatch.setattr(libsndfile_decoder, "BLOCK", 1000)
     sound = np.zeros(8 * 8000)
     sound[loud] = 0.5
     soundfile.write(tmp_path / "song.wav", sound, 8000)

@@ -26,6 +26,7 @@ from pathlib import Path
 import click
 import numpy as np
 import soundfile
+from encode import CODECS, encode
 
 from melzarr.pipeline.features.extract import featurise, one_thread
 from melzarr.pipeline.shard_receipt import STATUSES
@@ -85,6 +86,10 @@ def originals(folder: Path, music: Path | None) -> list[Path]:
             container = {"format": "OGG"} if extension == "opus" else {}
             soundfile.write(path, np.repeat(mono[:, None], channels, axis=1), rate, subtype=subtype, **container)
             made.append(path)
+    for name, (codec, form) in CODECS.items():
+        rate = {"libopus": 48000, "g726": 8000}.get(codec, 44100)
+        mono = demo_music.synthesise("chords", 0, seed=0, sample_rate=rate, seconds=3.0)
+        made.append(encode(folder / name, mono.astype(np.float32)[:, None], rate, codec, form))
     real = sorted(path for path in music.rglob("*") if path.suffix.lower() in EXTENSIONS) if music else []
     return [*made, *(path for path in real if path.stat().st_size < 4 << 20)]
 

@@ -1,0 +1,201 @@
+"""Decode with FFmpeg, through PyAV, the files that libsndfile cannot read or does not read whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from melzarr.pipeline.errors import AudioError
+from melzarr.pipeline.features.audio_header import FFMPEG, Header, UntrustedError, checked_rate
+
+BLOCK = 1 << 16  # samples per block; frames of most codecs have about a thousand
+# Containers that hold music. FFmpeg also knows playlists, which would make it open other files.
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,latm,loas,matroska,webm,mov,mp4,mp3,mpc,mpc8,mpeg,"
+    "mpegts,nut,ogg,rm,tak,tta,voc,w64,wav,wv,xwma"
+)
+# Those whose duration is an estimate from the bit rate, or that of a tag; their packets are counted.
+COUNTED = {"aac", "ac3", "dts", "eac3", "latm", "loas", "mp3", "mpeg", "mpegts"}
+
+
+def is_installed() -> bool:
+    """Return whether PyAV is installed."""
+    return find_spec("av") is not None
+
+
+class FFmpegDecoder:
+    """The first audio stream of a file, decoded by FFmpeg.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    reason : UntrustedError, optional
+        Why libsndfile does not decode the file.
+
+    Attributes
+    ----------
+    header : Header
+        Header of the file.
+    stopped : str
+        Why decoding ended before the end of the audio; empty if it did not.
+
+    Raises
+    ------
+    AudioError
+        If FFmpeg finds no audio in the file.
+    """
+
+    def __init__(self, path: Path, reason: UntrustedError | None = None) -> None:
+        self.path, self.reason, self.stopped = path, reason, ""
+        self.container = _opened(path)
+        try:
+            self.header = self._header()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> FFmpegDecoder:
+        """Return this decoder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def _header(self) -> Header:
+        container = self.container.format.name.partition(",")[0]
+        if not self.container.streams.audio:
+            raise AudioError(f"this is {container.upper()}, and there is no audio in it")
+        self.stream = self.container.streams.audio[0]
+        context = self.stream.codec_context
+        context.thread_count = 1  # a worker has one core
+        codec = f"{container.upper()} {context.codec.canonical_name.upper()}"
+        length = self._length(container)
+        return Header(checked_rate(context.sample_rate), context.channels, length, length, codec, FFMPEG)
+
+    def _length(self, container: str) -> float:
+        """Return the duration of the stream in s, or NaN."""
+        said = math.nan if self.stream.duration is None else float(self.stream.duration * self.stream.time_base)
+        if container not in {*COUNTED, "ogg"} and not math.isnan(said):
+            return said
+        counted = _counted(self.path, self.stream.index)
+        # FFmpeg gives the duration of one link of a chain of Ogg streams. Of one stream it is exact.
+        return said if container == "ogg" and counted < said + 1 else counted
+
+    def blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode the first samples of the stream, in blocks.
+
+        If the stream is damaged or changes its format, the blocks end there, and `stopped` says so.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of samples per channel.
+
+        Yields
+        ------
+        np.ndarray [shape=(n, channels), dtype=float32]
+            Samples of each channel; full scale is 1.
+        """
+        import av  # noqa: PLC0415
+
+        rate, channels = self.header.sample_rate, self.header.channels
+        end = math.inf if self.reason is None else self.reason.end * rate
+        if self.container.format.name.startswith("mov") and not math.isnan(self.header.duration):
+            end = min(end, self.header.duration * rate)  # the last frame may be longer than the audio
+        left = wanted = round(min(n_samples, end))
+        # A queue in C, because numpy takes longer for each of a thousand frames than FFmpeg does to decode it.
+        queue, frames = av.AudioFifo(), self._frames()
+        while left:
+            while queue.samples < min(left, BLOCK) and (frame := next(frames, None)):
+                frame.pts = None  # the queue would refuse a gap
+                queue.write(frame)
+            if not queue.samples:
+                return
+            block = _as_float(queue.read(min(left, BLOCK), partial=True).to_ndarray(), channels)
+            left -= len(block)
+            yield block
+        if self.reason and not math.isinf(self.reason.end) and wanted == round(self.reason.end * rate):
+            self.stopped = str(self.reason)
+
+    def _frames(self) -> Iterator[Any]:
+        """Yield the frames as long as they have the format of the first one, and set `stopped`."""
+        import av  # noqa: PLC0415
+
+        rate, channels = self.header.sample_rate, self.header.channels
+        done, frames = 0, self.container.decode(self.stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except av.error.PatchWelcomeError:
+                self.stopped = f"its format changes after {done / rate:.2f} s, and FFmpeg stops there"
+                return
+            except av.FFmpegError as error:
+                if not done:
+                    said = f"{self.reason}; " if self.reason else ""
+                    raise AudioError(
+                        f"{said}FFmpeg cannot decode it ({self.header.codec}: {error.strerror}); it may be damaged"
+                    ) from error
+                with_what = f"{self.header.codec}, FFmpeg: {error.strerror}"
+                self.stopped = f"damaged at {done / rate:.2f} s ({with_what})"
+                return
+            if frame is None:
+                return
+            found = frame.sample_rate, frame.layout.nb_channels
+            if found != (rate, channels):
+                change = f"from {rate} Hz and {channels} channels to {found[0]} Hz and {found[1]}"
+                self.stopped = f"its format changes after {done / rate:.2f} s, {change}"
+                return
+            done += frame.samples
+            yield frame
+
+
+def _opened(path: Path) -> Any:
+    import av  # noqa: PLC0415
+
+    try:
+        # An address, so that no name is taken for another protocol.
+        return av.open(
+            f"file:{path}",
+            metadata_errors="replace",
+            container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+        )
+    except av.FFmpegError as error:
+        raise AudioError(f"FFmpeg finds no audio in the file ({error.strerror})") from error
+
+
+def _counted(path: Path, stream: int) -> float:
+    """Return the duration in s of all packets of a stream, up to damage, without what is skipped at its start."""
+    import av  # noqa: PLC0415
+
+    ticks = 0
+    with _opened(path) as container:
+        chosen = container.streams[stream]
+        with suppress(av.FFmpegError):  # decoding says what is wrong there
+            for packet in container.demux(chosen):
+                ticks += packet.duration or 0
+        skipped = max(0, chosen.start_time or 0)
+        return float((ticks - skipped) * chosen.time_base) if ticks else math.nan
+
+
+def _as_float(data: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
+    """Return samples of a frame as float32, [shape=(n, channels)]; planar frames have one row per channel."""
+    samples = data.T if len(data) == channels else data.reshape(-1, channels)
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    if samples.dtype.kind == "u":
+        return samples.astype(np.float32) / np.float32(scale) - np.float32(1)
+    return samples.astype(np.float32) * np.float32(1 / scale)  # a power of two, so that nothing more is rounded
