@@ -36,6 +36,8 @@ class TrackReceipt:
         Largest magnitude of the samples that were used, 1 is full scale; NaN if unknown.
     clipped : float
         Fraction of these samples at full scale or beyond; NaN if unknown.
+    decoder : str
+        Library that decoded the source file, "libsndfile" or "FFmpeg"; empty if none did.
     """
 
     status: str
@@ -47,6 +49,7 @@ class TrackReceipt:
     duration: float = float("nan")
     peak: float = float("nan")
     clipped: float = float("nan")
+    decoder: str = ""
 
 
 def counts(split: str, status: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 # Raise this number if the bytes or the receipt of a shard change for the same audio and spec. Shards of other versions
 # are then computed again. A test of golden bytes fails until the number is raised.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 LIBRARIES = ("librosa", "llvmlite", "numba", "numcodecs", "numpy", "scipy", "soundfile", "soxr", "zarr")
 
 
@@ -20,7 +20,8 @@ def versions() -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Versions of the libraries, of the libsndfile bundled with soundfile, and of melzarr's features.
+        Versions of the libraries, of the libsndfile and FFmpeg bundled with soundfile and PyAV, and of melzarr's
+        features.
     """
     import soundfile  # noqa: PLC0415  (only a process that computes needs it)
 
@@ -28,7 +29,17 @@ def versions() -> dict[str, str]:
         "melzarr features": str(FEATURES_VERSION),
         "libsndfile": soundfile.__libsndfile_version__,
         **{name: version(name) for name in LIBRARIES},
+        **_codecs(),
     }
+
+
+def _codecs() -> dict[str, str]:
+    """Return the versions of PyAV and of the FFmpeg in it; nothing if it is not installed."""
+    try:
+        import av  # noqa: PLC0415  (likewise)
+    except ModuleNotFoundError:
+        return {}
+    return {"FFmpeg": str(av.ffmpeg_version_info), "av": version("av")}
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

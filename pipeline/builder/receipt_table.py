@@ -97,6 +97,7 @@ class ReceiptTable:
             "duration": np.zeros(n_tracks),
             "peak": DiskColumn(folder, (n_tracks,), np.float64),
             "clipped": DiskColumn(folder, (n_tracks,), np.float64),
+            "decoder": np.zeros(n_tracks, "S10"),
         }
         self.shards: dict[str, npt.NDArray[Any]] = {
             "key": np.zeros(n_shards, TEXT),

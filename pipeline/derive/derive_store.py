@@ -24,6 +24,7 @@ from melzarr.pipeline.publishing.workspace import DERIVED, Workspace
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.zarr_store.layout import SCHEMA_VERSION
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store, reading
 
 ROOM = 1 << 29  # bytes that the shards in progress may take together; one shard is always allowed
@@ -93,7 +94,8 @@ def derive(
     stores = [part.store for part in parts]
     with reading(stores):
         plan = plan_of(parts, about, spec, tracks_per_shard)
-    facts = {**{name: value for name, value in about.items() if name != "uuid"}, "spec": plan.spec.to_dict()}
+    facts = {name: value for name, value in about.items() if name != "uuid"}
+    facts |= {"spec": plan.spec.to_dict(), "schema_version": SCHEMA_VERSION}
     workspace, note = open_workspace(target), _note(plan, parts, said, replace)
     if _has_made(workspace, note, replace):
         workspace.cleanup_after_crash(open_store(workspace.target).receipts())

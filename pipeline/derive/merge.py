@@ -15,6 +15,7 @@ from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.sources.tracks import FIELDS
 from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.zarr_store.layout import SCHEMA_VERSION
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 MERGED = "merged"  # split method and recipe field of a merged store
@@ -112,6 +113,7 @@ def merged_attributes(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "split": merged_splits([each["split"] for each in attributes]),
         "recipe": _recipes([each["recipe"] for each in attributes]),
         "versions": merged_versions([each["versions"] for each in attributes]),
+        "schema_version": SCHEMA_VERSION,
     }
     same = {name: value for name, value in first.items() if all(each.get(name) == value for each in attributes)}
     return {name: value for name, value in {**first, **same, **joined}.items() if name in {*same, *joined} - {"uuid"}}

@@ -85,6 +85,7 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
         duration=audio.header.duration,
         peak=audio.peak,
         clipped=audio.clipped,
+        decoder=audio.header.decoder,
     )
     with watch.step("mel"):
         windows = mel_windows(audio.samples, spec)

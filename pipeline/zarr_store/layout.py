@@ -26,7 +26,8 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import files_below, sha256_of, sync
 from melzarr.pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+OLDER_SCHEMAS = {3}  # that are read too
 MEL_DIMS = ("track", "window", "frame", "band")
 MAX_TRACKS_PER_SHARD = 1 << 16
 CHUNK_VALUES = 1 << 16  # values per chunk of arrays other than `mel`: at most some MB of text, or half a MB of numbers
@@ -143,10 +144,14 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
     "peak": (("track",), {"long_name": "largest magnitude of its samples in any channel, 1 is full scale"}),
     "clipped": (("track",), {"long_name": "share of its samples at full scale, of all channels"}),
+    "decoder": (("track",), {"long_name": "library that decoded the file"}),
     "mean_db": (("band",), {"long_name": "mean level over the windows of the train split's ok tracks", "units": "dB"}),
     "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
 }
 
+
+# What a column holds in a store of a schema that did not have it.
+ADDED: dict[str, str | float] = {"decoder": ""}
 
 RECEIPTS = ("key", "sha256", "n_bytes", "count", "level", "square")
 _FILE = re.compile(

@@ -11,7 +11,7 @@ import zarr
 
 from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.zarr_store.layout import COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS
+from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS, OLDER_SCHEMAS
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 ATTRIBUTES: Mapping[str, type] = {
@@ -22,7 +22,7 @@ RECEIPTS = {
     **dict.fromkeys(("key", "sha256", "n_bytes", "count"), ("shard",)),
     **dict.fromkeys(("level", "square"), ("shard", "band")),
 }
-TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256"}
+TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256", "decoder"}
 TEXTS |= {"receipts/key", "receipts/sha256"}
 LOST = 4  # if this many of the last shards are missing, the number of tracks itself is rejected
 
@@ -58,6 +58,8 @@ def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
         )
     sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
     for name, dims in _arrays():
+        if name in ADDED and name not in group and attributes["schema_version"] in OLDER_SCHEMAS:
+            continue
         array = _array(group, name)
         expected = tuple(sizes[dim] for dim in dims)
         if array.shape != expected:

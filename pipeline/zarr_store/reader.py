@@ -22,7 +22,15 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import in_archive, open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
-from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, RECEIPTS, SCHEMA_VERSION, content_uuid, is_packed
+from melzarr.pipeline.zarr_store.layout import (
+    ADDED,
+    CHUNK_VALUES,
+    OLDER_SCHEMAS,
+    RECEIPTS,
+    SCHEMA_VERSION,
+    content_uuid,
+    is_packed,
+)
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.readable_store import Reader
 from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
@@ -139,6 +147,9 @@ class Store:
 
     def column(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
         """Return an array like `values`, but text as numpy strings: a third of the time and memory."""
+        if name in ADDED and name not in self.group:
+            n_rows = len(range(*which.indices(self.n_tracks)))
+            return np.full(n_rows, ADDED[name], TEXT if isinstance(ADDED[name], str) else None)
         try:
             with access_to(self.directory):
                 return np.asarray(self._array(name)[which])
@@ -301,11 +312,12 @@ def _open(directory: Directory) -> Store:
         raise StoreError(
             f"{directory} is not a readable Zarr group ({error}); it is damaged, or not a store"
         ) from error
-    if attributes.get("schema_version") != SCHEMA_VERSION:
+    if attributes.get("schema_version") not in {SCHEMA_VERSION, *OLDER_SCHEMAS}:
         found = attributes.get("schema_version")
         raise StoreError(
             f"{directory} is not a store that this version of melzarr reads: it has schema_version={found!r}, but "
-            f"{SCHEMA_VERSION} is expected; build it again, use another store, or read it with plain xarray"
+            f"{min(OLDER_SCHEMAS)} to {SCHEMA_VERSION} is expected; build it again, use another store, or read it with "
+            f"plain xarray"
         )
     try:
         return Store(directory, group, checked_spec(directory, group))

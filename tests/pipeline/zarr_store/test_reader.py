@@ -101,7 +101,7 @@ def test_statistics_are_those_of_the_train_splits_ok_tracks(finished: Store) -> 
 def test_attributes_say_what_it_is_and_name_no_path_of_this_machine(finished: Store, music: Path) -> None:
     attributes = finished.attributes
     assert FeatureSpec.from_dict(attributes["spec"]) == finished.spec
-    assert attributes["schema_version"] == 3
+    assert attributes["schema_version"] == 4
     assert {"melzarr features", "librosa", "libsndfile", "numpy", "soxr", "zarr"} <= attributes["versions"].keys()
     assert attributes.keys() >= {"title", "licence", "split", "recipe", "uuid"}
     for path in finished.directory.path.rglob("*.json"):
