@@ -35,30 +35,40 @@ def manifest_tracks(
     audio : Directory
         Directory to which its paths are relative, and which contains all files.
     columns : mapping of str to str
-        Name of the column of each field: path, label, id, group and split.
+        Name of the column of path, label, id, group and split, in this order.
     remarks : list of str
         Gets sentences about what is not taken as it is written.
     """
     name, folder, tally = str(manifest), manifest.sibling(""), Tally()
     paths = PathForms(audio, tally, home=bool(folder.folder and audio.folder))
     with folder.local(manifest.name) as file:
-        restored = as_was if file.suffix.lower() in DELIMITED else str
+        has_apostrophes = file.suffix.lower() in DELIMITED
         for number, row in enumerate(read_rows(file, name, columns), start=1):
-            where = f"{name}, row {number}"
-            written = {field: _text(where, columns[field], cell) for field, cell in zip(columns, row, strict=True)}
-            cells = {field: restored(text.strip()) for field, text in written.items()}
-            if not cells["path"] or not cells["label"] or "nan" in {cells["path"].lower(), cells["label"].lower()}:
-                path, label = row[:2]
-                raise CatalogError(f"{where}: path {path!r}, label {label!r}; every row needs both, and NaN is none")
-            source = paths.source(number, restored(written.pop("path")))
+            written = [
+                cell if isinstance(cell, str) and "\0" not in cell else _text(f"{name}, row {number}", column, cell)
+                for column, cell in zip(columns.values(), row, strict=True)
+            ]
+            cells = [text.strip() for text in written]
+            if cells[1:] != written[1:]:
+                for text, bare in zip(written[1:], cells[1:], strict=True):
+                    if text != bare:
+                        tally.add(SPACES, number, repr(text))
+            if has_apostrophes:
+                cells = [as_was(text) if text.startswith("'") else text for text in cells]
+                written[0] = as_was(written[0])
+            path, label, track_id, group, split = cells
+            if not path or not label or path.lower() == "nan" or label.lower() == "nan":
+                raise CatalogError(
+                    f"{name}, row {number}: path {row[0]!r}, label {row[1]!r}; every row needs both, and NaN is none"
+                )
+            if split and split not in SPLITS and split != UNUSED:
+                raise CatalogError(
+                    f"{name}, row {number}: split {split!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}"
+                )
+            source = paths.source(number, written[0])
             if source is None:
-                raise CatalogError(f"{where}: {row[0]!r} is outside {_outside(folder, audio)}")
-            if cells["split"] not in {*SPLITS, UNUSED, ""}:
-                raise CatalogError(f"{where}: split {cells['split']!r} is unknown; use {', '.join(SPLITS)} or {UNUSED}")
-            for text in written.values():
-                if text != text.strip():
-                    tally.add(SPACES, number, repr(text))
-            yield new_track(source, cells["label"], cells["id"], cells["group"], cells["split"])
+                raise CatalogError(f"{name}, row {number}: {row[0]!r} is outside {_outside(folder, audio)}")
+            yield new_track(source, label, track_id, group, split)
     remarks += tally.remarks()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -64,17 +65,19 @@ def _delimited(path: Path, where: str, columns: Mapping[str, str]) -> Iterator[R
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)  # strict: an open quote would swallow rows
             header = next(rows, [])
-            places = _places(where, header, columns)
+            n_columns = len(header)
+            places = (n_columns if place is None else place for place in _places(where, header, columns))
+            pick = operator.itemgetter(*places)
             for row in rows:
                 if not any(map(str.strip, row)):
                     continue
                 number += 1
-                if len(row) > len(header):
+                if len(row) > n_columns:
                     raise CatalogError(
-                        f"{where}, row {number}: {len(row)} cells, but the header has {len(header)}; put a cell that "
+                        f"{where}, row {number}: {len(row)} cells, but the header has {n_columns}; put a cell that "
                         f"contains {DELIMITERS[delimiter]} into quotes"
                     )
-                yield tuple(row[place] if place is not None and place < len(row) else None for place in places)
+                yield pick([*row, *[None] * (n_columns + 1 - len(row))])
     except csv.Error as error:
         raise CatalogError(
             f"{where}, row {number + 1} is not CSV: {error}; put cells with quotes, delimiters or line breaks into "

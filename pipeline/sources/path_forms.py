@@ -84,11 +84,11 @@ class PathForms:
         return found
 
     def _below(self, path: str) -> str | None:
-        """Return a path relative to the root, with forward slashes; None if it is outside."""
+        """Return a path relative to the root; None if it is outside."""
         path = path.removeprefix(self._prefix)
-        source = os.path.normpath(path).replace(os.sep, "/")
+        source = os.path.normpath(path)
         if source.startswith("/") and self._folder:
-            source = os.path.relpath(source, self._folder).replace(os.sep, "/")
+            source = os.path.relpath(source, self._folder)
         return None if "://" in path or source.startswith(("/", "../")) or source == ".." else source
 
     def _plain(self, path: str) -> str:
