@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ from melzarr.pipeline.features.mpeg_frames import CHUNK, Frames, count_frames, i
 from melzarr.pipeline.features.pcm_header import PatchedFile, patches
 
 LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this or a larger length in the header
+DESCRIPTORS = Path("/dev/fd")  # of this process, by number
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded for any number of channels
 DENSEST = 100_000  # samples per byte; no codec stores more, not even of silence
 MPEG_SLACK = 3 * 1152  # samples by which a count of frames may differ from a tag's, which leaves out the padding
@@ -102,12 +103,9 @@ class LibsndfileDecoder:
             frames = _mpeg_frames(file)
             patched = patches(file)
             _refuse_chain(file)
-        # By descriptor, so that libsndfile sees no name. It would take an extension for the format, and macOS's ._ twin
-        # beside an MP3 for a resource fork, and then give up.
-        source = PatchedFile(path.open("rb", buffering=0), patched) if patched else os.open(path, os.O_RDONLY)
         try:
             with quiet():
-                self.file = SequentialFile(source)
+                self.file = _opened(path, patched)
         except soundfile.LibsndfileError as error:
             raise UntrustedError(_diagnosis(path, error)) from error
         try:
@@ -163,6 +161,23 @@ class LibsndfileDecoder:
         expected = min(n_samples, round(self.header.duration * rate)) - MPEG_SLACK * self.is_mpeg
         if done < expected:
             raise UntrustedError(f"libsndfile decodes {done / rate:.2f} s of {self.header.duration:.2f} s")
+
+
+def _opened(path: Path, patched: Mapping[int, bytes]) -> SequentialFile:
+    """Open a file by its content alone.
+
+    libsndfile would take an extension for the format. Beside an MP3, or in the current folder if it has no name, it
+    would take a file ``._NAME`` for the resource fork of macOS, and then give up. There is none beside a descriptor.
+    """
+    if patched:
+        return SequentialFile(PatchedFile(path.open("rb", buffering=0), patched))
+    descriptor = os.open(path, os.O_RDONLY)
+    if not DESCRIPTORS.is_dir():
+        return SequentialFile(descriptor)
+    try:
+        return SequentialFile(DESCRIPTORS / str(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def stream_header(stream: IO[bytes]) -> Header:

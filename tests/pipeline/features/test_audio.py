@@ -515,3 +515,20 @@ def test_a_real_opus_file_that_libsndfile_refuses_is_read_in_time_with_the_same_
     }
     assert max(alike, key=alike.__getitem__) == 0
     assert alike[0] > 0.95
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.wav", "a.flac", "a.ogg"])
+def test_files_of_macos_in_the_current_folder_and_beside_a_file_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = write(tmp_path / name, music(1), RATE)
+    alone = read_audio(path, RATE, RATE)
+    for folder in (tmp_path / "elsewhere", tmp_path):
+        (folder / ".AppleDouble").mkdir(parents=True)
+        for other in ("._", f"._{name}", f".AppleDouble/{name}"):
+            (folder / other).write_bytes(b"\0\5\x16\7" + bytes(200))
+        monkeypatch.chdir(folder)
+        found = read_audio(path, RATE, RATE)
+        assert found.header == alone.header
+        assert found.header.decoder == "libsndfile"
+        np.testing.assert_array_equal(found.samples, alone.samples)
