@@ -340,6 +340,20 @@ def test_a_tree_and_a_manifest_give_the_tracks_that_they_give_on_a_disk(
         read_catalog(remote_music.child("nothing"))
 
 
+def test_a_manifest_here_names_files_there(tmp_path: Path, remote_music: ObjectStoreDirectory) -> None:
+    remote_music.write("bells/cafe\u0301.wav", b"")
+    rows = [" bells/bells.00000.wav", f"{remote_music}/drums/drums.00000.wav", "bells/caf\u00e9.wav", "~/a.wav"]
+    (tmp_path / "tracks.csv").write_text("\n".join(["path,label", *(f"{row},a" for row in rows)]))
+    catalog = read_catalog(tmp_path / "tracks.csv", audio_root=str(remote_music))
+    assert catalog.root == remote_music
+    assert [track.source for track in catalog.tracks] == [
+        "bells/bells.00000.wav",
+        "bells/cafe\u0301.wav",
+        "drums/drums.00000.wav",
+        "~/a.wav",
+    ]
+
+
 def test_a_scan_finds_what_it_finds_on_a_disk(music: Path, remote_music: ObjectStoreDirectory) -> None:
     found = []
     for root in (music, remote_music):
