@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -50,6 +50,9 @@ class TrackReceipt:
     peak: float = float("nan")
     clipped: float = float("nan")
     decoder: str = ""
+
+
+TYPES = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(TrackReceipt)}
 
 
 def counts(split: str, status: str) -> bool:

@@ -201,7 +201,7 @@ class FeatureSpec:
         return np.arange(self.n_windows) * self.stride / self.sample_rate
 
     def frame_centres(self) -> npt.NDArray[np.float64]:
-        """Return the centre of each frame in its window, in s, shape (n_frames,)."""
+        """Return the centre of each frame, in s from the start of its window, shape (n_frames,)."""
         return np.arange(self.n_frames) * self.hop_length / self.sample_rate
 
     def to_dict(self) -> dict[str, Any]:

@@ -156,11 +156,17 @@ def estimate(plan: Plan, seconds_per_track: float, bytes_per_track: float, n_wor
     Parameters
     ----------
     plan : Plan
-        The work.
-    seconds_per_track, bytes_per_track : float
-        Measured time of one track on one worker, in s, and measured size of its chunk.
+        The plan.
+    seconds_per_track : float, in s
+        Measured time of one track on one worker.
+    bytes_per_track : float
+        Measured size of one track, compressed.
     n_workers : int
         Number of workers that share the shards.
+
+    Returns
+    -------
+    Estimate
     """
     busiest = -(-plan.n_shards // max(1, n_workers)) * plan.tracks_per_shard
     return Estimate(

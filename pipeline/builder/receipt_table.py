@@ -12,8 +12,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.shard_receipt import STATUSES, Receipt
+from melzarr.pipeline.shard_receipt import STATUSES, TYPES, Receipt
 from melzarr.pipeline.sources.tracks import TEXT
+
+DTYPES = {float: "f8", int: "i4", str: ""}
+ASCII = {"status": f"S{max(map(len, STATUSES))}", "source_sha256": "S64", "decoder": "S10"}  # texts of bounded length
 
 
 class DiskColumn:
@@ -85,20 +88,11 @@ class ReceiptTable:
     def __init__(self, n_tracks: int, tracks_per_shard: int, n_mels: int, folder: Path | None) -> None:
         n_shards = -(-n_tracks // tracks_per_shard)
         self.n_tracks, self.tracks_per_shard = n_tracks, tracks_per_shard
-        self.status = np.zeros(n_tracks, f"S{max(map(len, STATUSES))}")
+        self.status = np.zeros(n_tracks, ASCII["status"])
         self.error = np.zeros(n_tracks, TEXT)
-        self.tracks: dict[str, npt.NDArray[Any] | DiskColumn] = {
-            "status": self.status,
-            "error": self.error,
-            "n_windows": np.zeros(n_tracks, np.int32),
-            "source_sha256": DiskColumn(folder, (n_tracks,), "S64"),
-            "source_rate": np.zeros(n_tracks),
-            "source_channels": np.zeros(n_tracks),
-            "duration": np.zeros(n_tracks),
-            "peak": DiskColumn(folder, (n_tracks,), np.float64),
-            "clipped": DiskColumn(folder, (n_tracks,), np.float64),
-            "decoder": np.zeros(n_tracks, "S10"),
-        }
+        self.tracks: dict[str, npt.NDArray[Any] | DiskColumn] = {"status": self.status, "error": self.error}
+        for name in [name for name in TYPES if name not in self.tracks]:  # in their order
+            self.tracks[name] = DiskColumn(folder, (n_tracks,), ASCII.get(name, DTYPES[TYPES[name]]))
         self.shards: dict[str, npt.NDArray[Any]] = {
             "key": np.zeros(n_shards, TEXT),
             "sha256": np.zeros(n_shards, TEXT),

@@ -202,7 +202,7 @@ class _Pictures:
 
 
 def file_name(kind: str, number: int, label: str) -> str:
-    """Return a file name for a picture; the number keeps it unique if labels differ only in characters left out."""
+    """Return a file name for a picture, with only letters, digits and hyphens; the number keeps it unique."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", label)[:32].strip("-").lower()
     return f"{kind}-{number:02d}{plain and f'-{plain}'}"
 

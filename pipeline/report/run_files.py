@@ -56,7 +56,7 @@ def read_history(path: Path) -> Iterator[dict[str, float]]:
 
 
 def read_answers(path: Path) -> Iterator[Answer]:
-    """Yield the answers for the tracks."""
+    """Yield the rows of answers.csv, one per track; raises ValueError if its columns are not those of `Answer`."""
     for row in _rows(path, Answer._fields):
         split, track, label, answer = map(as_was, row[:4])
         of_answer, of_label = map(finite, row[4:])

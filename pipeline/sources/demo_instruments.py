@@ -130,7 +130,7 @@ class Piece:
 
 
 def level(sound: Samples, decibels: float) -> Samples:
-    """Scale a sound to an RMS level in dB."""
+    """Scale a sound to an RMS level in dB, relative to full scale (1.0)."""
     return sound * float(10 ** (decibels / 20) / np.sqrt(np.mean(sound**2)))
 
 

@@ -47,7 +47,7 @@ class LocalDirectory:
         return LocalDirectory(self.path / name)
 
     def sibling(self, name: str) -> LocalDirectory:
-        """Return the folder `name` in the same folder."""
+        """Return the folder `name` in the same folder; that folder itself if `name` is empty."""
         return LocalDirectory(self.path.parent / name)
 
     def with_retries(self) -> LocalDirectory:

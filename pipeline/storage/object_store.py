@@ -22,7 +22,7 @@ import obstore
 from obstore import exceptions
 
 from melzarr.pipeline.errors import CallError, StorageError
-from melzarr.pipeline.storage.obstore_client import head, open_service, told
+from melzarr.pipeline.storage.obstore_client import head, open_service, readable_errors
 
 AHEAD = 4  # files fetched in advance while one is processed: a request takes longer than computing a track
 BLOCK = 1 << 20  # bytes of a file that are read at a time, if not all of it is needed at once
@@ -120,20 +120,20 @@ class ObjectStoreDirectory:
     def exists(self) -> bool:
         """Return whether there is any file; this is a user's first request, so retries end soon."""
         client = self._client("at once" if self.patience == "soon" else self.patience)
-        with told(self.url):
+        with readable_errors(self.url):
             if self.can_list:
                 return any(len(some) for some in obstore.list(client, chunk_size=1))
             return head(client, "zarr.json") is not None
 
     def read(self, name: str) -> bytes:
         """Return the contents of a file."""
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             return obstore.get(self._client(), name).bytes().to_bytes()
 
     def read_end(self, name: str, n_bytes: int) -> tuple[bytes, int]:
         """Return the last bytes of a file, and its total size in bytes."""
         try:
-            with told(f"{self.url}/{name}"):
+            with readable_errors(f"{self.url}/{name}"):
                 found = obstore.get(self._client(), name, options={"range": {"suffix": n_bytes}})
                 return found.bytes().to_bytes(), found.meta["size"]
         except StorageError:
@@ -145,7 +145,7 @@ class ObjectStoreDirectory:
         """Return `n_bytes` bytes of a file from `start` on."""
         if not n_bytes:
             return b""
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             return obstore.get_range(self._client(), name, start=start, length=n_bytes).to_bytes()
 
     def open(self, name: str) -> IO[bytes]:
@@ -156,7 +156,7 @@ class ObjectStoreDirectory:
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None if it does not exist."""
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             found = head(self._client(), name)
             return found["size"] if found else None
 
@@ -164,7 +164,7 @@ class ObjectStoreDirectory:
         """Yield names and sizes of all files except those in the folder `without`."""
         if not self.can_list:
             raise StorageError(f"{self.url}: a folder on a web server cannot be listed; give a manifest (.csv)")
-        with told(self.url):
+        with readable_errors(self.url):
             for some in obstore.list(self._client(), chunk_size=1000):
                 for found in some:
                     if not (without and found["path"].startswith(f"{without}/")):
@@ -173,7 +173,7 @@ class ObjectStoreDirectory:
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a file, in hexadecimal."""
         digest = hashlib.sha256()
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             for block in obstore.get(self._client(), name).stream(min_chunk_size=BLOCK):
                 digest.update(block)
         return digest.hexdigest()
@@ -206,7 +206,7 @@ class ObjectStoreDirectory:
         base = re.sub(r"[\x00-\x1f]", "_", name.rpartition("/")[2])
         path = folder / os.fsencode(base)[-LONGEST_NAME:].decode(errors="ignore")
         try:
-            with told(f"{self.url}/{name}"), path.open("wb") as file:
+            with readable_errors(f"{self.url}/{name}"), path.open("wb") as file:
                 file.writelines(obstore.get(self._client(), name).stream(min_chunk_size=BLOCK))
         except FileNotFoundError:
             path.unlink()
@@ -214,7 +214,7 @@ class ObjectStoreDirectory:
 
     def write(self, name: str, *parts: bytes) -> None:
         """Write a file; an object is complete or absent."""
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             big = sum(map(len, parts)) > ONE_PUT
             obstore.put(self._client(), name, iter(parts), use_multipart=big, chunk_size=ONE_PUT // 4)
 
@@ -241,7 +241,7 @@ class ObjectStoreDirectory:
             If the file has changed.
         """
         mode: Any = "create" if version is None else dict(version)
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             try:
                 return _version(obstore.put(self._client(), name, data, mode=mode, use_multipart=False))
             except FileNotFoundError as error:  # it was expected unchanged, and is gone
@@ -252,14 +252,14 @@ class ObjectStoreDirectory:
 
     def version_of(self, name: str) -> tuple[bytes, Version]:
         """Return the contents of a file, and its version for `exchange`."""
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             found = obstore.get(self._client(), name)
             return found.bytes().to_bytes(), _version(found.meta)
 
     def move(self, name: str, new_name: str, to: ObjectStoreDirectory | None = None) -> None:
         """Copy a file within the service, then remove the original."""
         whole, root = (to or self).url, f"{urlsplit(self.url).scheme}://{urlsplit(self.url).netloc}"
-        with told(f"{self.url}/{name}"):
+        with readable_errors(f"{self.url}/{name}"):
             bucket = open_service(root, self.patience)
             source, target = f"{self.url}/{name}", f"{whole}/{new_name}"
             obstore.copy(bucket, source.removeprefix(f"{root}/"), target.removeprefix(f"{root}/"))
@@ -270,16 +270,16 @@ class ObjectStoreDirectory:
         waiting = iter(names)
         while some := list(itertools.islice(waiting, DELETED)):
             try:
-                with told(self.url):
+                with readable_errors(self.url):
                     obstore.delete(self._client(), some)
             except FileNotFoundError:  # some services report a missing file, and may have kept the others
                 for name in some:
-                    with suppress(FileNotFoundError), told(f"{self.url}/{name}"):
+                    with suppress(FileNotFoundError), readable_errors(f"{self.url}/{name}"):
                         obstore.delete(self._client(), name)
 
     def error_context(self, name: str) -> AbstractContextManager[None]:
         """Re-raise errors of the service within a `with` block with a readable message."""
-        return told(f"{self.url}/{name}")
+        return readable_errors(f"{self.url}/{name}")
 
 
 def _version(facts: Mapping[str, Any]) -> Version:

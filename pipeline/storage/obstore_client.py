@@ -45,7 +45,7 @@ def open_service(url: str, patience: str) -> Any:
             ) from error
         except ValueError:  # boto3 finds no credentials; a role of the machine may provide them
             pass
-    with told(url):
+    with readable_errors(url):
         return store.from_url(url, **settings)
 
 
@@ -58,8 +58,8 @@ def head(client: Any, name: str) -> Any | None:
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
-    """Re-raise errors of a service with a readable message: what failed, where, and what to do."""
+def readable_errors(where: str) -> Iterator[None]:
+    """Re-raise errors of a service as StorageError, FileNotFoundError or FileExistsError with a readable message."""
     try:
         yield
     except FileNotFoundError as error:

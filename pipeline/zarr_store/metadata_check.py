@@ -9,6 +9,7 @@ from typing import Any
 
 import zarr
 
+from melzarr.pipeline.shard_receipt import TYPES
 from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS, OLDER_SCHEMAS
@@ -22,7 +23,7 @@ RECEIPTS = {
     **dict.fromkeys(("key", "sha256", "n_bytes", "count"), ("shard",)),
     **dict.fromkeys(("level", "square"), ("shard", "band")),
 }
-TEXTS = {"track", "label", "split", "group", "status", "error", "source", "source_sha256", "decoder"}
+TEXTS = {name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and TYPES.get(name, str) is str}
 TEXTS |= {"receipts/key", "receipts/sha256"}
 LOST = 4  # if this many of the last shards are missing, the number of tracks itself is rejected
 

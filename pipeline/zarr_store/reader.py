@@ -252,7 +252,7 @@ class Store:
 
 @contextmanager
 def reading(stores: Iterable[Store]) -> Iterator[None]:
-    """Raise a BuildError in place of a StoreError if a store was replaced or removed while it was read."""
+    """If reading in this context fails because a store was replaced or removed, raise BuildError, not StoreError."""
     try:
         yield
     except StorageError:

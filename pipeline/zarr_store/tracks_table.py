@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+from melzarr.pipeline.shard_receipt import TYPES
 from melzarr.pipeline.untrusted_text import csv_rows
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
-
-WHOLE = {"n_windows"}  # columns of integers
 
 
 def columns() -> dict[str, tuple[type, str]]:
     """Return the columns of tracks.csv by name: the type of their values, and a description."""
     return {
-        name: (_kind(name, attributes), attributes["long_name"])
+        name: (TYPES.get(name, str), attributes["long_name"])
         for name, (dims, attributes) in COORDINATES.items()
         if dims == ("track",)
     }
-
-
-def _kind(name: str, attributes: Mapping[str, str]) -> type:
-    if name in WHOLE:
-        return int
-    return float if "units" in attributes or name in {"source_channels", "peak", "clipped"} else str
 
 
 def tracks_csv(store: Store) -> Iterator[bytes]:

@@ -349,7 +349,7 @@ def test_a_tree_of_broken_files_builds_and_each_has_its_status_and_sentence(shar
             dataset.source.values, dataset.status.values, dataset.error.values, strict=True
         )
     }
-    assert found.pop("a/stereo.mp3") == ("ok", "")
+    assert found.pop("a/stereo.mp3") == found.pop("a/song.m4a") == ("ok", "")
     for source, status, said in [
         ("a/cut.wav", "short", "10.00 s of the 24.02 s that the spec takes: windows from 248 on are missing"),
         ("a/cut.wav", "short", "its header promises 30.00 s, so the file was cut off"),
@@ -357,9 +357,8 @@ def test_a_tree_of_broken_files_builds_and_each_has_its_status_and_sentence(shar
         ("a/text.wav", "failed", "libsndfile finds no audio in the file"),
         ("a/nan.wav", "failed", "sample 0 (0.000 s) is not a finite number"),
         ("a/tiny.wav", "short", "shorter than one window of 0.100 s"),
-        ("a/song.m4a", "failed", "this is MPEG-4 audio (AAC or ALAC), a codec that libsndfile"),
     ]:  # fmt: skip
         assert found[source][0] == status
         assert said in found[source][1]
-    assert len(found) == 6  # the ._ twin is no track
+    assert len(found) == 5  # the ._ twin is no track
     assert melzarr("verify", tmp_path / "s.zarr", "--source", root, "--sample", 9).exit_code == 0

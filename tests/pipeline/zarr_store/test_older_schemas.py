@@ -61,11 +61,20 @@ def test_what_is_made_from_it_has_the_schema_of_today(older: Store, music: Path,
 
 
 def test_it_is_merged_with_a_store_of_today(older: Store, music: Path, tmp_path: Path) -> None:
-    source = tmp_path / "music/bells"
-    source.mkdir(parents=True)
-    shutil.copy(music / "bells/bells.00000.wav", source / "new.wav")
-    melzarr.build(tmp_path / "music", tmp_path / "b.zarr", workers=0, progress=False, n_windows=60, tracks_per_shard=5)
+    for label in ("bells", "drums"):
+        (tmp_path / "music" / label).mkdir(parents=True)
+        shutil.copy(music / label / f"{label}.00000.wav", tmp_path / "music" / label / "new.wav")
+    melzarr.build(
+        tmp_path / "music",
+        tmp_path / "b.zarr",
+        valid=0,
+        test=0,
+        workers=0,
+        progress=False,
+        n_windows=60,
+        tracks_per_shard=5,
+    )
     merged = melzarr.merge([older.address, tmp_path / "b.zarr"], tmp_path / "c.zarr", progress=False)
     assert merged.attributes["schema_version"] == SCHEMA_VERSION
-    assert merged.tracks["decoder"].tolist() == [""] * 12 + ["libsndfile"]
+    assert merged.tracks["decoder"].tolist() == [""] * 12 + ["libsndfile"] * 2
     assert melzarr.merge([older.address, tmp_path / "b.zarr"], tmp_path / "c.zarr").address == merged.address
