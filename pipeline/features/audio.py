@@ -48,15 +48,15 @@ class Audio:
         Largest magnitude of the decoded samples in any channel, before mixing and resampling; 1 is full scale.
     clipped : float
         Share of the samples of all channels at or beyond full scale.
-    stopped : str
-        Why decoding ended before the end of the file; empty if it did not.
+    fault : str
+        What is wrong with the audio: where it is damaged, or why it ends before the file; empty if nothing is.
     """
 
     samples: npt.NDArray[np.float32]
     header: Header
     peak: float
     clipped: float
-    stopped: str = ""
+    fault: str = ""
 
 
 def read_header(path: Path) -> Header:
@@ -150,11 +150,11 @@ def _read(decoder: Decoder, sample_rate: int, n_samples: int) -> Audio:
         seconds = mono.size / rate
         header = replace(header, duration=seconds, promised=_promised(header, seconds))
     if rate == sample_rate:
-        return Audio(mono, header, level.peak, level.clipped, decoder.stopped)
+        return Audio(mono, header, level.peak, level.clipped, decoder.fault)
     # Only samples that the file fully covers: the resampler may round the length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
     samples = soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered]
-    return Audio(samples, header, level.peak, level.clipped, decoder.stopped)
+    return Audio(samples, header, level.peak, level.clipped, decoder.fault)
 
 
 def _promised(header: Header, seconds: float) -> float:
@@ -184,7 +184,7 @@ class _Level:
 def stream_audio(path: Path, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
     """Decode a whole file to mono and resample it in blocks, so that memory does not depend on its length.
 
-    A file that is damaged, or changes its format, ends there with a warning in the log.
+    If a file is damaged, or ends with a change of its format, that is a warning in the log.
 
     Parameters
     ----------
@@ -237,8 +237,8 @@ def _whole(path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
             except UntrustedError as error:
                 reason = error
             else:
-                if decoder.stopped:
-                    logger.warning("%s: %s; what comes after is not used", path, decoder.stopped)
+                if decoder.fault:
+                    logger.warning("%s: %s", path, decoder.fault)
                 return
         decoder = _other_decoder(path, reason)
 

@@ -120,8 +120,8 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
         sentence += f"shorter than one window of {spec.window / spec.sample_rate:.3f} s"
     else:
         sentence += f"windows from {n_valid} on are missing"
-    if audio.stopped:
-        sentence += f"; {audio.stopped}"
+    if audio.fault:
+        sentence += f"; {audio.fault}"
     elif header.promised > header.duration:
         sentence += f"; its header promises {header.promised:.2f} s, so the file was cut off: copy or download it again"
     return "short", sentence

@@ -44,8 +44,8 @@ class FFmpegDecoder:
     ----------
     header : Header
         Header of the file.
-    stopped : str
-        Why decoding ended before the end of the audio; empty if it did not.
+    fault : str
+        What is wrong with the audio: where it is damaged, or why it ends before the file; empty if nothing is.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class FFmpegDecoder:
     """
 
     def __init__(self, path: Path, reason: UntrustedError | None = None) -> None:
-        self.path, self.reason, self.stopped = path, reason, ""
+        self.path, self.reason, self.fault = path, reason, ""
         self.container = _opened(path)
         try:
             self.header = self._header()
@@ -97,7 +97,7 @@ class FFmpegDecoder:
     def blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
         """Decode the first samples of the stream, in blocks.
 
-        If the stream is damaged or changes its format, the blocks end there, and `stopped` says so.
+        If the stream changes its format, the blocks end there. `fault` says so, and where the stream is damaged.
 
         Parameters
         ----------
@@ -128,38 +128,50 @@ class FFmpegDecoder:
             left -= len(block)
             yield block
         if self.reason and not math.isinf(self.reason.end) and wanted == round(self.reason.end * rate):
-            self.stopped = str(self.reason)
+            self.fault = str(self.reason)
 
     def _frames(self) -> Iterator[Any]:
-        """Yield the frames as long as they have the format of the first one, and set `stopped`."""
+        """Yield the frames as long as they have the format of the first one, and set `fault`.
+
+        A packet that cannot be decoded is left out, as players do; what follows comes earlier by some hundredths of a
+        second.
+        """
         import av  # noqa: PLC0415
 
         rate, channels = self.header.sample_rate, self.header.channels
-        done, frames = 0, self.container.decode(self.stream)
-        while True:
-            try:
-                frame = next(frames, None)
-            except av.error.PatchWelcomeError:
-                self.stopped = f"its format changes after {done / rate:.2f} s, and FFmpeg stops there"
-                return
-            except av.FFmpegError as error:
-                if not done:
-                    said = f"{self.reason}; " if self.reason else ""
-                    raise AudioError(
-                        f"{said}FFmpeg cannot decode it ({self.header.codec}: {error.strerror}); it may be damaged"
-                    ) from error
-                with_what = f"{self.header.codec}, FFmpeg: {error.strerror}"
-                self.stopped = f"damaged at {done / rate:.2f} s ({with_what})"
-                return
-            if frame is None:
-                return
+        done, codec = 0, self.header.codec
+        for frame in self._decoded_frames():
+            seconds = f"{done / rate:.2f} s"
+            if isinstance(frame, av.error.PatchWelcomeError):
+                self.fault = f"its format changes after {seconds}, and FFmpeg stops there"
+                break
+            if isinstance(frame, av.FFmpegError):
+                self.fault = self.fault or f"damaged at {seconds} ({codec}, FFmpeg: {frame.strerror})"
+                continue
             found = frame.sample_rate, frame.layout.nb_channels
             if found != (rate, channels):
                 change = f"from {rate} Hz and {channels} channels to {found[0]} Hz and {found[1]}"
-                self.stopped = f"its format changes after {done / rate:.2f} s, {change}"
-                return
+                self.fault = f"its format changes after {seconds}, {change}"
+                break
             done += frame.samples
             yield frame
+        if self.fault and not done:
+            said = f"{self.reason}; " if self.reason else ""
+            raise AudioError(f"{said}FFmpeg decodes nothing of it: {self.fault}")
+
+    def _decoded_frames(self) -> Iterator[Any]:
+        """Yield the frames of all packets, and the error of each packet that FFmpeg cannot decode."""
+        import av  # noqa: PLC0415
+
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                yield from packet.decode()
+            except av.FFmpegError as error:
+                yield error
 
 
 def _opened(path: Path) -> Any:

@@ -83,7 +83,7 @@ class LibsndfileDecoder:
     ----------
     header : Header
         Header of the file.
-    stopped : str
+    fault : str
         Always empty: if libsndfile stops before the end, `blocks` raises an error.
 
     Raises
@@ -96,7 +96,7 @@ class LibsndfileDecoder:
         If the file cannot be read.
     """
 
-    stopped = ""
+    fault = ""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:

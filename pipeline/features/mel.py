@@ -127,7 +127,7 @@ def _kernel_tables(spec: FeatureSpec) -> tuple[npt.NDArray[Any], ...]:
     """Return the tables that `kernel.mel_power` takes, in the order of its parameters."""
     bands, half = filterbank(spec), spec.n_fft // 2
     if _needs_guard(spec):
-        bands = np.vstack([bands, np.full(half + 1, bands.sum(axis=1).max() / (half + 1))])
+        bands = np.vstack([bands, np.full(half + 1, np.max(bands.sum(axis=1)) / (half + 1))])
     filled = bands > 0  # each band is a run of adjacent bins
     zeros = {"constant_values": spec.window} if spec.pad_mode == "constant" else {}
     place = np.pad(np.arange(spec.window), half, mode=spec.pad_mode, **zeros)  # type: ignore[call-overload]

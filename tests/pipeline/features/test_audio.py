@@ -399,7 +399,7 @@ def test_a_flac_that_was_cut_off_gives_what_is_there_and_says_how_far_it_goes(tm
     whole = read_audio(path, 44100, 6 * 44100).samples
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     audio = read_audio(path, 44100, 6 * 44100)
-    assert audio.stopped.startswith(f"damaged at {audio.samples.size / 44100:.2f} s (FLAC FLAC, FFmpeg: ")
+    assert audio.fault.startswith(f"damaged at {audio.samples.size / 44100:.2f} s (FLAC FLAC, FFmpeg: ")
     assert (audio.header.duration, audio.header.promised) == (audio.samples.size / 44100, 6)
     np.testing.assert_array_equal(audio.samples, whole[: audio.samples.size])
 
