@@ -80,6 +80,8 @@ class FFmpegDecoder:
             raise AudioError(f"this is {container.upper()}, and there is no audio in it")
         self.stream = self.container.streams.audio[0]
         context = self.stream.codec_context
+        if context is None:
+            raise AudioError(f"this is {container.upper()} in a codec that FFmpeg does not know")
         context.thread_count = 1  # a worker has one core
         codec = f"{container.upper()} {context.codec.canonical_name.upper()}"
         length = self._length(container)

@@ -284,6 +284,15 @@ def test_a_film_gives_its_sound(tmp_path: Path, name: str) -> None:
         read_audio(video(tmp_path / f"silent-{name}", sound=False), RATE, RATE)
 
 
+def test_a_codec_that_ffmpeg_does_not_know_is_a_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, "g726.wav", music(1, 8000))
+    data = bytearray(path.read_bytes())
+    data[20:22] = b"\x99\x99"  # the format tag of the WAV
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match="this is WAV in a codec that FFmpeg does not know; it may be damaged"):
+        read_audio(path, 8000, 8000)
+
+
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", music(1), RATE)
     lists = [
