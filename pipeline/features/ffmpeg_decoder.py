@@ -165,7 +165,7 @@ class FFmpegDecoder:
         """Yield the frames of all packets, and the error of each packet that FFmpeg cannot decode."""
         import av  # noqa: PLC0415
 
-        packets = self.container.demux(self.stream)
+        packets = _packets(self.container, self.stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -183,11 +183,23 @@ def _opened(path: Path) -> Any:
         # An address, so that no name is taken for another protocol.
         return av.open(
             f"file:{path}",
-            metadata_errors="replace",
+            **(
+                {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+            ),  # later it does so itself
             container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
         )
     except av.FFmpegError as error:
         raise AudioError(f"FFmpeg finds no audio in the file ({error.strerror})") from error
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream, also if PyAV stops at one of a stream that begins later, as in a recording."""
+    while True:
+        try:
+            yield from container.demux(stream)
+        except IndexError:
+            continue
+        return
 
 
 def _counted(path: Path, stream: int) -> float:
@@ -198,7 +210,7 @@ def _counted(path: Path, stream: int) -> float:
     with _opened(path) as container:
         chosen = container.streams[stream]
         with suppress(av.FFmpegError):  # decoding says what is wrong there
-            for packet in container.demux(chosen):
+            for packet in _packets(container, chosen):
                 ticks += packet.duration or 0
         skipped = max(0, chosen.start_time or 0)
         return float((ticks - skipped) * chosen.time_base) if ticks else math.nan

@@ -284,6 +284,20 @@ def test_a_film_gives_its_sound(tmp_path: Path, name: str) -> None:
         read_audio(video(tmp_path / f"silent-{name}", sound=False), RATE, RATE)
 
 
+def test_names_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.m4a"), "w", format="ipod") as file:
+        file.metadata["artist"] = "Bj?rk"
+        stream = file.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 1024), np.float32) / 9, "fltp", "mono")
+        frame.sample_rate, frame.pts = RATE, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    data = (tmp_path / "a.m4a").read_bytes()
+    assert b"Bj?rk" in data
+    (tmp_path / "a.m4a").write_bytes(data.replace(b"Bj?rk", b"Bj\xf6rk"))
+    assert read_audio(tmp_path / "a.m4a", RATE, RATE).samples.size == pytest.approx(1024, abs=20)  # a track in ms
+
+
 def test_a_codec_that_ffmpeg_does_not_know_is_a_sentence(tmp_path: Path) -> None:
     path = written(tmp_path, "g726.wav", music(1, 8000))
     data = bytearray(path.read_bytes())
