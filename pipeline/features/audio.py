@@ -49,7 +49,7 @@ class Audio:
     clipped : float
         Share of the samples of all channels at or beyond full scale.
     fault : str
-        What is wrong with the audio: where it is damaged, or why it ends before the file; empty if nothing is.
+        Where the audio is damaged, or why it ends before the end of the file; empty if it is sound.
     """
 
     samples: npt.NDArray[np.float32]

@@ -12,14 +12,14 @@ LIBSNDFILE, FFMPEG = "libsndfile", "FFmpeg"
 
 
 class UntrustedError(AudioError):
-    """libsndfile cannot read a file, or what it says of it cannot be; another decoder may read it.
+    """libsndfile cannot read a file, or its description is implausible; another decoder may read the file.
 
     Parameters
     ----------
     reason : str
         The sentence.
     end : float, in s, optional
-        Where the audio ends that can be used, and the reason is why.
+        Where the usable audio ends, if the reason is why it ends.
     """
 
     def __init__(self, reason: str, end: float = math.inf) -> None:

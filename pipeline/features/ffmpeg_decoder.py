@@ -45,7 +45,7 @@ class FFmpegDecoder:
     header : Header
         Header of the file.
     fault : str
-        What is wrong with the audio: where it is damaged, or why it ends before the file; empty if nothing is.
+        Where the audio is damaged, or why it ends before the end of the file; empty if it is sound.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def _counted(path: Path, stream: int) -> float:
     ticks = 0
     with _opened(path) as container:
         chosen = container.streams[stream]
-        with suppress(av.FFmpegError):  # decoding says what is wrong there
+        with suppress(av.FFmpegError):  # decoding reports the damage
             for packet in _packets(container, chosen):
                 ticks += packet.duration or 0
         skipped = max(0, chosen.start_time or 0)

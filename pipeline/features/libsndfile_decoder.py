@@ -1,4 +1,4 @@
-"""Decode with libsndfile the files of which what it says can be true; for others raise an error that says why not."""
+"""Decode files with libsndfile if its description of them is plausible; otherwise raise an error that says why not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEFT_OPEN = 0x7FFFF000  # bytes; programs that write to a pipe leave this or a l
 DESCRIPTORS = Path("/dev/fd")  # of this process, by number
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded for any number of channels
 DENSEST = 100_000  # samples per byte; no codec stores more, not even of silence
-MPEG_SLACK = 3 * 1152  # samples by which a count of frames may differ from a tag's, which leaves out the padding
+MPEG_SLACK = 3 * 1152  # samples; a tag leaves out the padding, so its count may differ from that of the frames
 STATEFUL = {"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS"}  # samples depend on all that were decoded before
 
 # First bytes of files that libsndfile cannot decode (offset, bytes), and their formats.
@@ -89,9 +89,9 @@ class LibsndfileDecoder:
     Raises
     ------
     UntrustedError
-        If libsndfile cannot open the file, or what it says of it cannot be true.
+        If libsndfile cannot open the file, or its description of the file is implausible.
     AudioError
-        If the header of the file cannot be true, and no decoder helps.
+        If the header of the file is wrong, so that no decoder can read it.
     OSError
         If the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Correct headers of WAV and AU files that libsndfile takes at their word although they cannot be true."""
+"""Correct wrong headers of WAV and AU files, because libsndfile trusts them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class PatchedFile(io.RawIOBase):
 
 
 def patches(file: IO[bytes]) -> dict[int, bytes]:
-    """Return the bytes of a WAV or AU header that must read otherwise; none if it can be true.
+    """Return the bytes of a WAV or AU header to replace, by their position; empty if the header is plausible.
 
-    The length of the data is 0 although samples follow, as a recorder leaves it that was switched off, or samples of 24
-    bits lie in frames of 32. In both cases libsndfile reads something else than what is there.
+    A recorder that was switched off leaves a data length of 0 although samples follow. Some programs write 24-bit
+    samples in 32-bit frames. libsndfile reads wrong samples in both cases.
 
     Parameters
     ----------
