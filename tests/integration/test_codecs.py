@@ -14,6 +14,8 @@ import melzarr
 from melzarr.pipeline.features.audio import read_audio
 from melzarr.pipeline.sources import demo_music
 
+pytestmark = pytest.mark.slow
+
 RATE = 44100
 STYLES = ("arpeggio", "bells", "choir", "chords", "drums")
 LOSSLESS = {  # as libsndfile writes them, and below those of FFmpeg
