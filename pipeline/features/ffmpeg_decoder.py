@@ -147,8 +147,9 @@ class FFmpegDecoder:
             if isinstance(frame, av.error.PatchWelcomeError):
                 self.fault = f"its format changes after {seconds}, and FFmpeg stops there"
                 break
-            if isinstance(frame, av.FFmpegError):
-                self.fault = self.fault or f"damaged at {seconds} ({codec}, FFmpeg: {frame.strerror})"
+            if isinstance(frame, Exception):
+                said = getattr(frame, "strerror", frame)
+                self.fault = self.fault or f"damaged at {seconds} ({codec}, FFmpeg: {said})"
                 continue
             found = frame.sample_rate, frame.layout.nb_channels
             if found != (rate, channels):
@@ -172,7 +173,7 @@ class FFmpegDecoder:
                 if packet is None:
                     return
                 yield from packet.decode()
-            except av.FFmpegError as error:
+            except (av.FFmpegError, ValueError) as error:  # PyAV's own, if the decoder could not be opened
                 yield error
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 import melzarr as door
 from melzarr.cli import main
 from melzarr.pipeline.builder.up_to_date import changes
-from melzarr.pipeline.cli.inputs import prepare
+from melzarr.pipeline.cli.inputs import LISTING, prepare
 from melzarr.pipeline.cli.options import SPEC_HELP
 from melzarr.pipeline.errors import SpecError
 from melzarr.pipeline.sources.dataset_recipe import find_recipe
@@ -67,7 +67,7 @@ def test_a_store_of_a_preset_and_an_option_is_verified_against_librosa(music: Pa
 
 
 def test_the_python_interface_takes_a_preset(music: Path, tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"preset": "panns", "window": 32000, "fmin": 40, "fmax": 16000}
+    fields: dict[str, Any] = {"preset": "panns", "window": 32000, "fmin": 40, "fmax": 16000, "valid": 0, "test": 0}
     store = door.build(music, tmp_path / "s.zarr", workers=0, **fields)
     assert store.spec == FeatureSpec(
         sample_rate=32000, n_fft=1024, hop_length=320, n_mels=64, fmin=40.0, window=32000, stride=320000, n_windows=1
@@ -84,7 +84,7 @@ def test_a_preset_replaces_the_spec_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "tiny/recipe.toml").write_text(RECIPE)
     fetch(find_recipe("tiny", tmp_path))
     names = (*SPEC_HELP, "named_split", "valid", "test", "seed", "tracks_per_shard", "preset")
-    options = {**dict.fromkeys(names), "datasets": tmp_path, "group_column": "group"}
+    options = {**dict.fromkeys(names), **LISTING, "datasets": tmp_path}
 
     def spec(**given: object) -> FeatureSpec:
         return prepare("tiny", options | given)[1].spec

@@ -23,15 +23,15 @@ SPEC = FeatureSpec(n_windows=60)
 # Loaded by every Python that finds it: a libsndfile that crashes, or hangs, on files of these names.
 SHIM = """
 import ctypes, os, time, soundfile
-read = soundfile.SoundFile.read
-def hostile(self, *arguments, **named):
-    name = os.path.basename(os.readlink(f"/proc/self/fd/{self.name}"))
+opened = soundfile.SoundFile.__init__
+def hostile(self, file, *arguments, **named):
+    name = os.path.basename(os.readlink(f"/proc/self/fd/{os.path.basename(file)}"))
     if "crash" in name:
         ctypes.string_at(0)
     if "hang" in name:
         time.sleep(600)
-    return read(self, *arguments, **named)
-soundfile.SoundFile.read = hostile
+    opened(self, file, *arguments, **named)
+soundfile.SoundFile.__init__ = hostile
 """
 
 
