@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import stat
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Decoded start of a track.
+    """Decoded part of a track.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ class Audio:
         Share of the samples of all channels at or beyond full scale.
     fault : str
         Where the audio is damaged, or why it ends before the end of the file; empty if it is sound.
+    start : float, in s
+        Where the samples begin in the file.
     """
 
     samples: npt.NDArray[np.float32]
@@ -57,6 +60,7 @@ class Audio:
     peak: float
     clipped: float
     fault: str = ""
+    start: float = 0.0
 
 
 def read_header(path: Path) -> Header:
@@ -71,8 +75,8 @@ def read_header(path: Path) -> Header:
         return decoder.header
 
 
-def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
-    """Decode the start of a file to mono, then resample it.
+def read_audio(path: Path, sample_rate: int, n_samples: int, start: float | str = 0.0, end: float = math.nan) -> Audio:
+    """Decode a part of a file to mono, then resample it.
 
     Parameters
     ----------
@@ -81,27 +85,35 @@ def read_audio(path: Path, sample_rate: int, n_samples: int) -> Audio:
     sample_rate : int > 0, in Hz
         Rate of the returned samples.
     n_samples : int > 0
-        Number of samples to return at that rate; only the part of the file that they need is decoded.
+        Number of samples to return at that rate. Nothing behind the part of the file that they need is decoded, and
+        nothing before it if its encoding has exact places.
+    start : float >= 0, in s, or "middle"
+        Where that part begins, rounded to a sample of the file; "middle" centres it in the file.
+    end : float > start, in s
+        Where it ends at the latest; NaN if only the file's end limits it.
 
     Returns
     -------
     Audio
-        With `n_samples` samples, or fewer if the file is shorter.
+        With `n_samples` samples, or fewer if the file ends or `end` comes before.
 
     Raises
     ------
     AudioError
-        If the file cannot be decoded or its samples are not finite.
+        If the file cannot be decoded, its samples are not finite, or its middle is not known.
 
     Notes
     -----
-    As in librosa.load, channels are averaged before soxr resamples at quality HQ.
+    As in librosa.load, channels are averaged before soxr resamples at quality HQ, and what is outside the part does not
+    matter.
     """
-    return _decoded(path, lambda decoder: _read(decoder, sample_rate, n_samples))
+    return _decoded(path, lambda decoder: _read(decoder, sample_rate, n_samples, start, end))
 
 
-def read_channels(path: Path, seconds: float) -> tuple[int, npt.NDArray[np.float32]]:
-    """Decode the start of a file, without mixing and resampling.
+def read_channels(
+    path: Path, seconds: float, start: float = 0.0, end: float = math.nan
+) -> tuple[int, npt.NDArray[np.float32]]:
+    """Decode a part of a file, without mixing and resampling.
 
     Parameters
     ----------
@@ -109,6 +121,8 @@ def read_channels(path: Path, seconds: float) -> tuple[int, npt.NDArray[np.float
         As for `read_audio`.
     seconds : float > 0, in s
         How much to decode.
+    start, end : float, in s
+        As for `read_audio`.
 
     Returns
     -------
@@ -124,8 +138,9 @@ def read_channels(path: Path, seconds: float) -> tuple[int, npt.NDArray[np.float
 
     def read(decoder: Decoder) -> tuple[int, npt.NDArray[np.float32]]:
         header = decoder.header
-        nothing = np.empty((0, header.channels), np.float32)
-        return header.sample_rate, np.concatenate([nothing, *decoder.blocks(round(seconds * header.sample_rate))])
+        nothing, first = np.empty((0, header.channels), np.float32), round(start * header.sample_rate)
+        n_samples = _limited(round(seconds * header.sample_rate), first, end, header)
+        return header.sample_rate, np.concatenate([nothing, *decoder.blocks(n_samples, first)])
 
     return _decoded(path, read)
 
@@ -140,21 +155,38 @@ def _decoded(path: Path, read: Callable[[Decoder], Result]) -> Result:
             return read(decoder)
 
 
-def _read(decoder: Decoder, sample_rate: int, n_samples: int) -> Audio:
+def _read(decoder: Decoder, sample_rate: int, n_samples: int, start: float | str, end: float) -> Audio:
     header, level = decoder.header, _Level()
+    start = _start_in_the_middle(header, n_samples / sample_rate) if isinstance(start, str) else start
+    first = round(start * header.sample_rate)
     rate, wanted = header.sample_rate, n_samples
     if rate != sample_rate:
         wanted = -(-n_samples * rate // sample_rate) + round(RESAMPLE_MARGIN * rate)
-    mono = np.concatenate([np.empty(0, np.float32), *_mono_blocks(decoder, wanted, level)])
-    if mono.size < wanted:  # all of the file was decoded
-        seconds = mono.size / rate
+    wanted = _limited(wanted, first, end, header)
+    mono = np.concatenate([np.empty(0, np.float32), *_mono_blocks(decoder, wanted, level, first)])
+    if mono.size < wanted:  # the file was decoded to its end
+        seconds = decoder.position / rate
         header = replace(header, duration=seconds, promised=_promised(header, seconds))
     if rate == sample_rate:
-        return Audio(mono, header, level.peak, level.clipped, decoder.fault)
+        return Audio(mono, header, level.peak, level.clipped, decoder.fault, start)
     # Only samples that the file fully covers: the resampler may round the length up.
     covered = min(n_samples, mono.size * sample_rate // rate)
     samples = soxr.resample(mono, rate, sample_rate, quality=RESAMPLE_QUALITY)[:covered]
-    return Audio(samples, header, level.peak, level.clipped, decoder.fault)
+    return Audio(samples, header, level.peak, level.clipped, decoder.fault, start)
+
+
+def _start_in_the_middle(header: Header, seconds: float) -> float:
+    """Return where a part of some seconds begins that is centred in a file."""
+    if math.isnan(header.duration):
+        raise AudioError(
+            "the file does not say how long it is, so that its middle is not known; convert it, or give --start in s"
+        )
+    return max(0.0, header.duration - seconds) / 2
+
+
+def _limited(n_samples: int, first: int, end: float, header: Header) -> int:
+    """Return how many samples from a first one on are before an end in s, at most `n_samples`; NaN is no end."""
+    return n_samples if math.isnan(end) else max(0, min(n_samples, round(end * header.sample_rate) - first))
 
 
 def _promised(header: Header, seconds: float) -> float:
@@ -277,19 +309,19 @@ def _other_decoder(path: Path, reason: UntrustedError) -> FFmpegDecoder:
         raise AudioError(f"{reason}; {error}; it may be damaged or no audio at all") from reason
 
 
-def _mono_blocks(decoder: Decoder, n_samples: int, level: _Level | None = None) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the first samples of a file in blocks, averaged over the channels."""
-    done = 0
-    for block in decoder.blocks(n_samples):
+def _mono_blocks(
+    decoder: Decoder, n_samples: int, level: _Level | None = None, start: int = 0
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield some samples of a file in blocks, averaged over the channels."""
+    for block in decoder.blocks(n_samples, start):
         mono = _mixed(block)
         if not np.isfinite(mono).all():
-            first = done + int(np.flatnonzero(~np.isfinite(mono))[0])
+            first = decoder.position - len(block) + int(np.flatnonzero(~np.isfinite(mono))[0])
             place = f"sample {first} ({first / decoder.header.sample_rate:.3f} s)"
             raise AudioError(f"{place} is not a finite number; export the file again")
         if level:
             level.add(block)
         yield mono
-        done += len(block)
 
 
 def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -46,6 +46,8 @@ class FFmpegDecoder:
         Header of the file.
     fault : str
         Where the audio is damaged, or why it ends before the end of the file; empty if it is sound.
+    position : int
+        Number of samples of the stream up to the end of the last block.
 
     Raises
     ------
@@ -54,7 +56,7 @@ class FFmpegDecoder:
     """
 
     def __init__(self, path: Path, reason: UntrustedError | None = None) -> None:
-        self.path, self.reason, self.fault = path, reason, ""
+        self.path, self.reason, self.fault, self.position = path, reason, "", 0
         self.container = _opened(path)
         try:
             self.header = self._header()
@@ -96,8 +98,8 @@ class FFmpegDecoder:
         # FFmpeg gives the duration of one link of a chain of Ogg streams. Of one stream it is exact.
         return said if container == "ogg" and counted < said + 1 else counted
 
-    def blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Decode the first samples of the stream, in blocks.
+    def blocks(self, n_samples: int, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode some samples of the stream, in blocks.
 
         If the stream changes its format, the blocks end there. `fault` says so, and where the stream is damaged.
 
@@ -105,6 +107,8 @@ class FFmpegDecoder:
         ----------
         n_samples : int
             Number of samples per channel.
+        start : int
+            Number of samples before them; they are decoded too, because the samples of most codecs depend on them.
 
         Yields
         ------
@@ -117,19 +121,21 @@ class FFmpegDecoder:
         end = math.inf if self.reason is None else self.reason.end * rate
         if self.container.format.name.startswith("mov") and not math.isnan(self.header.duration):
             end = min(end, self.header.duration * rate)  # the last frame may be longer than the audio
-        left = wanted = round(min(n_samples, end))
+        stop = round(min(start + n_samples, end))
         # A queue in C, because numpy takes longer for each of a thousand frames than FFmpeg does to decode it.
         queue, frames = av.AudioFifo(), self._frames()
-        while left:
-            while queue.samples < min(left, BLOCK) and (frame := next(frames, None)):
+        while self.position < stop:
+            n_next = min((start if self.position < start < stop else stop) - self.position, BLOCK)
+            while queue.samples < n_next and (frame := next(frames, None)):
                 frame.pts = None  # the queue would refuse a gap
                 queue.write(frame)
             if not queue.samples:
                 return
-            block = _as_float(queue.read(min(left, BLOCK), partial=True).to_ndarray(), channels)
-            left -= len(block)
-            yield block
-        if self.reason and not math.isinf(self.reason.end) and wanted == round(self.reason.end * rate):
+            block = _as_float(queue.read(n_next, partial=True).to_ndarray(), channels)
+            self.position += len(block)
+            if self.position > start:
+                yield block
+        if self.reason and not math.isinf(self.reason.end) and stop == round(self.reason.end * rate):
             self.fault = str(self.reason)
 
     def _frames(self) -> Iterator[Any]:

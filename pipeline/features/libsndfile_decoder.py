@@ -26,7 +26,9 @@ DESCRIPTORS = Path("/dev/fd")  # of this process, by number
 BLOCK = 1 << 16  # samples decoded at a time, so that memory is bounded for any number of channels
 DENSEST = 100_000  # samples per byte; no codec stores more, not even of silence
 MPEG_SLACK = 3 * 1152  # samples; a tag leaves out the padding, so its count may differ from that of the frames
-STATEFUL = {"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS"}  # samples depend on all that were decoded before
+# Encodings in which libsndfile seeks to the same samples as it decodes from the start of the file, also in FLAC. In
+# Vorbis, a few in a hundred places begin with other samples.
+SEEKABLE = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 
 # First bytes of files that libsndfile cannot decode (offset, bytes), and their formats.
 FOREIGN = (
@@ -85,6 +87,8 @@ class LibsndfileDecoder:
         Header of the file.
     fault : str
         Always empty: if libsndfile stops before the end, `blocks` raises an error.
+    position : int
+        Number of samples of the file up to the end of the last block.
 
     Raises
     ------
@@ -97,6 +101,7 @@ class LibsndfileDecoder:
     """
 
     fault = ""
+    position = 0
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -129,13 +134,15 @@ class LibsndfileDecoder:
         """Close the file."""
         self.file.close()
 
-    def blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Decode the first samples of the file, in blocks.
+    def blocks(self, n_samples: int, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode some samples of the file, in blocks.
 
         Parameters
         ----------
         n_samples : int
             Number of samples per channel.
+        start : int
+            Number of samples before them. They are decoded too, and not returned, unless the encoding is `SEEKABLE`.
 
         Yields
         ------
@@ -147,20 +154,26 @@ class LibsndfileDecoder:
         UntrustedError
             If libsndfile fails, or stops before the end of the file.
         """
-        done, rate = 0, self.header.sample_rate
+        rate, end = self.header.sample_rate, start + n_samples
         try:
-            while done < n_samples:
+            if start and self.file.subtype in SEEKABLE:
+                self.position = self.file.seek(min(start, self.file.frames))
+            while self.position < end:
+                left = (start if self.position < start else end) - self.position
                 with quiet() if self.is_mpeg else nullcontext():
-                    block = self.file.read(min(BLOCK, n_samples - done), dtype="float32", always_2d=True)
+                    block = self.file.read(min(BLOCK, left), dtype="float32", always_2d=True)
                 if not len(block):
                     break
-                done += len(block)
-                yield block
+                self.position += len(block)
+                if self.position > start:
+                    yield block
         except soundfile.LibsndfileError as error:
-            raise UntrustedError(f"decoding stopped after {done / rate:.2f} s: {error.error_string}") from error
-        expected = min(n_samples, round(self.header.duration * rate)) - MPEG_SLACK * self.is_mpeg
-        if done < expected:
-            raise UntrustedError(f"libsndfile decodes {done / rate:.2f} s of {self.header.duration:.2f} s")
+            raise UntrustedError(
+                f"decoding stopped after {self.position / rate:.2f} s: {error.error_string}"
+            ) from error
+        expected = min(end, round(self.header.duration * rate)) - MPEG_SLACK * self.is_mpeg
+        if self.position < expected:
+            raise UntrustedError(f"libsndfile decodes {self.position / rate:.2f} s of {self.header.duration:.2f} s")
 
 
 def _opened(path: Path, patched: Mapping[int, bytes]) -> SequentialFile:
