@@ -36,6 +36,9 @@ class TrackReceipt:
         Largest magnitude of the samples that were used, 1 is full scale; NaN if unknown.
     clipped : float
         Fraction of these samples at full scale or beyond; NaN if unknown.
+    start, end : float, in s
+        Where the windows begin in the source file, and where the track ends in it at the latest; an end of NaN is that
+        of the file, a start of NaN is unknown.
     decoder : str
         Library that decoded the source file, "libsndfile" or "FFmpeg"; empty if none did.
     """
@@ -49,6 +52,8 @@ class TrackReceipt:
     duration: float = float("nan")
     peak: float = float("nan")
     clipped: float = float("nan")
+    start: float = 0.0
+    end: float = float("nan")
     decoder: str = ""
 
 

@@ -21,6 +21,7 @@ MEL_SCALES = ("slaney", "htk")
 NORMS = ("slaney", "none")
 SCALES = ("power", "db")
 DTYPES = ("float32", "float16")
+MIDDLE = "middle"  # of each file, in place of a start in s
 CHOICES = {
     "window_function": WINDOW_FUNCTIONS,
     "pad_mode": PAD_MODES,
@@ -48,7 +49,10 @@ class FeatureSpec:
     stride : int > 0, in samples
         Distance between the starts of neighbouring windows.
     n_windows : int > 0
-        Number of windows taken from the start of each track.
+        Number of windows taken of each track.
+    start : float >= 0, in s, or "middle"
+        Where the windows begin in the file; "middle" centres them in it. A manifest may give a start for each track in
+        place of 0.
     n_fft : int > 1, even, in samples
         Length of one frame, which is also the length of its window function. The kernel computes powers of two; other
         lengths take several times as long.
@@ -86,6 +90,7 @@ class FeatureSpec:
     window: int = 2205
     stride: int = 882
     n_windows: int = 599
+    start: float | str = 0.0
     n_fft: int = 2048
     hop_length: int = 512
     window_function: str = "hann"
@@ -110,6 +115,7 @@ class FeatureSpec:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
+        self._check_start()
         if not isinstance(self.power, int | float) or not 0 < self.power <= 4:
             raise SpecError(f"power={self.power!r} is not a number in (0, 4]; use 2 for power or 1 for magnitude")
         object.__setattr__(self, "power", float(self.power))
@@ -143,6 +149,17 @@ class FeatureSpec:
                 f"a track of n_windows={self.n_windows} × {self.n_frames} frames × n_mels={self.n_mels} takes "
                 f"{self.track_bytes / 1e9:.1f} GB, and a chunk holds {MAX_CHUNK_BYTES / 1e9:.1f}; use fewer windows"
             )
+
+    def _check_start(self) -> None:
+        """Raise SpecError if `start` is no time in a file; store a number in its only form."""
+        if self.start == MIDDLE:
+            return
+        if isinstance(self.start, str) or not (_is_number(self.start) and 0 <= self.start < math.inf):
+            raise SpecError(
+                f"start={self.start!r} is not a number of seconds from 0 on; use one, such as start=30, or "
+                f"start={MIDDLE} for the middle of each file"
+            )
+        object.__setattr__(self, "start", abs(float(self.start)))  # 0.0 also for -0.0
 
     def _check_frequencies(self) -> None:
         """Raise SpecError if `fmin` and `fmax` are no range; store them in their only form."""

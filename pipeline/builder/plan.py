@@ -10,7 +10,7 @@ from typing import Any
 
 from melzarr.pipeline.defaults import TRACKS_PER_SHARD
 from melzarr.pipeline.errors import SpecError
-from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.sources.tracks import Track, Tracks
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
 
@@ -92,7 +92,12 @@ class Plan:
 
     def key(self, shard: Shard) -> str:
         """Return a digest of everything that a shard's bytes and receipt depend on, except the audio itself."""
-        tracks = as_json([[track.id, track.split == "train"] for track in shard.tracks])
+        tracks = as_json(
+            [
+                [track.id, track.split == "train", *((track.start, track.end) if track.start or track.end else ())]
+                for track in shard.tracks
+            ]
+        )
         return _sha256(f"{self._basis[:-1]},{tracks}]")
 
 
@@ -118,11 +123,16 @@ def make_plan(
     Raises
     ------
     SpecError
-        If `tracks_per_shard` exceeds its maximum.
+        If `tracks_per_shard` exceeds its maximum, or both the spec and a track say where the track starts.
     """
     if tracks_per_shard and tracks_per_shard > MAX_TRACKS_PER_SHARD:
         raise SpecError(
             f"{tracks_per_shard} tracks per shard are too many; use --tracks-per-shard {MAX_TRACKS_PER_SHARD}"
+        )
+    if spec.start != 0 and (Tracks.of(tracks).column("start") != "").any():
+        raise SpecError(
+            f"start={spec.start} is for tracks without a start of their own; leave it out, or the column start of the "
+            f"manifest"
         )
     fitting = max(1, min(TRACKS_PER_SHARD, SHARD_BYTES // spec.track_bytes))
     return Plan(spec, tracks, versions, tracks_per_shard or fitting)

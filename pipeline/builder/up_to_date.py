@@ -16,7 +16,7 @@ from melzarr.pipeline.builder.plan import Plan
 from melzarr.pipeline.builder.publish import attributes
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.sources.catalog import Catalog
-from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks, matches
+from melzarr.pipeline.sources.tracks import FIELDS, Tracks, matches
 from melzarr.pipeline.storage.directory import Directory, source_sha256
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.versions import differing
@@ -89,7 +89,7 @@ def _track_changes(store: Store, catalog: Catalog, progress: Advance) -> list[st
     return [
         *count_tracks("new", np.delete(after, shared.now)),
         *count_tracks("gone", np.delete(before, shared.here)),
-        *count_tracks("now with another label, path, group or split", before[shared.here[shared.other]]),
+        *count_tracks("now with another label, path, group, split or excerpt", before[shared.here[shared.other]]),
         *count_tracks("whose files have changed", before[shared.here[shared.changed]]),
     ]
 
@@ -103,7 +103,7 @@ class SharedTracks:
     here, now : np.ndarray [shape=(n,)]
         Their numbers in the store and in the source.
     other, changed : np.ndarray [shape=(n,), dtype=bool]
-        Whether label, path, group or split differ, and whether the bytes of the file do.
+        Whether label, path, group, split, start or end differ, and whether the bytes of the file do.
     """
 
     here: npt.NDArray[np.intp]
@@ -131,8 +131,7 @@ def compare_tracks(store: Store, catalog: Catalog, progress: Advance = lambda _:
     other, changed = np.zeros(here.size, bool), np.zeros(here.size, bool)
     for some, rows, there in _blocks(here):
         for field in FIELDS[1:]:
-            was = store.column(field, rows)[there].astype(TEXT)
-            other[some] |= was != tracks.column(field)[now[some]]
+            other[some] |= store.field(field, rows)[there] != tracks.column(field)[now[some]]
     sources = (str(tracks.column("source")[number]) for number in now)
     n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
     after_sha256 = in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)

@@ -65,7 +65,7 @@ class ShardJob:
     plan_id: str = ""
 
 
-Featurise = Callable[[Path, FeatureSpec, "Stopwatch"], tuple[npt.NDArray[Any], TrackReceipt]]
+Featurise = Callable[[Path, FeatureSpec, "Stopwatch", float], tuple[npt.NDArray[Any], TrackReceipt]]
 
 
 def make_shard(job: ShardJob) -> Receipt:
@@ -87,9 +87,9 @@ def make_shard(job: ShardJob) -> Receipt:
         If the versions of this worker are not those of the plan.
     """
 
-    def limited(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    def limited(path: Path, spec: FeatureSpec, watch: Stopwatch, end: float) -> tuple[npt.NDArray[Any], TrackReceipt]:
         with _time_limit(job.track_seconds):
-            return featurise(path, spec, watch)
+            return featurise(path, spec, watch, end)
 
     return _make(job, limited)
 
@@ -97,9 +97,9 @@ def make_shard(job: ShardJob) -> Receipt:
 def make_shard_apart(job: ShardJob) -> Receipt:
     """Compute one shard with each track in a subprocess, after a track has ended the workers of the shard."""
 
-    def apart(path: Path, spec: FeatureSpec, watch: Stopwatch) -> tuple[npt.NDArray[Any], TrackReceipt]:
+    def apart(path: Path, spec: FeatureSpec, watch: Stopwatch, end: float) -> tuple[npt.NDArray[Any], TrackReceipt]:
         with watch.step("decode"):
-            return featurise_apart(path, spec)
+            return featurise_apart(path, spec, end)
 
     return _make(job, apart)
 
@@ -150,7 +150,7 @@ def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Recei
     for track in job.shard.tracks:
         with watch.step("fetch"):
             path = next(paths)
-        windows, entry = featurise(path, spec, watch)
+        windows, entry = featurise(path, track.spec(spec), watch, track.end_seconds)
         entries.append(entry)
         if counts(track.split, entry.status):
             with watch.step("mel"):

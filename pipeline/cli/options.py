@@ -15,7 +15,7 @@ from melzarr.pipeline import defaults
 from melzarr.pipeline.cli.terminal import steady_streams
 from melzarr.pipeline.errors import CallError, MelzarrError
 from melzarr.pipeline.sources.split import HashSplit
-from melzarr.pipeline.spec import CHOICES, PRESETS, WINDOW_FUNCTIONS, FeatureSpec
+from melzarr.pipeline.spec import CHOICES, MIDDLE, PRESETS, WINDOW_FUNCTIONS, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.untrusted_text import printable
@@ -126,6 +126,16 @@ class Address(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(str(error), param, ctx)
 
 
+class Start(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Type of a parameter that is a number of seconds, or the middle of a file."""
+
+    name = "start"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number, or the word."""
+        return MIDDLE if value == MIDDLE else float(click.FLOAT.convert(value, param, ctx))
+
+
 STORE = click.argument("store", type=Address())
 SOURCE = click.argument("source")
 DATASETS = click.option(
@@ -225,7 +235,8 @@ SPEC_HELP = {
     "sample_rate": "Sample rate to which audio is resampled, in Hz.",
     "window": "Length of a window, in samples.",
     "stride": "Distance between the starts of windows, in samples.",
-    "n_windows": "Number of windows per track, from its start.",
+    "n_windows": "Number of windows per track.",
+    "start": "Where the windows begin in each file, in s; middle centres them in it.",
     "n_fft": "Length of a frame, in samples.",
     "hop_length": "Distance between the centres of frames, in samples.",
     "window_function": f"Weights of the samples of a frame: {', '.join(WINDOW_FUNCTIONS)}.",
@@ -249,13 +260,15 @@ PRESET = click.option(
 
 def spec_options(function: Function) -> Function:
     """Add the presets, and one option for each field of a spec, to a command."""
+    metavars = {"window_function": "NAME", "start": f"{MIDDLE}|SECONDS"}  # there are too many names to list them twice
+    kinds = {**{name: click.Choice(choices) for name, choices in CHOICES.items()}, "start": Start()}
     for field in reversed(dataclasses.fields(FeatureSpec)):
-        kind = click.Choice(CHOICES[field.name]) if field.name in CHOICES else type(field.default or 0.0)
+        kind = kinds.get(field.name) or type(field.default or 0.0)
         default = "half the sample rate" if field.default is None else field.default
         function = click.option(
             f"--{field.name.replace('_', '-')}",
             type=kind,
-            metavar="NAME" if field.name == "window_function" else None,  # too many to list them twice
+            metavar=metavars.get(field.name),
             help=f"{SPEC_HELP[field.name]}  [default: {default}]",
         )(function)
     return PRESET(function)

@@ -50,7 +50,8 @@ class Addition:
     n_there : int
         Number of tracks of the source that the store already has, from the same files.
     differing : tuple of str
-        Ids of those tracks whose label, path, group or split is now different in the source; the store keeps its own.
+        Ids of those tracks whose label, path, group, split, start or end is now different in the source; the store
+        keeps its own.
     """
 
     workspace: Workspace
@@ -127,7 +128,7 @@ def append(
         with feedback.counting(len(catalog.tracks), "compare") as progress:
             added = addition(workspace, store, catalog, progress)
         for line in count_tracks(
-            f"kept unchanged, although {source} gives another label, path, group or split", added.differing
+            f"kept unchanged, although {source} gives another label, path, group, split or excerpt", added.differing
         ):
             feedback.say(line)
         n_new = len(added.catalog.tracks)

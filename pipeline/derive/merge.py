@@ -19,7 +19,7 @@ from melzarr.pipeline.zarr_store.layout import SCHEMA_VERSION
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 MERGED = "merged"  # split method and recipe field of a merged store
-COLUMNS = (*(field for field in FIELDS if field != "id"), "track", "status", "source_sha256")
+COLUMNS = (*FIELDS, "status", "source_sha256")  # as text
 
 
 def merge(
@@ -89,7 +89,7 @@ def is_merged(store: Store, stores: Sequence[Store]) -> bool:
     if not same_attributes or store.tracks_per_shard != stores[0].tracks_per_shard:
         return False
     return all(
-        store.column(name).tolist() == [value for other in stores for value in other.column(name).tolist()]
+        store.field(name).tolist() == [value for other in stores for value in other.field(name).tolist()]
         for name in COLUMNS
     )
 

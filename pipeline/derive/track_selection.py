@@ -12,7 +12,7 @@ import numpy.typing as npt
 from melzarr.pipeline.builder.plan import Plan, make_plan
 from melzarr.pipeline.errors import CallError, CatalogError, SpecError
 from melzarr.pipeline.sources.catalog import refuse_separated_groups
-from melzarr.pipeline.sources.tracks import FIELDS, TEXT, Tracks
+from melzarr.pipeline.sources.tracks import FIELDS, Tracks, joined, picked
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -102,10 +102,7 @@ def _require_spec(first: Store, other: Store, spec: FeatureSpec | None) -> None:
 
 def tracks_of(parts: Sequence[TrackSelection]) -> Tracks:
     """Concatenate the tracks of all selections, in columns."""
-    columns = {}
-    for field in FIELDS:
-        found = (part.store.column("track" if field == "id" else field)[part.numbers] for part in parts)
-        columns[field] = np.concatenate([values.astype(TEXT) for values in found])
+    columns = {field: joined([picked(part.store.field(field), part.numbers) for part in parts]) for field in FIELDS}
     if np.array_equal(columns["group"], columns["id"]):
         columns["group"] = columns["id"]  # without named groups, both columns share memory
     return Tracks(columns)

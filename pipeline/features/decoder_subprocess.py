@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.features.extract import featurise, one_thread
+from melzarr.pipeline.features.extract import failed, featurise, one_thread
 from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import source_sha256
@@ -28,7 +29,7 @@ TRACK_SECONDS = 120  # time limit for one track, which normally takes hundredths
 REMEDY = "the file is damaged or hostile: convert it to WAV or FLAC, or leave it out"
 
 
-def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], TrackReceipt]:
+def featurise_apart(path: Path, spec: FeatureSpec, end: float = math.nan) -> tuple[npt.NDArray[Any], TrackReceipt]:
     """Run `extract.featurise` in a subprocess, which may crash or hang.
 
     Parameters
@@ -37,6 +38,8 @@ def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], Tr
         The audio file.
     spec : FeatureSpec
         Features to compute.
+    end : float, in s
+        As for `featurise`.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], Tr
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "job.json").write_text(json.dumps({"path": os.fspath(path), "spec": spec.to_dict()}))
+        (folder / "job.json").write_text(json.dumps({"path": os.fspath(path), "spec": spec.to_dict(), "end": end}))
         try:
             # -P: import nothing from the folder in which the worker happens to run.
             done = subprocess.run(
@@ -56,26 +59,25 @@ def featurise_apart(path: Path, spec: FeatureSpec) -> tuple[npt.NDArray[Any], Tr
                 timeout=TRACK_SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return _lost(path, spec, f"it was not decoded within {TRACK_SECONDS} s; {REMEDY}")
+            return _lost(path, spec, end, f"it was not decoded within {TRACK_SECONDS} s; {REMEDY}")
         if done.returncode < 0:
-            return _lost(path, spec, f"its decoder crashed ({signal.Signals(-done.returncode).name}); {REMEDY}")
+            return _lost(path, spec, end, f"its decoder crashed ({signal.Signals(-done.returncode).name}); {REMEDY}")
         if done.returncode:
             raise RuntimeError(f"a process for {path.name} failed: {done.stderr.decode(errors='replace')[-2000:]}")
         windows = np.load(folder / "windows.npy", allow_pickle=False)
         return windows, TrackReceipt(**json.loads((folder / "receipt.json").read_bytes()))
 
 
-def _lost(path: Path, spec: FeatureSpec, remark: str) -> tuple[npt.NDArray[Any], TrackReceipt]:
+def _lost(path: Path, spec: FeatureSpec, end: float, remark: str) -> tuple[npt.NDArray[Any], TrackReceipt]:
     digest = source_sha256(LocalDirectory(path.parent), path.name)
-    receipt = TrackReceipt(status="failed", error=remark, source_sha256=digest)
-    return np.empty((0, *spec.shape[1:]), spec.dtype), receipt
+    return np.empty((0, *spec.shape[1:]), spec.dtype), failed(remark, digest, spec, end)
 
 
 def main(folder: Path) -> None:
     """Compute the track of a job that `featurise_apart` wrote to a folder."""
     job = json.loads((folder / "job.json").read_bytes())
     with one_thread():
-        windows, receipt = featurise(Path(job["path"]), FeatureSpec.from_dict(job["spec"]))
+        windows, receipt = featurise(Path(job["path"]), FeatureSpec.from_dict(job["spec"]), end=job["end"])
     np.save(folder / "windows.npy", windows)
     (folder / "receipt.json").write_text(json.dumps(dataclasses.asdict(receipt)))
 

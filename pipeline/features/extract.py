@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> tuple[npt.NDArray[Any], TrackReceipt]:
+def featurise(
+    path: Path, spec: FeatureSpec, watch: Stopwatch | None = None, end: float = math.nan
+) -> tuple[npt.NDArray[Any], TrackReceipt]:
     """Compute the windows of one file, as the store holds them.
 
     Parameters
@@ -57,6 +60,8 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
         Features to compute.
     watch : Stopwatch, optional
         Receives the time of the steps "decode" and "mel".
+    end : float, in s
+        Where the track ends in the file, at the latest; NaN if only the file's end limits it.
 
     Returns
     -------
@@ -71,15 +76,15 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
         before = _identity(path)
         digest = source_sha256(LocalDirectory(path.parent), path.name)
         try:
-            audio = read_audio(path, spec.sample_rate, spec.n_samples)
+            audio = read_audio(path, spec.sample_rate, spec.n_samples, spec.start, end)
         except AudioError as error:
-            return nothing, TrackReceipt(status="failed", error=str(error), source_sha256=digest)
+            return nothing, failed(str(error), digest, spec, end)
         if _identity(path) != before:
             remark = "the file changed while it was read; run again when nothing writes to it"
-            return nothing, TrackReceipt(status="failed", error=remark)
-    facts = TrackReceipt(
-        status="failed",
-        source_sha256=digest,
+            return nothing, failed(remark, "", spec, end)
+    facts = replace(
+        failed("", digest, spec, end),
+        start=audio.start,
         source_rate=float(audio.header.sample_rate),
         source_channels=float(audio.header.channels),
         duration=audio.header.duration,
@@ -94,8 +99,14 @@ def featurise(path: Path, spec: FeatureSpec, watch: Stopwatch | None = None) -> 
             remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
             return nothing, replace(facts, error=remark)
         stored = as_stored(windows, spec)
-    status, remark = _judge(audio, len(windows), spec)
+    status, remark = _judge(audio, len(windows), spec, end)
     return stored, replace(facts, status=status, error=remark, n_windows=len(windows))
+
+
+def failed(error: str, digest: str, spec: FeatureSpec, end: float) -> TrackReceipt:
+    """Return the receipt of a track that cannot be decoded; its start is NaN if that depends on the file."""
+    start = math.nan if isinstance(spec.start, str) else spec.start
+    return TrackReceipt(status="failed", error=error, source_sha256=digest, start=start, end=end)
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
@@ -107,19 +118,31 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _judge(audio: Audio, n_valid: int, spec: FeatureSpec) -> tuple[str, str]:
+def _judge(audio: Audio, n_valid: int, spec: FeatureSpec, end: float) -> tuple[str, str]:
     """Return the status of decoded audio, and a sentence if it is not ok."""
-    header = audio.header
+    header, start, seconds = audio.header, audio.start, audio.samples.size / spec.sample_rate
     if audio.samples.size and (peak := _peak(audio)) < SILENCE_PEAK:
         level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
-        return "silent", f"the first {audio.samples.size / spec.sample_rate:.2f} s are silent (peak {level})"
+        which = f"{seconds:.2f} s from {start:.2f} s on" if start else f"the first {seconds:.2f} s"
+        return "silent", f"{which} are silent (peak {level})"
     if n_valid == spec.n_windows:
         return "ok", ""
-    sentence = f"{header.duration:.2f} s of the {spec.seconds:.2f} s that the spec takes: "
+    is_cut = end <= header.duration or (not math.isnan(end) and math.isnan(header.duration))
+    if is_cut:
+        sentence = f"{end - start:.2f} s from {start:.2f} s to its end at {end:.2f} s,"
+    elif start >= header.duration > 0:
+        sentence = f"it starts at {start:.2f} s, but its file has {header.duration:.2f} s; none"
+    elif start:
+        sentence = f"{header.duration - start:.2f} s from {start:.2f} s on, to the end of its file,"
+    else:
+        sentence = f"{header.duration:.2f} s"
+    sentence += f" of the {spec.seconds:.2f} s that the spec takes: "
     if not n_valid:
         sentence += f"shorter than one window of {spec.window / spec.sample_rate:.3f} s"
     else:
         sentence += f"windows from {n_valid} on are missing"
+    if is_cut:
+        return "short", sentence
     if audio.fault:
         sentence += f"; {audio.fault}"
     elif header.promised > header.duration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ MAX_DB = {"float32": 1e-3, "float16": 0.04}
 ROUNDING_DB = {"float32": 1e-5, "float16": 0.0313}  # a step of float32's logarithm; half a float16 step at 64 to 128 dB
 
 
-def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[np.float64]:
+def librosa_windows(
+    path: Path, spec: FeatureSpec, n_valid: int, start: float = 0.0, end: float = math.nan
+) -> npt.NDArray[np.float64]:
     """Compute the power of a track's valid windows with librosa alone.
 
     Parameters
@@ -36,6 +39,8 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
         What to compute; scale and dtype are not applied.
     n_valid : int
         Number of valid windows.
+    start, end : float, in s
+        Where they begin in the file, whatever the spec says, and where the track ends in it; NaN is the file's end.
 
     Returns
     -------
@@ -45,7 +50,7 @@ def librosa_windows(path: Path, spec: FeatureSpec, n_valid: int) -> npt.NDArray[
     import librosa  # noqa: PLC0415  (slow to import, and needed only for verification)
 
     # One second more than is compared, so that the end effects of the resampler are outside.
-    rate, channels = read_channels(path, spec.seconds + 1)
+    rate, channels = read_channels(path, spec.seconds + 1, start, end)
     samples = librosa.resample(librosa.to_mono(channels.T), orig_sr=rate, target_sr=spec.sample_rate)
     starts = range(0, n_valid * spec.stride, spec.stride)
     windows = np.stack([samples[start : start + spec.window] for start in starts])

@@ -60,7 +60,8 @@ class Duplicates:
     ----------
     pairs : list of Pair
         Those in different splits first, then those with different labels, then the others; the most alike first. Of
-        several identical files, each is paired only with the first, and only the first is compared with other tracks.
+        several identical files from which the same start is taken, each is paired only with the first, and only the
+        first is compared with other tracks.
     n_left : int
         Pairs with near fingerprints that were not compared over time, because there are too many.
     """
@@ -128,13 +129,15 @@ def find_duplicates(
 
 
 def _same_bytes(store: Store, parts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """Find identical files: return pairs of each copy and the first of its kind, and which tracks are not copies."""
+    """Find the same starts of identical files: return pairs of each copy and the first, and which are not copies."""
     keys = np.zeros(store.n_tracks, np.uint64)
     for start in range(0, store.n_tracks, CHUNK_VALUES):
         for number, digest in enumerate(store.values("source_sha256", slice(start, start + CHUNK_VALUES)), start):
             if parts[number] >= 0 and SHA256.fullmatch(str(digest)):  # a foreign store may contain any text
                 keys[number] = int(digest[:16], 16)  # 64 bits: no two of a million files share them by chance
     known = np.flatnonzero(keys)
+    starts = store.values("start").astype(np.float64)
+    keys ^= starts.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # an odd number spreads the bits; 0 stays 0
     _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
     first_of = known[first][inverse]
     is_copy = first_of != known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from array import array
@@ -96,8 +97,7 @@ def scan(catalog: Catalog, plan: Plan, n_workers: int, feedback: Feedback = SILE
                 codecs[found.codec] += 1
                 rates[found.sample_rate] += 1
                 channels[found.channels] += 1
-                if found.duration < plan.spec.seconds:
-                    problem = f"{found.duration:.2f} s, shorter than the spec's {plan.spec.seconds:.2f} s"
+                problem = _too_short(found, track, plan.spec)
             else:
                 problem = found
             n_problems += bool(problem)
@@ -131,6 +131,20 @@ def _header(catalog: Catalog, track: Track) -> Header | str:
         return str(error)
 
 
+def _too_short(header: Header, track: Track, spec: FeatureSpec) -> str:
+    """Return a sentence if a track has less than the spec takes, else an empty text."""
+    start = track.spec(spec).start
+    if isinstance(start, str):
+        if math.isnan(header.duration):
+            return "it does not say how long it is, so that its middle is not known"
+        start = 0.0
+    seconds = min(header.duration, track.end_seconds) - start
+    if not seconds < spec.seconds:
+        return ""
+    where = f" from {start:.2f} s on" if start else ""
+    return f"{max(0.0, seconds):.2f} s{where}, shorter than the spec's {spec.seconds:.2f} s"
+
+
 def _labels(catalog: Catalog) -> dict[str, dict[str, int]]:
     labels: dict[str, Counter[str]] = {}
     for track in catalog.tracks:
@@ -155,5 +169,5 @@ def _cost(catalog: Catalog, plan: Plan, readable: Sequence[int], n_workers: int)
 def _chunk_bytes(catalog: Catalog, track: Track, spec: FeatureSpec) -> int:
     """Compute and encode one track, which takes most of a worker's time; return the size of its chunk."""
     with catalog.root.local(track.source) as path:
-        windows, _ = featurise(path, spec)
+        windows, _ = featurise(path, track.spec(spec), end=track.end_seconds)
     return len(encode_chunk(padded(windows, spec)))

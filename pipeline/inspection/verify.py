@@ -101,7 +101,7 @@ def _verify(store: Store, root: str | Path | Directory | None, n_samples: int, s
     verdict = Verdict()
     try:
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
-        facts["source_sha256"] = store.values("source_sha256")
+        facts |= {name: store.values(name) for name in ("source_sha256", "start", "end")}
         levels, digests = _check_shards(store, facts, verdict, progress)
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not match its files: a file was changed, added or removed")
@@ -286,7 +286,7 @@ def _check_sample(
         try:
             here = np.asarray(store.mel[number], np.float64)[:n_valid]
             with root.local(facts["source"][number]) as path:
-                there = librosa_windows(path, spec, n_valid)
+                there = librosa_windows(path, spec, n_valid, facts["start"][number], facts["end"][number])
         except StorageError:
             raise
         except Exception as error:  # noqa: BLE001  (any error of librosa or a codec is a problem of this track)

@@ -1,8 +1,6 @@
-"""Names of audio files: their extensions, and the ids that follow from them."""
+"""Names of audio files: their extensions, and what remains without them."""
 
 from __future__ import annotations
-
-from melzarr.pipeline.sources.tracks import Track
 
 # Formats of audio, and of films with sound. What cannot be decoded becomes a failed track with a remedy in its message.
 EXTENSIONS = frozenset(
@@ -13,13 +11,6 @@ EXTENSIONS = frozenset(
         ".ts", ".m2ts", ".ac3", ".amr", ".dsf",
     }
 )  # fmt: skip
-
-
-def new_track(source: str, label: str, name: str = "", group: str = "", part: str = "") -> Track:
-    """Make a track; its id defaults to its path without a known extension, its group to its id."""
-    if not name:
-        name = without_extension(source) or source
-    return Track(name, label, source, group or name, part)
 
 
 def without_extension(source: str) -> str | None:

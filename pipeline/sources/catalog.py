@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from melzarr.pipeline.errors import CatalogError
-from melzarr.pipeline.sources.audio_names import EXTENSIONS
+from melzarr.pipeline.sources.audio_names import EXTENSIONS, without_extension
 from melzarr.pipeline.sources.dataset_recipe import Recipe
 from melzarr.pipeline.sources.folder import folder_tracks
 from melzarr.pipeline.sources.manifest import is_manifest, manifest_tracks
 from melzarr.pipeline.sources.manifest_rows import SUFFIXES
 from melzarr.pipeline.sources.remarks import LeftOut, file_remarks, label_remarks
 from melzarr.pipeline.sources.split import SPLITS, UNUSED, HashSplit
-from melzarr.pipeline.sources.tracks import Track, Tracks
+from melzarr.pipeline.sources.tracks import Track, Tracks, as_column
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 
@@ -109,14 +109,15 @@ def read_catalog(
         root = open_directory(directory.sibling("") if audio_root is None else audio_root)
         if root.folder and not root.folder.is_dir():
             raise CatalogError(f"{root}, the --audio-root, is not a folder; give the folder of the audio files")
-        columns = {"path": path_column, "label": label_column, "id": "id", "group": group_column, "split": "split"}
+        columns = {"path": path_column, "label": label_column, "id": "id", "group": group_column}
+        columns |= {name: name for name in ("split", "start", "end")}
         listed = manifest_tracks(directory, root, columns, remarks)
     elif directory.folder.is_dir() if directory.folder else directory.exists():
         listed, is_folder = folder_tracks(directory, left_out, follow_links=follow_links), True
     else:
         remedy = f"run: melzarr fetch {recipe.name}" if recipe else f"give a folder of label/file, or a {_KINDS} file"
         raise CatalogError(f"{directory} is neither a folder nor a manifest; {remedy}")
-    tracks = Tracks.of(listed, by="id")
+    tracks = _grouped(Tracks.of(listed, by="id"))
     if not tracks:
         raise CatalogError(
             "; ".join(
@@ -131,6 +132,15 @@ def read_catalog(
     split_tracks, how = _split(tracks, rule, recipe, named_split)
     findings = (*left_out.link_remarks(), *remarks, *label_remarks(tracks))
     return Catalog(root, split_tracks, tuple(sorted(left_out.files)), findings, how, recipe, is_folder)
+
+
+def _grouped(tracks: Tracks) -> Tracks:
+    """Return the tracks with a group each: by default their id, or their file if there are excerpts of files."""
+    group, names = tracks.column("group"), tracks.column("id")
+    is_none = group == ""
+    if (tracks.column("start") != "").any() or (tracks.column("end") != "").any():
+        names = as_column([without_extension(source) or source for (source,) in tracks.rows("source")])
+    return tracks.with_column("group", names if is_none.all() else np.where(is_none, names, group))
 
 
 def _refuse_duplicates(tracks: Tracks) -> None:

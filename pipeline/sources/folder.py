@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from melzarr.pipeline.errors import CatalogError
-from melzarr.pipeline.sources.audio_names import new_track, without_extension
+from melzarr.pipeline.sources.audio_names import without_extension
 from melzarr.pipeline.sources.remarks import LeftOut
 from melzarr.pipeline.sources.tracks import Track
 from melzarr.pipeline.storage.directory import Directory
@@ -29,7 +29,8 @@ def folder_tracks(root: Directory, left_out: LeftOut, *, follow_links: bool = Fa
     for source in _files(root.folder, left_out, follow_links) if root.folder else _objects(root):
         _refuse_undecodable(source)
         label, slash, _ = source.partition("/")
-        if without_extension(source) is None:
+        name = without_extension(source)
+        if name is None:
             left_out.files.append(source)
         elif not slash:
             raise CatalogError(
@@ -37,7 +38,7 @@ def folder_tracks(root: Directory, left_out: LeftOut, *, follow_links: bool = Fa
                 f"label, or give a manifest with the columns path and label"
             )
         else:
-            yield new_track(source, label)
+            yield Track(name, label, source, group="", split="")
 
 
 def _files(root: Path, left_out: LeftOut, follow_links: bool) -> Iterator[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from melzarr.pipeline.errors import CatalogError
-from melzarr.pipeline.sources.audio_names import new_track
+from melzarr.pipeline.sources.audio_names import without_extension
 from melzarr.pipeline.sources.manifest_rows import DELIMITED, SUFFIXES, read_rows
 from melzarr.pipeline.sources.path_forms import PathForms
 from melzarr.pipeline.sources.remarks import Tally
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
-from melzarr.pipeline.sources.tracks import Track
+from melzarr.pipeline.sources.tracks import Track, seconds_text
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.untrusted_text import as_was
 
@@ -35,7 +36,7 @@ def manifest_tracks(
     audio : Directory
         Directory to which its paths are relative, and which contains all files.
     columns : mapping of str to str
-        Name of the column of path, label, id, group and split, in this order.
+        Name of the column of path, label, id, group, split, start and end, in this order.
     remarks : list of str
         Gets sentences about what is not taken as it is written.
     """
@@ -56,7 +57,7 @@ def manifest_tracks(
             if has_apostrophes:
                 cells = [as_was(text) if text.startswith("'") else text for text in cells]
                 written[0] = as_was(written[0])
-            path, label, track_id, group, split = cells
+            path, label, track_id, group, split, start, end = cells
             if not path or not label or path.lower() == "nan" or label.lower() == "nan":
                 raise CatalogError(
                     f"{name}, row {number}: path {row[0]!r}, label {row[1]!r}; every row needs both, and NaN is none"
@@ -68,8 +69,33 @@ def manifest_tracks(
             source = paths.source(number, written[0])
             if source is None:
                 raise CatalogError(f"{name}, row {number}: {row[0]!r} is outside {_outside(folder, audio)}")
-            yield new_track(source, label, track_id, group, split)
+            if start or end:
+                begins, ends = _seconds(f"{name}, row {number}", start, end)
+                stem = without_extension(source) or source
+                track_id = track_id or (f"{stem}@{seconds_text(begins) or 0}" if start else stem)
+                yield Track(track_id, label, source, group or stem, split, seconds_text(begins), seconds_text(ends))
+            else:
+                yield Track(track_id or without_extension(source) or source, label, source, group, split)
     remarks += tally.remarks()
+
+
+def _seconds(where: str, start: str, end: str) -> tuple[float, float]:
+    """Return where an excerpt starts and ends, in s; an end that is not given is NaN."""
+    found = []
+    for column, cell, default in (("start", start, 0.0), ("end", end, math.nan)):
+        try:
+            seconds = float(cell) if cell else default
+        except ValueError:
+            seconds = -1.0
+        if seconds < 0 or math.isinf(seconds) or (cell and math.isnan(seconds)):
+            raise CatalogError(
+                f"{where}: {column} {cell!r} is not a number of seconds from 0 on; write one, such as 30"
+            )
+        found.append(seconds)
+    begins, ends = found
+    if ends <= begins:
+        raise CatalogError(f"{where}: end {end!r} is not after start {start or '0'!r}; give a later one, or none")
+    return begins, ends
 
 
 def _text(where: str, column: str, cell: object) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from melzarr.pipeline.spec import FeatureSpec
+
 # UTF-8 of any length: 16 bytes per cell and, beyond 15, the text itself; a Python string takes 49 bytes or more.
 TEXT = np.dtypes.StringDType()
+_NOTHING = np.array("", TEXT)
 BLOCK = 1 << 14  # rows that are Python objects at a time, when columns are built or read
 
 
@@ -30,9 +34,12 @@ class Track:
     source : str
         Path of the file below the catalog's root, with forward slashes.
     group : str
-        A split never separates tracks of one group. A track without a group forms a group named by its id.
+        A split never separates tracks of one group. A catalog gives a track without a group one, which is named by its
+        id, or by its file if the catalog has excerpts of files.
     split : str
         "train", "valid", "test" or "unused".
+    start, end : str, in s
+        Where an excerpt begins in its file, and where it ends at the latest, as `seconds_text`.
     """
 
     id: str
@@ -40,9 +47,46 @@ class Track:
     source: str
     group: str
     split: str
+    start: str = ""
+    end: str = ""
+
+    def spec(self, spec: FeatureSpec) -> FeatureSpec:
+        """Return the spec of a store with the start of this track."""
+        return replace(spec, start=float(self.start)) if self.start else spec
+
+    @property
+    def end_seconds(self) -> float:
+        """Where it ends in its file at the latest, in s; NaN if only the file's end limits it."""
+        return float(self.end or math.nan)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Track))
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a time as the only text that stands for it, such as "12.5"; zero and NaN are empty."""
+    return repr(seconds).removesuffix(".0") if seconds and not math.isnan(seconds) else ""
+
+
+def as_column(texts: Sequence[str]) -> npt.NDArray[Any]:
+    """Return texts as a column; one without any text takes no memory."""
+    return np.array(texts, TEXT) if any(texts) else np.broadcast_to(_NOTHING, len(texts))
+
+
+def joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Concatenate columns; those without any text still take no memory."""
+    if all(map(_is_nothing, columns)):
+        return np.broadcast_to(_NOTHING, sum(column.size for column in columns))
+    return np.concatenate(columns)
+
+
+def picked(column: npt.NDArray[Any], numbers: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return the texts at these positions."""
+    return np.broadcast_to(_NOTHING, numbers.size) if _is_nothing(column) else column[numbers]
+
+
+def _is_nothing(column: npt.NDArray[Any]) -> bool:
+    return column.strides == (0,) and not (column[:1] != "").any()
 
 
 def matches(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -110,21 +154,21 @@ class Tracks(Sequence[Track]):
         """
         if isinstance(tracks, cls) and by is None:
             return tracks
-        rows, none = iter(tracks), np.array([], TEXT)
-        blocks = {name: [none] for name in FIELDS}
+        rows = iter(tracks)
+        blocks: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in FIELDS}
         while block := list(itertools.islice(rows, BLOCK)):
-            made = {name: np.array([getattr(track, name) for track in block], TEXT) for name in FIELDS}
+            made = {name: as_column([getattr(track, name) for track in block]) for name in FIELDS}
             if np.array_equal(made["group"], made["id"]):
                 made["group"] = made["id"]  # if no track has a group, both columns share memory
             for name, values in made.items():
                 blocks[name].append(values)
         if all(group is name for group, name in zip(blocks["group"], blocks["id"], strict=True)):
             del blocks["group"]
-        columns = {name: np.concatenate(blocks.pop(name)) for name in tuple(blocks)}
+        columns = {name: joined(blocks.pop(name)) for name in tuple(blocks)}
         if by is not None:
             order = np.argsort(columns.get(by, columns["id"]), kind="stable")
-            for name in columns:
-                columns[name] = columns[name][order]
+            for name, values in columns.items():
+                columns[name] = picked(values, order)
         return cls({"group": columns["id"], **columns})
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -137,9 +181,9 @@ class Tracks(Sequence[Track]):
 
     def take(self, numbers: npt.NDArray[np.intp]) -> Tracks:
         """Return the tracks at these positions."""
-        taken = {name: values[numbers] for name, values in self._columns.items() if name != "group"}
+        taken = {name: picked(values, numbers) for name, values in self._columns.items() if name != "group"}
         same = self._columns["group"] is self._columns["id"]
-        return Tracks({"group": taken["id"] if same else self._columns["group"][numbers], **taken})
+        return Tracks({"group": taken["id"] if same else picked(self._columns["group"], numbers), **taken})
 
     def rows(self, *names: str) -> Iterator[tuple[str, ...]]:
         """Yield the values of some fields, track by track."""

@@ -144,6 +144,8 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
     "peak": (("track",), {"long_name": "largest magnitude of its samples in any channel, 1 is full scale"}),
     "clipped": (("track",), {"long_name": "share of its samples at full scale, of all channels"}),
+    "start": (("track",), {"long_name": "where the windows begin in the file", "units": "s"}),
+    "end": (("track",), {"long_name": "where the track ends in the file at the latest", "units": "s"}),
     "decoder": (("track",), {"long_name": "library that decoded the file"}),
     "mean_db": (("band",), {"long_name": "mean level over the windows of the train split's ok tracks", "units": "dB"}),
     "std_db": (("band",), {"long_name": "standard deviation of the level over the same", "units": "dB"}),
@@ -151,7 +153,7 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 
 
 # What a column holds in a store of a schema that did not have it.
-ADDED: dict[str, str | float] = {"decoder": ""}
+ADDED: dict[str, str | float] = {"start": 0.0, "end": math.nan, "decoder": ""}
 
 RECEIPTS = ("key", "sha256", "n_bytes", "count", "level", "square")
 _FILE = re.compile(

@@ -17,7 +17,7 @@ import zarr
 
 from melzarr.pipeline.errors import BuildError, SpecError, StorageError, StoreError
 from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
-from melzarr.pipeline.sources.tracks import TEXT
+from melzarr.pipeline.sources.tracks import TEXT, as_column, seconds_text
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import in_archive, open_directory
@@ -159,6 +159,14 @@ class Store:
             raise StoreError(
                 f"{self.directory}: {name} cannot be read ({error}); it is damaged, build it again"
             ) from error
+
+    def field(self, name: str, which: slice = slice(None)) -> npt.NDArray[Any]:
+        """Return a field of `Track`, or some of its rows, as `TEXT`."""
+        values = self.column("track" if name == "id" else name, which)
+        if name not in {"start", "end"}:
+            return values.astype(TEXT)
+        is_own = name == "end" or self.spec.start == 0  # otherwise all tracks have the spec's start
+        return as_column([seconds_text(value) if is_own else "" for value in values.tolist()])
 
     def text(self, name: str) -> npt.NDArray[Any]:
         """Return a text column as `TEXT`. It is read in blocks: at a fixed width, a million digests take 256 MB."""

@@ -38,6 +38,7 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
         window=window,
         stride=draw(st.integers(1, 2 * window)),
         n_windows=draw(st.integers(1, 50)),
+        start=draw(st.just("middle") | st.floats(0, 1e6)),
         n_fft=n_fft,
         hop_length=draw(st.integers(1, window)),
         window_function=draw(st.sampled_from(WINDOW_FUNCTIONS)),
@@ -62,6 +63,7 @@ def test_the_defaults_are_those_of_the_article() -> None:
         "window": 2205,
         "stride": 882,
         "n_windows": 599,
+        "start": 0.0,
         "n_fft": 2048,
         "hop_length": 512,
         "window_function": "hann",
@@ -124,6 +126,19 @@ def test_bytes_are_those_of_the_array(spec: FeatureSpec) -> None:
     assert spec.track_bytes == math.prod(spec.shape) * np.empty(0, spec.dtype).itemsize
 
 
+@pytest.mark.parametrize("start", [-1, math.nan, math.inf, "12", "end", None, True])
+def test_a_start_that_is_no_place_in_a_file_is_refused(start: Any) -> None:
+    with pytest.raises(
+        SpecError, match=r"is not a number of seconds from 0 on; use one, such as start=30, or start=mid"
+    ):
+        FeatureSpec(start=start)
+
+
+def test_equal_starts_are_equal_specs() -> None:
+    assert json.dumps(FeatureSpec(start=-0.0).to_dict()) == json.dumps(FeatureSpec(start=0).to_dict())
+    assert FeatureSpec(start=30) == FeatureSpec(start=30.0) != FeatureSpec(start="middle")
+
+
 @given(specs())
 def test_a_spec_survives_json(spec: FeatureSpec) -> None:
     assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
@@ -141,8 +156,8 @@ def test_half_the_sample_rate_is_one_spec_however_it_is_given() -> None:
     assert FeatureSpec(fmax=8000).highest_frequency == 8000
 
 
-def test_a_spec_of_before_the_fields_of_the_bands_is_the_default() -> None:
-    new = {"window_function", "fmin", "fmax", "mel_scale", "norm"}
+def test_a_spec_of_before_the_newer_fields_is_the_default() -> None:
+    new = {"window_function", "fmin", "fmax", "mel_scale", "norm", "start"}
     fields = {name: value for name, value in FeatureSpec().to_dict().items() if name not in new}
     assert len(fields) == 11
     assert FeatureSpec.from_dict(fields) == FeatureSpec()

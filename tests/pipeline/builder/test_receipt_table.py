@@ -18,7 +18,7 @@ from melzarr.pipeline.builder.receipt_table import DiskColumn, ReceiptTable
 from melzarr.pipeline.shard_receipt import STATUSES, BandSums, Receipt, TrackReceipt
 from melzarr.pipeline.zarr_store.layout import statistics
 
-FACTS = ("n_windows", "source_rate", "source_channels", "duration", "peak", "clipped")
+FACTS = ("n_windows", "source_rate", "source_channels", "duration", "peak", "clipped", "start", "end")
 N_MELS = 3
 NUMBERS = st.floats(-1e9, 1e9) | st.just(float("nan"))
 ENTRIES = st.builds(
@@ -32,6 +32,8 @@ ENTRIES = st.builds(
     duration=NUMBERS,
     peak=NUMBERS,
     clipped=NUMBERS,
+    start=NUMBERS,
+    end=NUMBERS,
 )
 SUMS = st.lists(st.floats(-1e12, 1e12), min_size=N_MELS, max_size=N_MELS).map(tuple)
 

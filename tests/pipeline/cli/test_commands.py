@@ -86,9 +86,9 @@ def test_what_is_no_store_is_never_replaced(music: Path, tmp_path: Path) -> None
 
 def test_every_field_of_the_spec_is_an_option(music: Path, tmp_path: Path) -> None:
     fields = {
-        "sample_rate": 11025, "window": 1200, "stride": 400, "n_windows": 30, "n_fft": 512, "hop_length": 200,
-        "window_function": "blackman", "pad_mode": "constant", "n_mels": 32, "fmin": 60.0, "fmax": 5000.0,
-        "mel_scale": "htk", "norm": "none", "power": 1.0, "scale": "db", "dtype": "float16",
+        "sample_rate": 11025, "window": 1200, "stride": 400, "n_windows": 30, "start": 0.5, "n_fft": 512,
+        "hop_length": 200, "window_function": "blackman", "pad_mode": "constant", "n_mels": 32, "fmin": 60.0,
+        "fmax": 5000.0, "mel_scale": "htk", "norm": "none", "power": 1.0, "scale": "db", "dtype": "float16",
     }  # fmt: skip
     options = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", value)]
     result = melzarr("features", music, tmp_path / "s.zarr", "--workers", 0, *options)

@@ -52,6 +52,20 @@ def test_help_lists_the_presets_with_their_origins(command: list[str]) -> None:
         assert f"{name}: {preset.origin}." in said
 
 
+def test_a_start_is_a_number_or_the_middle(music: Path, tmp_path: Path) -> None:
+    for start, spec, status in (("middle", "middle", "ok"), ("0.25", 0.25, "ok"), ("2", 2.0, "short")):
+        options = ["--workers", 0, "--n-windows", 5, "--start", start]
+        result = melzarr("features", music, tmp_path / f"{start}.zarr", *options)
+        assert result.exit_code == 0, result.output
+        store = open_store(tmp_path / f"{start}.zarr")
+        assert store.spec.start == spec
+        assert store.values("status")[[0, 1]].tolist() == ["ok", status]
+    result = melzarr("features", music, tmp_path / "s.zarr", "--start", "end")
+    assert result.exit_code == 2
+    assert "'end' is not a valid float" in result.output
+    assert "--start middle|SECONDS" in melzarr("features", "--help").output
+
+
 def test_a_store_of_a_preset_and_an_option_is_verified_against_librosa(music: Path, tmp_path: Path) -> None:
     options = ["--preset", "musicnn", "--n-windows", 1]
     result = melzarr("features", music, tmp_path / "s.zarr", "--workers", 0, *options)

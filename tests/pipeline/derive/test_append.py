@@ -163,7 +163,8 @@ def test_a_track_that_is_there_keeps_its_label_and_split_and_that_is_said(young:
     label = open_store(young).values("label")[0]
     line = append(young, source).stdout.splitlines()[0]
     assert line == (
-        f"tracks kept unchanged, although {source} gives another label, path, group or split: bells/bells.00000"
+        f"tracks kept unchanged, although {source} gives another label, path, group, split or excerpt: "
+        f"bells/bells.00000"
     )
     store = open_store(young)
     assert (store.values("label")[0], store.values("label")[-1]) == (label, "drums")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,18 @@ import soundfile
 from encode import CODECS, encode
 
 from melzarr.pipeline.errors import AudioError
-from melzarr.pipeline.features.audio import open_audio, read_audio
+from melzarr.pipeline.features.audio import open_audio, read_audio, read_header
+from melzarr.pipeline.features.decoder_subprocess import featurise_apart
+from melzarr.pipeline.features.extract import featurise
+from melzarr.pipeline.features.mel import mel_windows
+from melzarr.pipeline.spec import FeatureSpec
 
 RATE = 22050
+SPEC = FeatureSpec(n_windows=24)  # 1.02 s
 STARTS = (0.0, 0.5, 1 / 3, 3.21, 4.599)
+TAKES = "of the 1.02 s that the spec takes"
+TO_THE_END = f"0.50 s from 3.50 s on, to the end of its file, {TAKES}"
+BEYOND = "it starts at 50.00 s, but its file has 4.00 s; none"
 FORMATS = {
     "pcm.wav": ("WAV", "PCM_16"),
     "float.wav": ("WAV", "FLOAT"),
@@ -143,6 +152,73 @@ def test_how_loud_it_is_is_said_of_the_excerpt(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", sound, RATE, "FLOAT")
     audio = read_audio(tmp_path / "a.wav", RATE, RATE, 1.0)
     assert (audio.peak, audio.clipped, audio.header.duration) == (0.25, 0, 4)
+
+
+@pytest.mark.parametrize("name", ["pcm.wav", "a.flac", "a.mp3", "aac.m4a"])
+def test_the_middle_of_a_file(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name)
+    start = (read_header(path).duration - SPEC.seconds) / 2
+    windows, receipt = featurise(path, FeatureSpec(n_windows=24, start="middle"))
+    assert (receipt.status, receipt.start) == ("ok", start)
+    assert math.isnan(receipt.end)
+    expected = mel_windows(read_audio(path, RATE, SPEC.n_samples, start).samples, SPEC)
+    np.testing.assert_array_equal(windows, expected)
+    same, of_a_number = featurise(path, FeatureSpec(n_windows=24, start=start))
+    np.testing.assert_array_equal(same, windows)
+    assert of_a_number.start == start
+
+
+def test_the_middle_of_a_file_that_is_too_short_is_its_beginning(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(0.5, RATE), RATE)
+    _, receipt = featurise(tmp_path / "a.wav", FeatureSpec(n_windows=24, start="middle"))
+    assert (receipt.status, receipt.start) == ("short", 0)
+    assert receipt.error.startswith("0.50 s of the 1.02 s that the spec takes: ")
+
+
+def test_without_a_length_there_is_no_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "aac.m4a", 3)
+    monkeypatch.setattr("melzarr.pipeline.features.ffmpeg_decoder.FFmpegDecoder._length", lambda *_: math.nan)
+    windows, receipt = featurise(path, FeatureSpec(n_windows=24, start="middle"))
+    assert (len(windows), receipt.status) == (0, "failed")
+    assert "its middle is not known" in receipt.error
+    assert math.isnan(receipt.start)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "status", "n_windows", "sentence"),
+    [
+        (1.0, 2.5, "ok", 24, ""),
+        (1.0, 1.5, "short", 11, f"0.50 s from 1.00 s to its end at 1.50 s, {TAKES}: windows from 11 on are missing"),
+        (3.5, math.nan, "short", 11, f"{TO_THE_END}: windows from 11 on are missing"),
+        (3.5, 9.0, "short", 11, f"{TO_THE_END}: windows from 11 on are missing"),
+        (50.0, 60.0, "short", 0, f"{BEYOND} {TAKES}: shorter than one window of 0.100 s"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pcm.wav", "vorbis.ogg"])
+def test_an_excerpt_that_is_too_short_says_why(
+    tmp_path: Path, name: str, start: float, end: float, status: str, n_windows: int, sentence: str
+) -> None:
+    path = written(tmp_path, name, 4)
+    windows, receipt = featurise(path, FeatureSpec(n_windows=24, start=start), end=end)
+    assert (receipt.status, receipt.n_windows, receipt.error) == (status, n_windows, sentence)
+    assert (receipt.start, receipt.duration, len(windows)) == (start, 4, n_windows)
+    assert receipt.end == end or math.isnan(end)
+
+
+def test_in_a_subprocess_it_is_the_same(tmp_path: Path) -> None:
+    path, spec = written(tmp_path, "pcm.wav", 4), FeatureSpec(n_windows=24, start=1)
+    windows, receipt = featurise(path, spec, end=1.5)
+    apart, told = featurise_apart(path, spec, 1.5)
+    np.testing.assert_array_equal(apart, windows)
+    assert told == receipt
+
+
+def test_a_silent_excerpt_is_named_by_its_place(tmp_path: Path) -> None:
+    sound = noise(4, RATE)
+    sound[RATE : 3 * RATE] = 0
+    soundfile.write(tmp_path / "a.wav", sound, RATE)
+    _, receipt = featurise(tmp_path / "a.wav", FeatureSpec(n_windows=24, start=1))
+    assert (receipt.status, receipt.error) == ("silent", "1.02 s from 1.00 s on are silent (peak digital silence)")
 
 
 def test_a_cut_off_flac_goes_on_with_another_decoder(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def test_a_comparison_holds_no_objects_for_its_tracks(
     tracks = Tracks.of(catalog.tracks)
     columns = {name: tracks.column(name) for name in FIELDS} | {"track": tracks.column("id")}
     columns["source_sha256"] = np.full(N, "5a" * 32, TEXT)
-    store = cast("Store", SimpleNamespace(text=columns.__getitem__, column=lambda name, some: columns[name][some]))
+    read = {"text": columns.__getitem__, **dict.fromkeys(("column", "field"), lambda name, some: columns[name][some])}
+    store = cast("Store", SimpleNamespace(**read))
     found: list[list[str]] = []
     assert peak_of(lambda: found.append(room._track_changes(store, catalog, lambda _: None))) < BYTES * N
     first = sorted(track.id for track in catalog.tracks[:3])

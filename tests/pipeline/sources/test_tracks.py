@@ -8,15 +8,18 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from melzarr.pipeline.sources.catalog import read_catalog
-from melzarr.pipeline.sources.tracks import FIELDS, Track, Tracks
+from melzarr.pipeline.sources.tracks import FIELDS, Track, Tracks, joined, seconds_text
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # no half surrogates: nothing UTF-8 can hold
-TRACKS = st.lists(st.builds(Track, id=TEXTS, label=TEXTS, source=TEXTS, group=TEXTS, split=TEXTS), max_size=8)
+TRACKS = st.lists(
+    st.builds(Track, id=TEXTS, label=TEXTS, source=TEXTS, group=TEXTS, split=TEXTS, start=TEXTS, end=TEXTS), max_size=8
+)
 
 
 @given(TRACKS)
@@ -45,6 +48,25 @@ def test_they_are_sorted_as_python_sorts_text_and_ties_stay_in_order(given_track
 @given(TRACKS)
 def test_rows_are_the_fields_that_are_named(given_tracks: list[Track]) -> None:
     assert list(Tracks.of(given_tracks).rows("split", "id")) == [(track.split, track.id) for track in given_tracks]
+
+
+@given(TRACKS, st.data())
+def test_some_of_them_are_taken_and_joined(given_tracks: list[Track], data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(given_tracks) - 1)) if given_tracks else st.just([]))
+    tracks = Tracks.of(given_tracks).take(np.array(numbers, np.intp))
+    assert list(tracks) == [given_tracks[number] for number in numbers]
+    both = {name: joined([tracks.column(name), Tracks.of(given_tracks).column(name)]) for name in FIELDS}
+    assert list(Tracks(both)) == [*tracks, *given_tracks]
+
+
+@given(st.floats(0, 1e9))
+def test_a_time_has_one_text(seconds: float) -> None:
+    assert float(seconds_text(seconds) or 0) == seconds
+    assert seconds_text(float(seconds_text(seconds) or 0)) == seconds_text(seconds)
+
+
+def test_a_time_is_as_a_person_writes_it() -> None:
+    assert [seconds_text(seconds) for seconds in (12.5, 30.0, 0.0, -0.0, float("nan"))] == ["12.5", "30", "", "", ""]
 
 
 def test_one_column_may_be_another() -> None:
