@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard(workers: str, disk: Disk, 
 
 def test_a_disk_that_is_full_when_all_shards_are_made(disk: Disk, music: Path, finished: Store) -> None:
     target = disk.path / "s.zarr"
-    disk.change(f"size={pages(*(finished.directory.path / 'mel/c').glob('*/0/0/0')) + 12 * PAGE}")
+    disk.change(f"size={pages(*(finished.directory.path / 'mel/c').glob('*/0/0/0')) + 24 * PAGE}")
     assert refused(features(music, target), target, "No space left", "free some space there")
     disk.change("size=64m")
     assert "12 tracks from an earlier run" in features(music, target).stdout
