@@ -123,7 +123,7 @@ bench: can-train $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways 
 
 torture: can-train $(VENV)/.dev-$(PYVER) ## end commands at each change, mutate audio, kill builds at random, for MINUTES=10 each
 	$(BIN)/python tests/torture/sweep.py --minutes $(or $(MINUTES),10)
-	$(BIN)/python tests/torture/mutations.py --files 10000
+	PYTHONPATH=tests/stores $(BIN)/python tests/torture/mutations.py --files 10000
 	$(BIN)/python tests/torture/kills.py --rounds 100000 --minutes $(or $(MINUTES),10) $(ARGS)
 
 lock: can-train $(VENV)/.dev-$(PYVER) ## resolve the versions anew

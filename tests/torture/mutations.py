@@ -1,6 +1,6 @@
 """Mutate audio files of every format, and see that each becomes a status and a sentence, in bounded time and memory.
 
-    python tests/torture/mutations.py --files 10000 --seed 0
+    PYTHONPATH=tests/stores python tests/torture/mutations.py --files 10000 --seed 0
 
 A process of its own takes one file after the other as a worker does; where it crashes or hangs, that is counted for the
 file, and another process goes on with the next. What is mutated are synthesised tracks, and real ones where a folder of
