@@ -37,7 +37,7 @@ def build_store(
     plan, catalog, target, replace, max_failed
         As for `build`.
     connect : callable
-        Called with the memory of a worker, in bytes, if something is to be computed; returns a context manager that
+        Called with the memory of a worker, in bytes, if tracks must be computed; returns a context manager that
         yields the runner.
     feedback : Feedback
         What the caller is told.

@@ -91,7 +91,7 @@ class ReceiptTable:
         self.status = np.zeros(n_tracks, ASCII["status"])
         self.error = np.zeros(n_tracks, TEXT)
         self.tracks: dict[str, npt.NDArray[Any] | DiskColumn] = {"status": self.status, "error": self.error}
-        for name in [name for name in TYPES if name not in self.tracks]:  # in their order
+        for name in [name for name in TYPES if name not in self.tracks]:
             self.tracks[name] = DiskColumn(folder, (n_tracks,), ASCII.get(name, DTYPES[TYPES[name]]))
         self.shards: dict[str, npt.NDArray[Any]] = {
             "key": np.zeros(n_shards, TEXT),

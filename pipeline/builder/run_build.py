@@ -146,7 +146,7 @@ def compute(
     runner : Runner
         Runs the jobs.
     receipt_table : ReceiptTable
-        Table to which the receipts are added.
+        Table that receives the receipts.
     max_failed, progress
         As for `build`.
 
@@ -180,7 +180,7 @@ def shard_jobs(
     root : Directory
         Directory of the audio files.
     workspace : Workspace
-        Workspace to which the shards are written.
+        Workspace that receives the shards.
     shards : iterable of Shard
         Shards to compute.
     runner : Runner

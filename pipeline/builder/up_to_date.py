@@ -27,7 +27,7 @@ from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
 def is_up_to_date(
     target: Directory, plan: Plan, catalog: Catalog, *, replace: bool = False, feedback: Feedback = SILENT
 ) -> bool:
-    """Return whether what is at a target is the store that would be built; False if it is to be replaced.
+    """Return whether what is at a target is the store that would be built; False if it must be replaced.
 
     Raises
     ------

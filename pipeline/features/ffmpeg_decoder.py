@@ -147,7 +147,7 @@ class FFmpegDecoder:
         import av  # noqa: PLC0415
 
         rate, channels = self.header.sample_rate, self.header.channels
-        done, codec = 0, self.header.codec
+        done, codec, kind = 0, self.header.codec, ""
         for frame in self._decoded_frames():
             seconds = f"{done / rate:.2f} s"
             if isinstance(frame, av.error.PatchWelcomeError):
@@ -158,7 +158,8 @@ class FFmpegDecoder:
                 self.fault = self.fault or f"damaged at {seconds} ({codec}, FFmpeg: {said})"
                 continue
             found = frame.sample_rate, frame.layout.nb_channels
-            if found != (rate, channels):
+            kind = kind or f"{frame.layout.name} {frame.format.name}"
+            if found != (rate, channels) or kind != f"{frame.layout.name} {frame.format.name}":
                 change = f"from {rate} Hz and {channels} channels to {found[0]} Hz and {found[1]}"
                 self.fault = f"its format changes after {seconds}, {change}"
                 break
@@ -186,15 +187,12 @@ class FFmpegDecoder:
 def _opened(path: Path) -> Any:
     import av  # noqa: PLC0415
 
+    # PyAV 19 takes text in any encoding, and has no such option; before, text that is not UTF-8 was an error.
+    text_errors = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         # An address, so that no name is taken for another protocol.
-        return av.open(
-            f"file:{path}",
-            **(
-                {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-            ),  # later it does so itself
-            container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-        )
+        allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        return av.open(f"file:{path}", container_options=allowed, **text_errors)
     except av.FFmpegError as error:
         raise AudioError(f"FFmpeg finds no audio in the file ({error.strerror})") from error
 

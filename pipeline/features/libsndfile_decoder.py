@@ -220,7 +220,12 @@ def stream_header(stream: IO[bytes]) -> Header:
 def quiet() -> Iterator[None]:
     """Remove what libmpg123 prints to stderr about a damaged file: it names no file, and a status says more."""
     with _stderr:
-        kept, stderr = _place_for_messages(), os.dup(2)
+        kept = _place_for_messages()
+        try:
+            stderr = os.dup(2)
+        except OSError:  # it is closed, so that nothing is printed
+            yield
+            return
         os.dup2(kept, 2)
         try:
             yield

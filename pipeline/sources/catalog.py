@@ -86,7 +86,7 @@ def read_catalog(
     path_column, label_column, group_column : str
         Columns of a manifest with the path, label and group of each track.
     audio_root : str, Path or Directory, optional
-        Directory to which the paths of a manifest are relative; by default the manifest's.
+        Base directory of the paths of a manifest; by default the manifest's.
     follow_links : bool
         Whether links to folders in a folder are followed.
 

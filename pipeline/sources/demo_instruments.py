@@ -241,7 +241,7 @@ def chiptune(piece: Piece) -> Samples:
 
 
 def choir(piece: Piece) -> Samples:
-    """Play slow chords sung on one vowel, whose formants are the same at every pitch."""
+    """Synthesise slow chords sung on one vowel; its formants are the same at every pitch."""
     formants = list(zip(piece.dice.choice(VOWELS), (200, 100, 30), strict=True))
 
     def vowel(f: Samples) -> Samples:

@@ -34,7 +34,7 @@ def manifest_tracks(
     manifest : Directory
         Path or address of the manifest.
     audio : Directory
-        Directory to which its paths are relative, and which contains all files.
+        Base directory of its paths; it contains all files.
     columns : mapping of str to str
         Name of the column of path, label, id, group, split, start and end, in this order.
     remarks : list of str

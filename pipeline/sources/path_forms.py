@@ -110,7 +110,7 @@ class PathForms:
     def _exists(self, source: str | None) -> bool:
         try:
             return source is not None and self._root.size(source) is not None
-        except StorageError:  # such as a bucket that does not tell what it lacks; the build says what it cannot read
+        except StorageError:  # a bucket may not report missing files; the build reports what it cannot read
             self._looks, self._fitting = 0, {PLAIN}
             return False
 

@@ -60,7 +60,7 @@ class Tally:
         self._examples: dict[str, str] = {}
 
     def add(self, kind: str, number: int, text: str) -> None:
-        """Count a text in a row; the text is given as it is shown."""
+        """Count a text in a row; `text` is what messages show."""
         self._counts[kind] += 1
         if kind not in self._examples:
             self._examples[kind] = f"{text} in row {number}"

@@ -56,7 +56,7 @@ class Track:
 
     @property
     def end_seconds(self) -> float:
-        """Where it ends in its file at the latest, in s; NaN if only the file's end limits it."""
+        """Latest end of the track in its file, in s; NaN if only the file's end limits it."""
         return float(self.end or math.nan)
 
 

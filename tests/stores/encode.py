@@ -31,6 +31,17 @@ CODECS = {
 LOSSLESS = {"alac.m4a", "alac.caf", "flac.oga", "flac.flac", "wavpack.wv", "tta.tta"}
 
 
+def chords(seconds: float, rate: int, channels: int) -> npt.NDArray[np.float32]:
+    """Chords whose tones come and go, different in each channel, so that no shift or channel goes unnoticed."""
+    t = np.arange(round(seconds * rate)) / rate
+    rng = np.random.default_rng(0)
+    sound = np.zeros((t.size, channels))
+    for channel in range(channels):
+        for frequency in rng.uniform(100, 3000, 6):
+            sound[:, channel] += 0.1 * np.sin(2 * np.pi * frequency * t) * np.sin(rng.uniform(3, 20) * t) ** 2
+    return sound.astype(np.float32)
+
+
 def encode(path: Path, sound: npt.NDArray[np.float32], rate: int, codec: str, container: str, **options: Any) -> Path:
     """Encode sound, shape (n,) or (n, channels): int16, or float32 of full scale 1.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from encode import chords
 
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features import libsndfile_decoder as room
@@ -26,14 +29,8 @@ SAME = {"rtol": 0, "atol": 1e-6}
 
 
 def music(seconds: float, rate: int = RATE, channels: int = 1) -> npt.NDArray[np.float32]:
-    """Chords whose tones come and go, different in each channel, so that no shift or channel goes unnoticed."""
-    t = np.arange(round(seconds * rate)) / rate
-    rng = np.random.default_rng(0)
-    sound = np.zeros((t.size, channels))
-    for channel in range(channels):
-        for frequency in rng.uniform(100, 3000, 6):
-            sound[:, channel] += 0.1 * np.sin(2 * np.pi * frequency * t) * np.sin(rng.uniform(3, 20) * t) ** 2
-    return np.squeeze(sound.astype(np.float32))
+    """Chords, [shape=(n,)] if there is one channel."""
+    return np.squeeze(chords(seconds, rate, channels))
 
 
 def write(path: Path, sound: npt.NDArray[np.float32], rate: int = RATE, subtype: str | None = None) -> Path:
@@ -532,3 +529,16 @@ def test_files_of_macos_in_the_current_folder_and_beside_a_file_do_not_matter(
         assert found.header == alone.header
         assert found.header.decoder == "libsndfile"
         np.testing.assert_array_equal(found.samples, alone.samples)
+
+
+def test_a_process_without_stderr_reads_files_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp3", music(1), RATE)
+    code = (
+        "import os, sys; os.close(2); from pathlib import Path\n"
+        "from melzarr.pipeline.features.audio import read_audio\n"
+        "print(read_audio(Path(sys.argv[1]), 22050, 22050).samples.size)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "22050\n"

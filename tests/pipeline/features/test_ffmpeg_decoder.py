@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from encode import CODECS, LOSSLESS, encode
+from encode import CODECS, LOSSLESS, chords, encode
 
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features import audio as room
@@ -29,14 +29,8 @@ DELAYS = {"aac.aac": 1024, "ac3.ac3": 256, "mp2.ts": 481, "wma.wma": -2048}
 
 
 def music(seconds: float, rate: int = RATE, channels: int = 1) -> npt.NDArray[np.float32]:
-    """Chords whose tones come and go, different in each channel, so that no shift or channel goes unnoticed."""
-    t = np.arange(round(seconds * rate)) / rate
-    rng = np.random.default_rng(0)
-    sound = np.zeros((t.size, channels))
-    for channel in range(channels):
-        for frequency in rng.uniform(100, 3000, 6):
-            sound[:, channel] += 0.1 * np.sin(2 * np.pi * frequency * t) * np.sin(rng.uniform(3, 20) * t) ** 2
-    return sound.astype(np.float32)
+    """Chords, [shape=(n, channels)]."""
+    return chords(seconds, rate, channels)
 
 
 def written(folder: Path, name: str, sound: npt.NDArray[np.float32]) -> Path:
