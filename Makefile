@@ -119,7 +119,7 @@ format: can-train $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants 
 	$(BIN)/ruff format .
 
 bench: can-train $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
-	$(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
+	PYTHONPATH=tests/stores $(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
 
 torture: can-train $(VENV)/.dev-$(PYVER) ## end commands at each change, mutate audio, kill builds at random, for MINUTES=10 each
 	$(BIN)/python tests/torture/sweep.py --minutes $(or $(MINUTES),10)

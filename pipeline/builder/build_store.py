@@ -59,7 +59,7 @@ def build_store(
     refuse_place(workspace, replace=replace, catalog=catalog)  # before workers are started
     for line in (*catalog.remarks, *missing_splits(catalog)):
         feedback.warn(line)
-    feedback.say(f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
+    feedback.say(f"{count(len(plan.tracks), 'track')}, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}")
     if earlier := workspace.n_receipts():
         feedback.say(f"continuing: {count(earlier, 'shard')} from an earlier run; each is checked before it is kept")
     with connect(plan.worker_bytes) as runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from melzarr.pipeline.human_units import duration, size, table
+from melzarr.pipeline.human_units import count, duration, size, table
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def derived_lines(summary: Summary, store_bytes: int) -> list[str]:
 
 def part_lines(summary: Summary, n_tracks: int) -> list[str]:
     """Format the summary of a part of a build, which has `n_tracks` tracks."""
-    return [f"{n_tracks} tracks made, in {duration(summary.seconds['wall'])}", *_work_lines(summary, n_tracks)]
+    return [f"{count(n_tracks, 'track')} made, in {duration(summary.seconds['wall'])}", *_work_lines(summary, n_tracks)]
 
 
 def _status_line(summary: Summary) -> str:
-    statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items(), key=lambda x: -x[1]))
+    statuses = ", ".join(f"{n} {status}" for status, n in sorted(summary.statuses.items(), key=lambda x: -x[1]))
     return f"  tracks: {statuses}"
 
 
@@ -117,14 +117,14 @@ def store_lines(facts: Description) -> list[str]:
     splits = sorted({row["split"] for row in facts.tracks}, key=_part_order)
     statuses = sorted({row["status"] for row in facts.tracks}, key=("ok", "short", "silent", "failed").index)
 
-    def count(**wanted: str) -> int:
+    def number(**wanted: str) -> int:
         return sum(row["tracks"] for row in facts.tracks if all(row[k] == v for k, v in wanted.items()))
 
     counts = {
         label: [
-            count(label=label),
-            *(count(label=label, split=split) for split in splits),
-            *(count(label=label, status=status) for status in statuses),
+            number(label=label),
+            *(number(label=label, split=split) for split in splits),
+            *(number(label=label, status=status) for status in statuses),
         ]
         for label in labels
     }
@@ -157,7 +157,7 @@ def _span(values: Sequence[float]) -> str:
 
 def share_lines(facts: Mapping[str, Any]) -> list[str]:
     """Format the summary of a share."""
-    made = f"{facts['tracks']} tracks, {size(facts['bytes'])}, in {duration(facts['seconds'])}"
+    made = f"{count(facts['tracks'], 'track')}, {size(facts['bytes'])}, in {duration(facts['seconds'])}"
     lines = [f"shared {facts['store']} as {facts['share']}: {made}", f"  uuid      {facts['uuid']}"]
     if facts["sha256"]:
         lines.append(f"  sha256    {facts['sha256']}, also in {facts['share']}.sha256")
@@ -168,14 +168,14 @@ def share_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Format the findings of a verification."""
-    lines = [f"{verdict.n_tracks} tracks read back: checksums, statuses and statistics compared"]
+    lines = [f"{count(verdict.n_tracks, 'track')} read back: checksums, statuses and statistics compared"]
     if verdict.n_files:
         lines.append(f"{verdict.n_files} files compared with {CHECKSUMS}")
     if verdict.n_sources:
         lines.append(f"{verdict.n_sources} source files compared with their digests")
     if verdict.n_sampled:
         lines.append(
-            f"{verdict.n_sampled} tracks computed again by librosa: largest relative error "
+            f"{count(verdict.n_sampled, 'track')} computed again by librosa: largest relative error "
             f"{verdict.max_relative:.1e}, largest difference {verdict.max_db:.1e} dB among loud values"
         )
     if verdict.problems:

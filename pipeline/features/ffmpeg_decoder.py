@@ -24,6 +24,9 @@ CONTAINERS = (
 # Those whose duration is an estimate from the bit rate, or that of a tag; their packets are counted.
 COUNTED = {"aac", "ac3", "dts", "eac3", "latm", "loas", "mp3", "mpeg", "mpegts"}
 
+# Type of a sample by FFmpeg's name of it.
+SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
 
 def is_installed() -> bool:
     """Return whether PyAV is installed."""
@@ -115,23 +118,22 @@ class FFmpegDecoder:
         np.ndarray [shape=(n, channels), dtype=float32]
             Samples of each channel; full scale is 1.
         """
-        import av  # noqa: PLC0415
-
         rate, channels = self.header.sample_rate, self.header.channels
         end = math.inf if self.reason is None else self.reason.end * rate
         if self.container.format.name.startswith("mov") and not math.isnan(self.header.duration):
             end = min(end, self.header.duration * rate)  # the last frame may be longer than the audio
         stop = round(min(start + n_samples, end))
-        # A queue in C, because numpy takes longer for each of a thousand frames than FFmpeg does to decode it.
-        queue, frames = av.AudioFifo(), self._frames()
+        left, frames = np.empty((channels, 0), np.float32), self._frames()
         while self.position < stop:
             n_next = min((start if self.position < start < stop else stop) - self.position, BLOCK)
-            while queue.samples < n_next and (frame := next(frames, None)):
-                frame.pts = None  # the queue would refuse a gap
-                queue.write(frame)
-            if not queue.samples:
+            parts, n_found = [left], left.shape[1]
+            while n_found < n_next and (frame := next(frames, None)):
+                parts.append(_as_float(frame, channels))
+                n_found += frame.samples
+            if not n_found:
                 return
-            block = _as_float(queue.read(n_next, partial=True).to_ndarray(), channels)
+            found = np.concatenate(parts, axis=1)
+            block, left = found[:, :n_next].T, found[:, n_next:]
             self.position += len(block)
             if self.position > start:
                 yield block
@@ -147,21 +149,20 @@ class FFmpegDecoder:
         import av  # noqa: PLC0415
 
         rate, channels = self.header.sample_rate, self.header.channels
-        done, codec, kind = 0, self.header.codec, ""
+        done, codec, kind = 0, self.header.codec, None
         for frame in self._decoded_frames():
-            seconds = f"{done / rate:.2f} s"
             if isinstance(frame, av.error.PatchWelcomeError):
-                self.fault = f"its format changes after {seconds}, and FFmpeg stops there"
+                self.fault = f"its format changes after {done / rate:.2f} s, and FFmpeg stops there"
                 break
             if isinstance(frame, Exception):
                 said = getattr(frame, "strerror", frame)
-                self.fault = self.fault or f"damaged at {seconds} ({codec}, FFmpeg: {said})"
+                self.fault = self.fault or f"damaged at {done / rate:.2f} s ({codec}, FFmpeg: {said})"
                 continue
             found = frame.sample_rate, frame.layout.nb_channels
-            kind = kind or f"{frame.layout.name} {frame.format.name}"
-            if found != (rate, channels) or kind != f"{frame.layout.name} {frame.format.name}":
+            kind = kind or (frame.layout.name, frame.format.name)
+            if found != (rate, channels) or kind != (frame.layout.name, frame.format.name):
                 change = f"from {rate} Hz and {channels} channels to {found[0]} Hz and {found[1]}"
-                self.fault = f"its format changes after {seconds}, {change}"
+                self.fault = f"its format changes after {done / rate:.2f} s, {change}"
                 break
             done += frame.samples
             yield frame
@@ -221,12 +222,19 @@ def _counted(path: Path, stream: int) -> float:
         return float((ticks - skipped) * chosen.time_base) if ticks else math.nan
 
 
-def _as_float(data: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
-    """Return samples of a frame as float32, [shape=(n, channels)]; planar frames have one row per channel."""
-    samples = data.T if len(data) == channels else data.reshape(-1, channels)
-    if samples.dtype.kind == "f":
+def _as_float(frame: Any, channels: int) -> npt.NDArray[np.float32]:
+    """Return the samples of a frame, [shape=(channels, n), dtype=float32]; full scale is 1.
+
+    PyAV's own ``to_ndarray`` takes as long as FFmpeg takes to decode a frame.
+    """
+    kind = np.dtype(SAMPLES[frame.format.name.removesuffix("p")])
+    if frame.format.is_planar:
+        samples = np.array([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes])
+    else:
+        samples = np.frombuffer(frame.planes[0], kind, frame.samples * channels).reshape(-1, channels).T
+    if kind.kind == "f":
         return samples.astype(np.float32, copy=False)
-    scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    if samples.dtype.kind == "u":
+    scale = 2.0 ** (8 * kind.itemsize - 1)
+    if kind.kind == "u":
         return samples.astype(np.float32) / np.float32(scale) - np.float32(1)
     return samples.astype(np.float32) * np.float32(1 / scale)  # a power of two, so that nothing more is rounded

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -127,31 +129,40 @@ def count_frames(file: IO[bytes]) -> Frames | None:
     if not _is_frame(head, 0):
         return None
     kind, mono = _format_bits(head[1], head[2]), head[3] >> 6 == MONO
-    alike = _sizes(kind)
+    frame, header = _patterns(kind, mono)
     count, stopped = 0, ""
     while not stopped:
-        data, here = _read(file, place, min(CHUNK, end - place)), 0
-        last = len(data) - 4
-        while here <= last:
-            n_bytes = alike.get(data[here + 1 : here + 3])
-            if n_bytes is None or data[here] != 0xFF or (data[here + 3] >> 6 == MONO) is not mono:
-                stopped = _what_follows(file, place + here)
-                break
-            here += n_bytes
-            count += 1
-        place += here
-        if place + 4 > end:
-            stopped = stopped or "end"
-    if place > end:
-        count -= 1  # the file was cut off within its last frame
+        data = _read(file, place, min(CHUNK, end - place))
+        found = frame.findall(data)
+        rest = found[-1] if found else b""
+        count += len(found) - bool(rest)
+        place += len(data) - len(rest)
+        if place + len(rest) >= end and (len(rest) < 4 or header.match(rest)):
+            stopped = "end"  # also if the file was cut off within its last frame
+        elif rest and not header.match(rest):
+            stopped = _what_follows(file, place)
     tag = has_tag(head)
     return Frames(FORMATS[kind], count - tag, stopped, is_tagged=tag)
 
 
 @functools.cache
-def _sizes(kind: int) -> dict[bytes, int]:
-    """Return the entries of `SIZES` of one format."""
-    return {header: n_bytes for header, n_bytes in SIZES.items() if _format_bits(*header) == kind}
+def _patterns(kind: int, mono: bool) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """Return patterns of a whole frame of one format, or in a group of all that follows the last one; and of a header.
+
+    In a loop of Python, each frame would take three times as long.
+    """
+    headers: dict[int, list[bytes]] = defaultdict(list)
+    for header, n_bytes in SIZES.items():
+        if _format_bits(*header) == kind:
+            headers[n_bytes].append(header)
+    mode = rb"[\xc0-\xff]" if mono else rb"[\x00-\xbf]"
+    kinds = {
+        n_bytes: rb"[%b]" % re.escape(bytes({second for _, second in alike})) for n_bytes, alike in headers.items()
+    }
+    start = rb"\xff[%b]" % re.escape(bytes({first for alike in headers.values() for first, _ in alike}))
+    frames = b"|".join(rb"%b%b.{%d}" % (second, mode, n_bytes - 4) for n_bytes, second in kinds.items())
+    header = rb"%b(?:%b)%b" % (start, b"|".join(kinds.values()), mode)
+    return re.compile(rb"%b(?:%b)|(.+)" % (start, frames), re.DOTALL), re.compile(header)
 
 
 def _what_follows(file: IO[bytes], place: int) -> str:

@@ -68,7 +68,7 @@ def init_stage(source: str, store: Directory, force: bool, **options: Any) -> No
     show([*catalog.remarks, *missing_splits(catalog)])
     write_plan(plan, catalog, store, replace=force)
     click.echo(
-        f"{len(plan.tracks)} tracks, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}; at most "
+        f"{count(len(plan.tracks), 'track')}, {count(plan.n_shards, 'shard')} of {plan.tracks_per_shard}; at most "
         f"{count(plan.n_shards, 'part')}"
     )
     next_step("job-array", "part", f"1/{min(16, plan.n_shards)}", store)
@@ -99,7 +99,7 @@ def part_stage(
     written, (number, n_parts) = read_plan(store), part
     shards = list(written.part(number, n_parts))
     n_tracks = sum(len(shard.tracks) for shard in shards)
-    click.echo(f"part {number} of {n_parts}: {n_tracks} tracks, {count(len(shards), 'shard')}", err=as_json)
+    click.echo(f"part {number} of {n_parts}: {count(n_tracks, 'track')}, {count(len(shards), 'shard')}", err=as_json)
     if not shards:
         return
     with (
