@@ -21,7 +21,11 @@ def windows(
     batch_size: int = 128,
     *,
     seed: int = 0,
+    epoch: int = 0,
     windows_per_track: int | None = None,
+    weights: str | None = None,
+    rank: int = 0,
+    n_ranks: int = 1,
     memory: int | None = None,
     threads: int | None = None,
 ) -> Batches:
@@ -37,8 +41,15 @@ def windows(
         Windows per batch; the last batch of an epoch may have fewer.
     seed : int
         Seed of the order, which depends on the seed and the epoch alone.
+    epoch : int >= 0
+        Number of the first epoch.
     windows_per_track : int > 0, optional
         Number of windows per track, drawn at random in each epoch; by default all.
+    weights : "balanced", optional
+        "balanced" gives each class the same number of tracks in an epoch; by default each track comes once.
+    rank, n_ranks : int
+        Which of how many parts of each epoch is wanted, if several processes train one network. Each track is in one
+        part.
     memory : int > 0, optional
         Bytes that decoded tracks may take; by default half of the free memory. If the split does not fit, it is
         streamed in each epoch.
@@ -50,12 +61,15 @@ def windows(
     Batches
         Each iteration is the next epoch, and yields windows, (batch, n_frames, n_mels) float32 in the store's scale,
         and classes, (batch,) int32. A class is the place of a label in the sorted labels. ``tf()`` returns the same as
-        a `tf.data.Dataset`.
+        a `tf.data.Dataset`, and ``torch()`` as an `IterableDataset`. After ``load_state_dict(state)``, with a state
+        from ``state_dict()``, the next iteration is the rest of that epoch.
 
     Raises
     ------
     StoreError
         If the split has no ok track.
+    CallError
+        If an argument is out of its range.
     """
     from melzarr.model.loader import Batches
     from melzarr.model.selection import select
@@ -66,7 +80,11 @@ def windows(
         select(opened, split),
         batch_size,
         seed=seed,
+        epoch=epoch,
         windows_per_track=windows_per_track,
+        weights=weights,
+        rank=rank,
+        n_ranks=n_ranks,
         memory=memory,
         threads=threads,
     )

@@ -1,48 +1,63 @@
-"""Blocks of windows as a tf.data.Dataset of batches."""
+"""Batches of windows as a tf.data.Dataset."""
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-PREFETCH = 2  # blocks that are prefetched for the network
+from melzarr.model.track_memory import TrackMemory
+from melzarr.model.window_order import Order
+from melzarr.model.window_pools import pools
+
+GATHERS = 4  # batches that are gathered at the same time
+PREFETCH = 4  # batches that wait for the network
 
 
-def as_dataset(
-    epoch: Callable[[], Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]],
-    shape: tuple[int, ...],
-    batch_size: int,
-    n_batches: int,
-    release: Iterable[Callable[[], Any]] = (),
-) -> tf.data.Dataset:
-    """Return a dataset of batches. Windows cross from Python to TensorFlow in blocks, and are batched there.
+def as_dataset(order: Order, tracks: TrackMemory, batch_size: int, first_epoch: int) -> tf.data.Dataset:
+    """Return batches as a dataset. Decoded windows cross from Python to TensorFlow without a copy, a pool at a time.
 
     Parameters
     ----------
-    epoch : callable
-        Returns the blocks of the next epoch: windows and classes.
-    shape : tuple of int
-        Shape of a window.
-    batch_size, n_batches : int > 0
-        Windows per batch, and batches per epoch.
-    release : iterable of callable
-        Called when the dataset is garbage. TensorFlow never releases `epoch`, nor what it refers to.
+    order : Order
+        The windows and their order.
+    tracks : TrackMemory
+        The decoded tracks; closed when the dataset is garbage.
+    batch_size : int > 0
+        Windows per batch.
+    first_epoch : int
+        Number of the first epoch.
 
     Returns
     -------
     tf.data.Dataset
         Pairs of (batch, …) float32 windows, and (batch,) int32 classes. Each iteration is the next epoch.
     """
-    signature = (tf.TensorSpec((None, *shape), tf.float32), tf.TensorSpec((None,), tf.int32))
-    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
-    for function in release:
-        weakref.finalize(dataset, function)
+    epochs = itertools.count(first_epoch)
+
+    def epoch() -> Iterator[tuple[Any, ...]]:
+        for pool in pools(order, tracks, next(epochs), batch_size):
+            yield pool.windows, pool.indices, pool.classes
+            del pool
+
+    of_windows = tf.TensorSpec((None, *tracks.store.spec.shape[1:]), tf.float32)
+    signature = of_windows, tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None, None), tf.int32)
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature).flat_map(_gathered)
+    n_batches = -(-order.n_windows(first_epoch) // batch_size)
+    if order.n_ranks == 1:  # otherwise epochs can differ
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(n_batches))
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune, and autotuning takes longer than the batches
-    counted = dataset.prefetch(PREFETCH).rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(n_batches))
-    return counted.with_options(options)
+    dataset = dataset.prefetch(PREFETCH).with_options(options)
+    weakref.finalize(dataset, tracks.close)
+    return dataset
+
+
+def _gathered(windows: tf.Tensor, indices: tf.Tensor, classes: tf.Tensor) -> tf.data.Dataset:
+    """Return the batches of a pool."""
+    return tf.data.Dataset.from_tensor_slices((indices, classes)).map(
+        lambda which, labels: (tf.gather(windows, which), labels), num_parallel_calls=GATHERS, deterministic=True
+    )

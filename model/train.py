@@ -194,7 +194,7 @@ def _fit(
         seed=seed,
         windows_per_track=recipe.windows_per_track or None,
         memory=memory,
-        first_epoch=len(history),
+        epoch=len(history),
     ).tf()
     steps = -(-n_windows // recipe.batch_size)
     model = run.last_state() if history else _compiled(store, recipe, protocol, steps)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +34,10 @@ from melzarr.pipeline.zarr_store.layout import (
 )
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.readable_store import Reader
-from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk, index_bytes, read_index, shard_name
+from melzarr.pipeline.zarr_store.shard import SHARDS, Encoded, decode_chunk, index_bytes, read_index, shard_name
 from melzarr.pipeline.zarr_store.zarr_adapter import ReadOnlyDirectoryStore
 
-Chunks = Callable[[int], bytes]  # reads the encoded chunk of a track, by number
+Content = TypeVar("Content", bound=Encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,8 @@ class Store:
 
         The function raises OSError, ValueError or RuntimeError if the track is damaged.
         """
-        mel, chunks, dtype = self.mel, self.chunks(), np.dtype(self.spec.dtype)
+        mel, dtype = self.mel, np.dtype(self.spec.dtype)
+        chunks = self._chunks(_range_reader(self.directory))
         if chunks is None:
             return lambda number, out: np.copyto(out, mel[number])  # another layout: read with zarr
 
@@ -198,25 +200,29 @@ class Store:
 
         return read
 
-    def chunks(self) -> Chunks | None:
+    def chunks(self) -> Callable[[int], bytes] | None:
         """Return a thread-safe function that reads the encoded chunk of a track, by number.
 
         The function raises OSError or ValueError if the shard is damaged. It does not check the chunk itself; use
         `shard.compressed` for that. Return None if the array has another layout.
         """
+        return self._chunks(self.directory.read_range)
+
+    def _chunks(self, read_range: Callable[[str, int, int], Content]) -> Callable[[int], Content] | None:
+        """Return the same, with a function that reads a range of a file: by its name, start and number of bytes."""
         tracks_per_shard = self.tracks_per_shard
         if not is_packed(self.mel, self.spec):
             return None
         shard_bytes = self.values("receipts/n_bytes").tolist()
         indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards read so far, some 260 bytes each
 
-        def read(number: int) -> bytes:
+        def read(number: int) -> Content:
             shard, place = divmod(number, tracks_per_shard)
             if (index := indices.get(shard)) is None:
                 end, size = self.directory.read_end(shard_name(shard), index_bytes(tracks_per_shard))
                 index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
             start, n_bytes = map(int, index[place])
-            return self.directory.read_range(shard_name(shard), start, n_bytes)
+            return read_range(shard_name(shard), start, n_bytes)
 
         return read
 
@@ -256,6 +262,27 @@ class Store:
             except ValueError as error:
                 raise StoreError(f"{self.directory}: {error}; it is damaged, build it again") from error
             yield receipt
+
+
+def _range_reader(directory: Directory) -> Callable[[str, int, int], Encoded]:
+    """Return a thread-safe function that reads a range of a file. Its result is valid until the thread's next call.
+
+    On a disk, a thread reads into the same memory again. New memory would take three times as long, because the system
+    provides it page by page.
+    """
+    folder, own = directory.folder, threading.local()
+    if folder is None:
+        return directory.read_range
+
+    def read(name: str, start: int, n_bytes: int) -> Encoded:
+        if len(getattr(own, "memory", b"")) < n_bytes:
+            own.memory = np.empty(2 * n_bytes, np.uint8)
+        with (folder / name).open("rb", buffering=0) as file:
+            file.seek(start)
+            found: Encoded = own.memory[: file.readinto(own.memory[:n_bytes])]
+            return found
+
+    return read
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """The loader, beside the plain numpy view of the store."""
 
+import json
 import shutil
+import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -11,13 +14,16 @@ import zarr
 
 tf = pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
-from melzarr.model import loader  # noqa: E402
-from melzarr.model.loader import Batches, Order, blocks, tracks  # noqa: E402
+from melzarr.model import loader, window_order  # noqa: E402
+from melzarr.model.loader import Batches, tracks  # noqa: E402
 from melzarr.model.selection import Selection, label_names, select  # noqa: E402
+from melzarr.model.track_memory import TrackMemory  # noqa: E402
+from melzarr.model.window_order import Order  # noqa: E402
+from melzarr.model.window_pools import pools  # noqa: E402
 from melzarr.pipeline.builder.plan import make_plan  # noqa: E402
 from melzarr.pipeline.builder.run_build import build  # noqa: E402
 from melzarr.pipeline.clusters.task_runner import InProcess  # noqa: E402
-from melzarr.pipeline.errors import StoreError  # noqa: E402
+from melzarr.pipeline.errors import CallError, StoreError  # noqa: E402
 from melzarr.pipeline.sources.catalog import read_catalog  # noqa: E402
 from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 from melzarr.pipeline.versions import versions  # noqa: E402
@@ -94,7 +100,7 @@ def test_no_window_of_another_part_comes(finished: Store, parts: np.ndarray) -> 
 def test_the_order_is_that_of_seed_and_epoch_whatever_the_threads_or_the_memory(
     finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "POOL", 3)
+    monkeypatch.setattr(window_order, "POOL", 3)
     selection = select(finished, "train")
     first = [epoch_of(windows(finished, selection, 7, seed=5, threads=n, memory=m))
              for n, m in ((1, STREAMED), (4, STREAMED), (1, CACHED), (4, CACHED))]  # fmt: skip
@@ -109,7 +115,7 @@ def test_epochs_and_seeds_differ_and_a_later_epoch_can_be_the_first(finished: St
     epochs = [epoch_of(dataset)[0] for _ in range(3)]
     assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(epochs[0], epoch_of(windows(finished, selection, 7, seed=6))[0])
-    np.testing.assert_array_equal(epoch_of(windows(finished, selection, 7, seed=5, first_epoch=2))[0], epochs[2])
+    np.testing.assert_array_equal(epoch_of(windows(finished, selection, 7, seed=5, epoch=2))[0], epochs[2])
 
 
 def test_no_epoch_no_pool_and_no_seed_has_the_order_of_another() -> None:
@@ -141,12 +147,10 @@ def test_windows_of_many_tracks_are_mixed_in_a_batch(finished: Store) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 61, 10_000])
 @pytest.mark.parametrize("pool", [1, 2, 64])
-@pytest.mark.parametrize("block", [50, 1024])
 def test_all_batches_but_the_last_are_whole(
-    finished: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, pool: int, block: int
+    finished: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, pool: int
 ) -> None:
-    monkeypatch.setattr(loader, "POOL", pool)
-    monkeypatch.setattr(loader, "BLOCK", block)
+    monkeypatch.setattr(window_order, "POOL", pool)
     selection = select(finished, "train")
     dataset = windows(finished, selection, batch_size)
     sizes = [len(y) for _, y in dataset]
@@ -180,36 +184,33 @@ def larger(music: Path, tmp_path: Path) -> Store:
 def test_streaming_a_store_larger_than_its_memory_holds_two_pools(
     larger: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "POOL", 4)
-    monkeypatch.setattr(loader, "BLOCK", 8)
+    monkeypatch.setattr(window_order, "POOL", 4)
     track_bytes = 60 * 5 * 128 * 4
     selection = select(larger, "train", np.full(larger.n_tracks, "train"))
     assert selection.tracks.size == 40
-    source = loader._source(larger, selection, 10 * track_bytes, loader._readers(larger, 1))
-    list(blocks(Order(selection, 0), source, 0))  # what is imported and kept at first use
+    batches = Batches(larger, selection, 8, memory=10 * track_bytes, threads=1)
+    next(iter(Batches(larger, selection, 8, memory=10 * track_bytes)))  # what is imported and kept at first use
     tracemalloc.start()
-    n_windows = sum(len(y) for _, y in blocks(Order(selection, 0), source, 1))
+    n_windows = sum(len(y) for _ in range(2) for _, y in batches)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert n_windows == 40 * 60
+    assert n_windows == 2 * 40 * 60
     # Two pools of four, and the track on its way through zarr: its shard's bytes, and its chunk decoded twice.
     assert peak < 14 * track_bytes
 
 
 def test_it_says_whether_it_caches_or_streams(finished: Store, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="melzarr.model.loader")
-    windows(finished, select(finished, "train"), 8, memory=STREAMED)
-    windows(finished, select(finished, "train"), 8, memory=CACHED)
+    caplog.set_level("INFO", logger="melzarr.model.track_memory")
+    for memory in (STREAMED, CACHED):
+        Batches(finished, select(finished, "train"), 8, memory=memory).tf()
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["streaming", "cached"]
 
 
-def test_an_epoch_that_is_left_early_leaves_no_reader_behind(finished: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "BLOCK", 8)
+def test_an_epoch_that_is_left_early_leaves_no_reader_behind(finished: Store) -> None:
     before = threading.active_count()
     for epoch in range(3):
         selection = select(finished, "train")
-        source = loader._source(finished, selection, CACHED, loader._readers(finished, 1))
-        generator = blocks(Order(selection, 0), source, epoch)
+        generator = pools(Order(selection, 0), TrackMemory(finished, selection, CACHED, 1, 7), epoch, 8)
         next(generator)
         generator.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
@@ -254,3 +255,118 @@ def test_batches_of_numpy_are_those_of_tensorflow(finished: Store, batch_size: i
             np.testing.assert_array_equal(x, u)
             np.testing.assert_array_equal(y, v)
             assert (x.dtype, y.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize("memory", [CACHED, STREAMED])
+@pytest.mark.parametrize("batch_size", [7, 64, 200])
+def test_a_state_in_the_middle_of_an_epoch_gives_its_rest(
+    finished: Store, monkeypatch: pytest.MonkeyPatch, batch_size: int, memory: int
+) -> None:
+    monkeypatch.setattr(window_order, "POOL", 2)
+    selection = select(finished, "train")
+
+    def batches() -> Batches:
+        return Batches(finished, selection, batch_size, seed=5, epoch=3, memory=memory)
+
+    whole, n = list(batches()), len(batches())
+    following = list(Batches(finished, selection, batch_size, seed=5, epoch=4))
+    for n_done in (0, 1, n // 2, n - 1, n):
+        begun = batches()
+        for _ in zip(range(n_done), begun):  # noqa: B905  (zip ends with the range, before another batch is taken)
+            pass
+        state = json.loads(json.dumps(begun.state_dict()))
+        other = Batches(finished, selection, batch_size, seed=5, memory=memory)
+        other.load_state_dict(state)
+        rest = list(other)
+        assert len(rest) == n - n_done
+        for (x, y), (u, v) in zip(rest, whole[n_done:], strict=True):
+            np.testing.assert_array_equal(x, u)
+            np.testing.assert_array_equal(y, v)
+        for (x, y), (u, v) in zip(other, following, strict=True):  # and then the next epoch
+            np.testing.assert_array_equal(x, u)
+            np.testing.assert_array_equal(y, v)
+
+
+def test_an_iteration_after_one_that_was_left_early_is_the_next_epoch(finished: Store) -> None:
+    batches = Batches(finished, select(finished, "train"), 7, seed=5)
+    next(iter(batches))
+    assert batches.state_dict() == {"epoch": 0, "batch": 1}
+    np.testing.assert_array_equal(
+        next(iter(batches))[0], next(iter(Batches(finished, select(finished, "train"), 7, seed=5, epoch=1)))[0]
+    )
+    assert batches.state_dict() == {"epoch": 1, "batch": 1}
+
+
+@pytest.mark.parametrize("memory", [CACHED, STREAMED])
+@pytest.mark.parametrize("n_ranks", [2, 3, 7])
+def test_ranks_have_different_windows_that_together_are_the_epoch(
+    finished: Store, monkeypatch: pytest.MonkeyPatch, n_ranks: int, memory: int
+) -> None:
+    monkeypatch.setattr(window_order, "POOL", 2)
+    selection = select(finished, "train")
+    seen = []
+    for rank in range(n_ranks):
+        batches = Batches(finished, selection, 16, seed=5, rank=rank, n_ranks=n_ranks, memory=memory)
+        n_batches = len(batches)
+        found = list(batches)
+        assert len(found) == n_batches
+        seen += [x for x, _ in found]
+        tensors = list(Batches(finished, selection, 16, seed=5, rank=rank, n_ranks=n_ranks, memory=memory).tf())
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), np.concatenate([x for x, _ in tensors]))
+    whole = np.concatenate([x for x, _ in Batches(finished, selection, 16, seed=5)])
+    np.testing.assert_array_equal(in_order(np.concatenate(seen)), in_order(whole))
+
+
+def test_more_ranks_than_tracks_leave_some_without_batches(finished: Store) -> None:
+    selection = select(finished, "train")
+    n_ranks = selection.tracks.size + 1
+    batches = Batches(finished, selection, 16, rank=n_ranks - 1, n_ranks=n_ranks)
+    assert (len(batches), list(batches)) == (0, [])
+
+
+def test_balanced_weights_draw_classes_alike(finished: Store) -> None:
+    everything = select(finished, "train", np.full(finished.n_tracks, "train"))
+    few = np.flatnonzero(everything.labels == 0)[:2]
+    selection = everything.take(np.concatenate([few, np.flatnonzero(everything.labels == 1)]))
+    assert np.bincount(selection.labels)[0] * 2 <= np.bincount(selection.labels)[1]
+    batches = Batches(finished, selection, 16, weights="balanced")
+    epochs = [list(batches) for _ in range(2)]
+    for epoch in epochs:
+        counts = np.bincount(np.concatenate([y for _, y in epoch]))
+        assert counts[0] == counts[1]
+        assert sum(counts) == sum(len(y) for _, y in epoch)
+    assert len(epochs[0]) == len(batches) == Batches(finished, selection, 16, weights="balanced").tf().cardinality()
+
+
+def test_balanced_weights_give_each_track_the_same_number_of_windows() -> None:
+    windows = np.arange(10) < np.arange(4, 10)[:, None]  # 4 to 9 of 10
+    selection = Selection(np.arange(6), np.array([0, 0, 0, 0, 1, 2], np.int32), windows)
+    order = Order(selection, 0, balanced=True)
+    pairs = order.windows(0, 0, order.pools(0)[0])
+    assert np.unique(pairs[:, 0], return_counts=True)[1].tolist() == [4] * 6
+    assert order.n_windows(0) == len(pairs) == 24
+
+
+def test_memory_of_batches_is_used_again_once_nobody_refers_to_it(finished: Store) -> None:
+    batches = Batches(finished, select(finished, "train"), 7)
+    places = {x.ctypes.data for x, _ in batches}
+    assert len(places) <= 2
+    kept = [x[1:2] for x, _ in batches]  # a part of a batch also keeps its memory
+    assert len({x.ctypes.data for x in kept}) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"weights": "even"}, "weights='even' is not known"), ({"rank": 2, "n_ranks": 2}, "rank=2 is not one of the 2"),
+     ({"batch_size": 0}, "batch_size=0 is too small")],
+)  # fmt: skip
+def test_arguments_out_of_range_are_a_sentence(finished: Store, wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(CallError, match=said):
+        Batches(finished, select(finished, "train"), **{"batch_size": 7, **wrong})
+
+
+def test_numpy_batches_load_neither_tensorflow_nor_torch(finished: Store) -> None:
+    said = "print(sorted({'tensorflow', 'torch'} & {*sys.modules}))"
+    script = f"import sys, melzarr; next(iter(melzarr.windows(sys.argv[1]))); {said}"
+    command = [sys.executable, "-c", script, str(finished.directory)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
