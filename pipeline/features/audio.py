@@ -31,6 +31,7 @@ WHOLE = 1 << 62  # samples; more than any file has
 # A track with a peak below this has a loudness below -70 LUFS, which is silence in EBU R 128.
 SILENCE_PEAK = 10 ** (-70 / 20)
 FULL_SCALE = 0.999  # the largest 16-bit value is slightly less than 1, also after a codec
+LOUDEST = 1e38  # if no sum of channels can be larger, none overflows float32
 
 logger = logging.getLogger(__name__)
 
@@ -202,11 +203,13 @@ class _Level:
     n_full: int = 0
     n_samples: int = 0
 
-    def add(self, block: npt.NDArray[np.float32]) -> None:
+    def add(self, block: npt.NDArray[np.float32]) -> float:
+        """Add the samples of a block, and return their largest magnitude; NaN if a sample is NaN."""
         peak = float(max(np.max(block), -np.min(block)))
         if peak >= FULL_SCALE:
             self.n_full += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
         self.peak, self.n_samples = max(self.peak, peak), self.n_samples + block.size
+        return peak
 
     @property
     def clipped(self) -> float:
@@ -260,7 +263,7 @@ def _whole(path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         with decoder:
             n_skipped = n_done
             try:
-                for mono in _mono_blocks(decoder, WHOLE):
+                for mono in _mono_blocks(decoder, WHOLE, _Level()):
                     rest = mono[n_skipped:]
                     n_skipped -= mono.size - rest.size
                     n_done += rest.size
@@ -309,24 +312,25 @@ def _other_decoder(path: Path, reason: UntrustedError) -> FFmpegDecoder:
         raise AudioError(f"{reason}; {error}; it may be damaged or no audio at all") from reason
 
 
-def _mono_blocks(
-    decoder: Decoder, n_samples: int, level: _Level | None = None, start: int = 0
-) -> Iterator[npt.NDArray[np.float32]]:
+def _mono_blocks(decoder: Decoder, n_samples: int, level: _Level, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
     """Yield some samples of a file in blocks, averaged over the channels."""
     for block in decoder.blocks(n_samples, start):
         mono = _mixed(block)
-        if not np.isfinite(mono).all():
-            first = decoder.position - len(block) + int(np.flatnonzero(~np.isfinite(mono))[0])
+        is_sound = level.add(block) * block.shape[1] < LOUDEST
+        if not is_sound and not (finite := np.isfinite(mono)).all():
+            first = decoder.position - len(block) + int(finite.argmin())
             place = f"sample {first} ({first / decoder.header.sample_rate:.3f} s)"
             raise AudioError(f"{place} is not a finite number; export the file again")
-        if level:
-            level.add(block)
+        del block  # so that the decoder can use its memory for the next one
         yield mono
 
 
 def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the mean of the channels; `np.mean` along such a short axis takes twenty times as long."""
-    mono = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):
+    if block.shape[1] == 1:
+        return block[:, 0]
+    mono: npt.NDArray[np.float32] = block[:, 0] + block[:, 1]
+    for channel in range(2, block.shape[1]):
         mono += block[:, channel]
-    return np.divide(mono, np.float32(block.shape[1]), out=mono)
+    mono /= np.float32(block.shape[1])
+    return mono

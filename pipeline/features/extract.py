@@ -23,6 +23,8 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import source_sha256
 from melzarr.pipeline.storage.local import LocalDirectory
 
+SOME = 1 << 16  # samples; few tracks are silent so long and not to their end
+
 
 @dataclass(slots=True)
 class Stopwatch:
@@ -94,8 +96,8 @@ def featurise(
     )
     with watch.step("mel"):
         windows = mel_windows(audio.samples, replace(spec, start=0.0))  # whose tables all excerpts share
-        if not np.isfinite(windows).all():
-            peak = _peak(audio)
+        if not np.isfinite(windows.max(initial=0)):  # mel values are positive, infinite or NaN
+            peak = _peak(audio.samples)
             remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
             return nothing, replace(facts, error=remark)
         stored = as_stored(windows, spec)
@@ -121,7 +123,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 def _judge(audio: Audio, n_valid: int, spec: FeatureSpec, end: float) -> tuple[str, str]:
     """Return the status of decoded audio, and a sentence if it is not ok."""
     header, start, seconds = audio.header, audio.start, audio.samples.size / spec.sample_rate
-    if audio.samples.size and (peak := _peak(audio)) < SILENCE_PEAK:
+    if audio.samples.size and _peak(audio.samples[:SOME]) < SILENCE_PEAK > (peak := _peak(audio.samples)):
         level = f"{20 * np.log10(peak):.0f} dBFS" if peak else "digital silence"
         which = f"{seconds:.2f} s from {start:.2f} s on" if start else f"the first {seconds:.2f} s"
         return "silent", f"{which} are silent (peak {level})"
@@ -150,9 +152,9 @@ def _judge(audio: Audio, n_valid: int, spec: FeatureSpec, end: float) -> tuple[s
     return "short", sentence
 
 
-def _peak(audio: Audio) -> float:
-    """Return the largest magnitude of the samples."""
-    return float(max(np.max(audio.samples), -np.min(audio.samples)))
+def _peak(samples: npt.NDArray[np.float32]) -> float:
+    """Return the largest magnitude of samples."""
+    return float(max(np.max(samples), -np.min(samples)))
 
 
 def padded(windows: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[Any]:

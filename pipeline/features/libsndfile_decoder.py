@@ -161,12 +161,13 @@ class LibsndfileDecoder:
             while self.position < end:
                 left = (start if self.position < start else end) - self.position
                 with quiet() if self.is_mpeg else nullcontext():
-                    block = self.file.read(min(BLOCK, left), dtype="float32", always_2d=True)
+                    block = self._read(min(BLOCK, left))
                 if not len(block):
                     break
                 self.position += len(block)
                 if self.position > start:
                     yield block
+                del block  # so that its memory can be used for the next one
         except soundfile.LibsndfileError as error:
             raise UntrustedError(
                 f"decoding stopped after {self.position / rate:.2f} s: {error.error_string}"
@@ -174,6 +175,12 @@ class LibsndfileDecoder:
         expected = min(end, round(self.header.duration * rate)) - MPEG_SLACK * self.is_mpeg
         if self.position < expected:
             raise UntrustedError(f"libsndfile decodes {self.position / rate:.2f} s of {self.header.duration:.2f} s")
+
+    def _read(self, n_samples: int) -> npt.NDArray[np.float32]:
+        """Decode the next samples; numpy scales those of 16 bits to the same numbers, in a third of the time."""
+        if self.file.subtype != "PCM_16":
+            return self.file.read(n_samples, dtype="float32", always_2d=True)  # type: ignore[no-any-return]
+        return self.file.read(n_samples, dtype="int16", always_2d=True) * np.float32(2**-15)  # type: ignore[no-any-return]
 
 
 def _opened(path: Path, patched: Mapping[int, bytes]) -> SequentialFile:

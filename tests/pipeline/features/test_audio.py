@@ -138,6 +138,14 @@ def test_the_name_does_not_say_what_a_file_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(audio.samples, sound, rtol=0, atol=1.5 * 2**-15)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.flac", "a.caf"])
+def test_samples_of_16_bits_are_the_numbers_of_libsndfile(tmp_path: Path, name: str) -> None:
+    every = np.arange(-(2**15), 2**15).astype(np.int16)
+    soundfile.write(tmp_path / name, every, RATE, subtype="PCM_16")
+    theirs = soundfile.read(tmp_path / name, dtype="float32")[0]
+    assert read_audio(tmp_path / name, RATE, 2**16).samples.tobytes() == theirs.tobytes()
+
+
 # Mono, at the rate that was asked for ---------------------------------------------------------------------------------
 
 
@@ -421,6 +429,15 @@ def test_a_sample_that_is_no_finite_number_is_named(tmp_path: Path, rate: int, v
     sound[rate // 2, 1] = value
     with pytest.raises(AudioError, match=rf"sample {rate // 2} \(0\.500 s\) is not a finite number"):
         read_audio(write(tmp_path / "a.wav", sound, rate, "FLOAT"), RATE, RATE)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_channels_whose_sum_is_no_finite_number_are_named_and_one_that_is_as_large_is_not(tmp_path: Path) -> None:
+    sound = music(1, RATE, 2)
+    sound[7] = 3e38
+    with pytest.raises(AudioError, match=r"sample 7 \(0\.000 s\) is not a finite number"):
+        read_audio(write(tmp_path / "a.wav", sound, subtype="FLOAT"), RATE, RATE)
+    assert read_audio(write(tmp_path / "b.wav", sound[:, 0], subtype="FLOAT"), RATE, RATE).peak == np.float32(3e38)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,14 @@ def test_a_silent_excerpt_is_named_by_its_place(tmp_path: Path) -> None:
     assert (receipt.status, receipt.error) == ("silent", "1.02 s from 1.00 s on are silent (peak digital silence)")
 
 
+def test_a_track_with_a_long_silent_start_is_not_silent(tmp_path: Path) -> None:
+    sound = noise(5, RATE)
+    sound[: 4 * RATE] = 0
+    soundfile.write(tmp_path / "a.wav", sound, RATE)
+    _, receipt = featurise(tmp_path / "a.wav", FeatureSpec(n_windows=120))
+    assert (receipt.status, receipt.error) == ("ok", "")
+
+
 def test_a_cut_off_flac_goes_on_with_another_decoder(tmp_path: Path) -> None:
     path = written(tmp_path, "a.flac")
     whole = read_audio(path, 44100, 10**9, 1.0).samples
