@@ -49,8 +49,13 @@ def quick_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[np.
     if spec.scale == "db":
         return stored.astype(np.float64)
     natural = np.log(np.maximum(stored, _floor(spec)).astype(np.float32, copy=False))
-    levels: npt.NDArray[np.float64] = np.multiply(natural, 20 / spec.power / math.log(10), dtype=np.float64)
+    levels: npt.NDArray[np.float64] = np.multiply(natural, _db_of_log(spec), dtype=np.float64)
     return levels
+
+
+def _db_of_log(spec: FeatureSpec) -> float:
+    """Return the level in dB of one unit of the natural logarithm of mel values."""
+    return 20 / spec.power / math.log(10)
 
 
 def _floor(spec: FeatureSpec) -> np.float32:
@@ -68,13 +73,19 @@ def sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
     spec : FeatureSpec
         Spec of the store; gives the scale.
     """
-    level, square = np.zeros(spec.n_mels), np.zeros(spec.n_mels)
-    for start in range(0, len(stored), BLOCK_WINDOWS):
-        block = stored[start : start + BLOCK_WINDOWS]
-        levels = quick_levels(block, spec).reshape(-1, spec.n_mels)
-        level += levels.sum(axis=0)
-        square += np.square(levels, out=levels).sum(axis=0)
-    return BandSums(count=len(stored) * spec.n_frames, level=tuple(level.tolist()), square=tuple(square.tolist()))
+    sums, rows, n_block = np.zeros((2, spec.n_mels)), stored.reshape(-1, spec.n_mels), BLOCK_WINDOWS * spec.n_frames
+    if spec.scale == "power":
+        from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once per process)
+
+        compiled_kernel().level_sums(
+            np.require(rows, np.float32, ["C", "A", "W"]), _floor(spec), _db_of_log(spec), n_block, sums
+        )
+    else:
+        for start in range(0, len(rows), n_block):
+            levels = rows[start : start + n_block].astype(np.float64)
+            sums += levels.sum(axis=0), np.square(levels, out=levels).sum(axis=0)
+    level, square = (tuple(row.tolist()) for row in sums)
+    return BandSums(count=len(rows), level=level, square=square)
 
 
 def add_sums(sums: list[BandSums], n_mels: int) -> BandSums:

@@ -7,8 +7,9 @@ import importlib.util
 import os
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from melzarr.pipeline.storage.private_cache import private_cache
 
@@ -17,13 +18,23 @@ PATIENCE = 120  # seconds to wait while another process compiles; many times wha
 _one_thread = threading.Lock()
 
 
-def compiled_kernel() -> Callable[..., None]:
-    """Return `kernel.mel_power`, compiled or loaded from numba's cache, once per process.
+class Kernel(NamedTuple):
+    """The compiled functions. They have the parameters of their sources, and release the GIL while they run.
 
-    Returns
-    -------
-    callable
-        It has the parameters of the kernel, and releases the GIL while it runs.
+    Parameters
+    ----------
+    mel_power : callable
+        `kernel.mel_power`.
+    level_sums : callable
+        `level_kernel.level_sums`.
+    """
+
+    mel_power: Any
+    level_sums: Any
+
+
+def compiled_kernel() -> Kernel:
+    """Return the kernel, compiled or loaded from numba's cache, once per process.
 
     Notes
     -----
@@ -57,24 +68,30 @@ def provide_cache() -> None:
 
 
 @functools.cache
-def _compile() -> Callable[..., None]:
+def _compile() -> Kernel:
     import filelock  # noqa: PLC0415
     import numba  # noqa: PLC0415  (slow to import; needed once per process that computes)
 
-    from melzarr.pipeline.features.kernel import SIGNATURE, mel_power  # noqa: PLC0415  (likewise)
+    from melzarr.pipeline.features import kernel, level_kernel  # noqa: PLC0415  (likewise)
 
     provide_cache()
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     compiler(_nothing).compile(())  # initialise numba before the lock: this takes longer than loading a kernel
+    sources = {kernel.mel_power: kernel.SIGNATURE, level_kernel.level_sums: level_kernel.SIGNATURE}
     try:
-        kernel = compiler(cache=True)(mel_power)
-        with filelock.FileLock(Path(kernel.stats.cache_path) / "melzarr-kernel.lock", timeout=PATIENCE):
-            kernel.compile(SIGNATURE)
+        compiled = Kernel(*map(compiler(cache=True), sources))
+        with filelock.FileLock(Path(compiled.mel_power.stats.cache_path) / "melzarr-kernel.lock", timeout=PATIENCE):
+            _compile_each(compiled, sources.values())
     except Exception:  # noqa: BLE001  (a cache may fail in any way; an error of the kernel itself is raised below)
-        kernel = compiler(mel_power)
-        kernel.compile(SIGNATURE)
-    kernel.disable_compile()
-    return kernel  # type: ignore[no-any-return]
+        compiled = Kernel(*map(compiler, sources))
+        _compile_each(compiled, sources.values())
+    return compiled
+
+
+def _compile_each(compiled: Kernel, signatures: Iterable[Any]) -> None:
+    for function, signature in zip(compiled, signatures, strict=True):
+        function.compile(signature)
+        function.disable_compile()
 
 
 def _nothing() -> None:

@@ -49,11 +49,11 @@ def mel_windows(samples: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDAr
         return plain_windows(samples, spec)
     from melzarr.pipeline.features.kernel_cache import compiled_kernel  # noqa: PLC0415  (slow to import; needed once per process)
 
-    tables = _kernel_tables(spec)
+    tables, mel_power = _kernel_tables(spec), compiled_kernel().mel_power
     mel = np.empty((spec.valid_windows(samples.size), spec.n_frames, tables[-3].size), np.float32)
     if len(mel):
-        compiled_kernel()(_constant(samples, np.float32), spec.window, spec.stride, spec.hop_length, *tables, mel)
-    inexact = ~np.isfinite(mel).all(axis=(1, 2))
+        mel_power(_constant(samples, np.float32), spec.window, spec.stride, spec.hop_length, *tables, mel)
+    inexact = ~np.isfinite(mel.max(axis=(1, 2)))  # mel values are positive, infinite or NaN
     if _needs_guard(spec):
         mel, guard = np.ascontiguousarray(mel[..., :-1]), mel[..., -1]
         inexact |= mel.max(axis=(1, 2)) < guard.max(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from typing import Any
@@ -133,3 +134,22 @@ def test_the_sums_of_a_long_track_are_those_of_numpy() -> None:
     assert sums.count == len(levels)
     np.testing.assert_allclose(sums.level, levels.sum(axis=0), atol=1e-4 * len(levels))  # of each level, as documented
     np.testing.assert_allclose(sums.square, np.square(levels).sum(axis=0), rtol=1e-5)
+
+
+def test_the_sums_are_the_same_bytes_on_every_processor() -> None:
+    windows = np.random.default_rng(0).random((BLOCK_WINDOWS + 3, 5, 16))
+    for _ in range(4):
+        windows *= windows  # down to 1e-90, and only products, which are rounded alike everywhere
+    sums = sum_levels((1000 * windows).astype(np.float32), FeatureSpec(n_mels=16, n_windows=len(windows)))
+    digest = hashlib.sha256(repr(sums).encode()).hexdigest()
+    assert digest == "e06f00685719f0a799bd8ffb7be8c6e91157f0f336ca3f38da9d4cb81dea5913"
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("scale", ["power", "db"])
+def test_a_value_that_is_not_finite_shows_in_the_sums_of_its_band(scale: str, value: float) -> None:
+    windows = np.ones((9, 5, 16), np.float32)
+    windows[4, 2, 7] = value
+    sums = sum_levels(windows, FeatureSpec(n_mels=16, n_windows=9, scale=scale))
+    assert np.flatnonzero(~np.isfinite(sums.level)).tolist() == [7]
+    assert np.flatnonzero(~np.isfinite(sums.square)).tolist() == [7]

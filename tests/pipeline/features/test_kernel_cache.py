@@ -27,8 +27,9 @@ with ThreadPoolExecutor(2) as pool:
     first, second = pool.map(lambda _: mel_windows(samples, spec), range(2))
 assert first.tobytes() == second.tobytes()
 np.save(sys.argv[1], first)
-stats = compiled_kernel().stats
-print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), stats.cache_path)
+stats = [function.stats for function in compiled_kernel()]
+hits, misses = (sum(sum(getattr(each, name).values()) for each in stats) for name in ("cache_hits", "cache_misses"))
+print(hits, misses, stats[0].cache_path)
 """
 
 
@@ -63,7 +64,7 @@ def test_processes_that_start_at_once_with_an_empty_cache_compile_once(tmp_path:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda n: in_a_process(tmp_path / str(n), cache), range(4)))
     assert all(mel.tobytes() == expected.tobytes() for mel, _ in results)
-    assert sorted(said[:3] for _, said in results) == ["0 1", "1 0", "1 0", "1 0"]
+    assert sorted(said[:3] for _, said in results) == ["0 2", "2 0", "2 0", "2 0"]
 
 
 ANYWHERE_BUT_IN_THE_PACKAGES = "UserProvidedCacheLocator,UserWideCacheLocator"
@@ -87,17 +88,17 @@ def test_a_cache_without_a_place_or_on_a_full_disk_or_damaged_breaks_nothing(
     out, cache = tmp_path / "out", tmp_path / "cache"
     for before in (NOWHERE, FULL):
         mel, said = in_a_process(out, cache, before)
-        assert said == "0 1 None"
+        assert said == "0 2 None"
         assert mel.tobytes() == expected.tobytes()
     assert not list(cache.rglob("*mel_power*.nbc"))
     mel, said = in_a_process(out, cache)
-    assert said.startswith(f"0 1 {cache}")
+    assert said.startswith(f"0 2 {cache}")
     files = [path for path in cache.rglob("*mel_power*") if path.suffix in {".nbi", ".nbc"}]
     assert len(files) == 2
     for path in files:
         path.write_bytes(path.read_bytes()[:100])
     mel, said = in_a_process(out, cache)
-    assert said == "0 1 None"
+    assert said == "0 2 None"
     assert mel.tobytes() == expected.tobytes()
 
 
