@@ -159,17 +159,20 @@ def build(
         If something else is at the store's place, too many tracks fail, or the workers are lost. What was finished is
         kept, and the same call goes on.
     """
-    from melzarr.pipeline.builder.build_store import build_store
+    from melzarr.pipeline.worker_processes import worker_start_method
 
     options = {
         "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
         "follow_links": follow_links, "named_split": split, "valid": valid, "test": test, "seed": seed,
         "preset": preset,
     }  # fmt: skip
-    catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
     connect = partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime, "dashboard": dashboard})
     place = _directory(store)
-    build_store(plan, catalog, place, connect, replace=force, max_failed=max_failed, feedback=feedback(progress))
+    with worker_start_method(needed=cluster == "local" and workers != 0):  # at once: it imports while this does
+        from melzarr.pipeline.builder.build_store import build_store
+
+        catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)
+        build_store(plan, catalog, place, connect, replace=force, max_failed=max_failed, feedback=feedback(progress))
     return open(store)
 
 

@@ -112,7 +112,7 @@ def one_worker() -> Iterator[OnDask]:
     """A local cluster of one worker for the tests of a module, which do not end it."""
     with connect("local", 1, 1 << 28, dashboard=True) as runner:
         assert isinstance(runner, OnDask)
-        yield runner
+        yield OnDask(runner.client, runner.n_workers)  # which no build ends
 
 
 @pytest.fixture

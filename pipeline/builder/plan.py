@@ -12,7 +12,7 @@ from melzarr.pipeline.defaults import TRACKS_PER_SHARD
 from melzarr.pipeline.errors import SpecError
 from melzarr.pipeline.sources.tracks import Track, Tracks
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.zarr_store.layout import MAX_TRACKS_PER_SHARD
+from melzarr.pipeline.zarr_store.shard import MAX_TRACKS_PER_SHARD
 
 SHARD_BYTES = 256 << 20  # a larger shard gets fewer tracks by default, so that a wide spec needs no big worker
 

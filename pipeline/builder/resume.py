@@ -9,7 +9,6 @@ from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.directory import Directory, source_sha256
-from melzarr.pipeline.zarr_store.reader import open_store
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.worker import ShardJob
@@ -38,6 +37,8 @@ def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]
 
 def _readable(target: Directory) -> Iterator[Receipt]:
     """Yield the receipts of a finished store; none if the store is missing or damaged."""
+    from melzarr.pipeline.zarr_store.reader import open_store  # noqa: PLC0415  (imports zarr, which no worker needs)
+
     try:
         yield from open_store(target).receipts()
     except StorageError:

@@ -159,6 +159,7 @@ def compute(
         progress(receipt)
         receipt_table.add(receipt)
         require_few_failed(plan, receipt_table, max_failed)
+    runner.release()  # the workers end while the store is published
 
 
 def require_few_failed(plan: Plan, receipt_table: ReceiptTable, max_failed: float | None) -> None:

@@ -21,7 +21,6 @@ import distributed
 from dask.utils import parse_bytes
 
 from melzarr.pipeline.clusters.cluster import (
-    ENVIRONMENT,
     NANNY_BYTES,
     SILENT,
     Cluster,
@@ -35,6 +34,7 @@ from melzarr.pipeline.clusters.cluster import (
 from melzarr.pipeline.clusters.job_scaling import Scaler
 from melzarr.pipeline.defaults import MAX_JOBS
 from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 HOST = "127.0.0.1"  # the dashboard is served on this machine only: it admits anyone who can connect
 DASHBOARD = f"{HOST}:0"

@@ -16,22 +16,6 @@ from melzarr.pipeline.errors import CallError
 
 Say = Callable[[str], None]
 
-# Thread pools of the libraries that a worker loads; each worker owns one core. Dask's nanny presets the first three.
-POOLS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLOSC_NTHREADS",
-    "ZARR_ASYNC__CONCURRENCY",
-    "ZARR_THREADING__MAX_WORKERS",
-)
-# Dask makes the allocator return every freed array at once, and the next array is then allocated page by page
-# (measured: the mel computation took 3 times as long). These are the bounds that glibc would reach by itself.
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-ENVIRONMENT = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
-
 SILENT = logging.CRITICAL + 1  # Dask logs a message that fails on a closed connection as critical
 PATIENCE = 60  # seconds within which an existing scheduler must answer, and have a worker
 NANNY_BYTES = 100 << 20  # beside a worker in its job or pod: the nanny process (60 MB, measured), and a shell
@@ -77,11 +61,14 @@ class Cluster:
         Number of single-threaded workers that will connect; by default those that are connected.
     watch : callable, optional
         Called repeatedly while no job ends; raises a BuildError if waiting is useless.
+    release : callable
+        Called once all jobs are done; may end the workers at once.
     """
 
     client: distributed.Client
     n_workers: int | None = None
     watch: Callable[[], None] | None = None
+    release: Callable[[], None] = lambda: None
 
 
 @contextmanager

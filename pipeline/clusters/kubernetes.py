@@ -15,7 +15,6 @@ import distributed
 from dask.utils import parse_bytes
 
 from melzarr.pipeline.clusters.cluster import (
-    ENVIRONMENT,
     NANNY_BYTES,
     Cluster,
     Resources,
@@ -27,6 +26,7 @@ from melzarr.pipeline.clusters.cluster import (
 from melzarr.pipeline.clusters.worker_versions import require_on_scheduler
 from melzarr.pipeline.defaults import MAX_JOBS
 from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 SCHEDULER_BYTES = 1 << 30  # memory of the scheduler; measured: 100 MB with a few workers
 IDLE = 600  # seconds without work after which the operator removes all pods: the client is gone, or publishes

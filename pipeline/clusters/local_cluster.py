@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dask
@@ -12,7 +14,6 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from melzarr.pipeline.clusters.cluster import (
-    ENVIRONMENT,
     SILENT,
     Cluster,
     Resources,
@@ -23,6 +24,7 @@ from melzarr.pipeline.clusters.cluster import (
 )
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.main_guard import require_main_guard
+from melzarr.pipeline.worker_processes import ENVIRONMENT, worker_start_method
 
 
 @contextmanager
@@ -37,9 +39,15 @@ def local(request: Resources) -> Iterator[Cluster]:
     n_workers = local_workers(request.workers, request.worker_bytes)
     settings: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": v for name, v in ENVIRONMENT.items()}
     settings |= http_settings(dashboard=request.dashboard)
+    distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (otherwise Dask imports pandas here)
     settings["distributed.scheduler.allowed-failures"] = 1  # a shard that ends two workers is retried track by track
     # Quiet until the end, because a cluster that is closed during its work logs many messages.
-    with quiet(), dask.config.set(settings), orderly_end() as held:
+    with (
+        quiet(),
+        worker_start_method() as method,
+        dask.config.set({**settings, "distributed.worker.multiprocessing-method": method}),
+        orderly_end() as held,
+    ):
         cluster = held.enter_context(
             distributed.LocalCluster(
                 n_workers=0,
@@ -51,11 +59,12 @@ def local(request: Resources) -> Iterator[Cluster]:
                 security=security(),
                 preload="melzarr.pipeline.builder.worker_setup",
                 silence_logs=SILENT,
+                env=dict(os.environ),  # the forkserver has that of its own start
             )
         )
         cluster.scale(n_workers)  # returns at once: the imports of a build take as long as the start of a worker
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
-        yield Cluster(client, n_workers)
+        yield Cluster(client, n_workers, release=partial(cluster.scale, 0))
 
 
 def local_workers(workers: int | None, worker_bytes: int) -> int:

@@ -44,6 +44,10 @@ class Runner(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Give the workers back, without waiting for their end: no job follows."""
+        ...
+
 
 class InProcess:
     """Runs jobs one after the other in this process, so that a debugger can be used."""
@@ -61,6 +65,9 @@ class InProcess:
         """Call a function for each job, lazily."""
         return map(function, jobs)
 
+    def release(self) -> None:
+        """Do nothing: there are no workers."""
+
 
 class OnDask:
     """Runs jobs on the workers of a Dask client.
@@ -73,15 +80,22 @@ class OnDask:
         Number of single-threaded workers that will connect; by default those that are connected.
     watch : callable, optional
         Called while no job ends; raises a BuildError if waiting is useless. By default it requires a worker.
+    release : callable
+        Ends the workers; by default they are left as they are.
     """
 
     expendable = True
 
     def __init__(
-        self, client: distributed.Client, n_workers: int | None = None, watch: Callable[[], None] | None = None
+        self,
+        client: distributed.Client,
+        n_workers: int | None = None,
+        watch: Callable[[], None] | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         self.client = client
         self.watch = watch
+        self.release = release
         self.dashboard = client.dashboard_link or ""
         threads = client.nthreads()
         self.n_workers = len(threads) if n_workers is None else n_workers
@@ -207,7 +221,7 @@ def connect(
         yield InProcess()
         return
     with _open_cluster(cluster, Resources(worker_bytes, workers, memory, walltime, say, dashboard)) as opened:
-        runner = OnDask(opened.client, opened.n_workers, opened.watch)
+        runner = OnDask(opened.client, opened.n_workers, opened.watch, opened.release)
         if not dashboard and cluster in {"local", *SYSTEMS}:
             runner.dashboard = ""  # Dask gives an address even if nothing answers there
         yield runner

@@ -29,7 +29,6 @@ from melzarr.pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
 SCHEMA_VERSION = 4
 OLDER_SCHEMAS = {3}  # that are read too
 MEL_DIMS = ("track", "window", "frame", "band")
-MAX_TRACKS_PER_SHARD = 1 << 16
 CHUNK_VALUES = 1 << 16  # values per chunk of arrays other than `mel`: at most some MB of text, or half a MB of numbers
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # how and where values are stored
 

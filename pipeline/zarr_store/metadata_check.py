@@ -12,8 +12,8 @@ import zarr
 from melzarr.pipeline.shard_receipt import TYPES
 from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MAX_TRACKS_PER_SHARD, MEL_DIMS, OLDER_SCHEMAS
-from melzarr.pipeline.zarr_store.shard import shard_name
+from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MEL_DIMS, OLDER_SCHEMAS
+from melzarr.pipeline.zarr_store.shard import MAX_TRACKS_PER_SHARD, shard_name
 
 ATTRIBUTES: Mapping[str, type] = {
     **dict.fromkeys(("title", "licence", "uuid"), str),

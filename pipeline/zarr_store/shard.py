@@ -23,6 +23,7 @@ COMPRESSORS: Final[Mapping[str, tuple[Literal["lz4", "zstd"], int]]] = {"float32
 _BLOSC: Final = {dtype: Blosc(name, level, Blosc.SHUFFLE) for dtype, (name, level) in COMPRESSORS.items()}
 
 SHARDS = "mel/c"  # folder of the shards in a store
+MAX_TRACKS_PER_SHARD = 1 << 16
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16  # per chunk in the index: its offset and its length
 ABSENT = np.iinfo(np.uint64).max  # offset and length of a chunk that is not in the shard

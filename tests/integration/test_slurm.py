@@ -25,7 +25,6 @@ from processes import digests
 
 from melzarr.pipeline.builder.plan import make_plan
 from melzarr.pipeline.builder.run_build import build
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT
 from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.publishing.open_workspace import open_workspace
@@ -33,6 +32,7 @@ from melzarr.pipeline.sources import demo_music
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.versions import versions
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -25,6 +25,7 @@ from melzarr.pipeline.cli.output import next_step
 from melzarr.pipeline.cli.progress import SHOWN
 from melzarr.pipeline.cli.progress import workers as start_workers
 from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.worker_processes import worker_start_method
 
 
 @click.command(cls=Guarded)
@@ -63,12 +64,14 @@ def features(
 
     For schedulers without Dask, see melzarr job-array.
     """
-    from melzarr.pipeline.builder.build_store import build_store
-
-    catalog, plan = prepare(source, options)
     resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
     connect = partial(start_workers, cluster, workers, resources, False)
-    if build_store(plan, catalog, store, connect, replace=force, max_failed=max_failed, feedback=SHOWN):
+    with worker_start_method(needed=cluster == "local" and workers != 0):  # at once: it imports while this does
+        from melzarr.pipeline.builder.build_store import build_store
+
+        catalog, plan = prepare(source, options)
+        made = build_store(plan, catalog, store, connect, replace=force, max_failed=max_failed, feedback=SHOWN)
+    if made:
         next_step(
             "verify", store, "--source", options["audio_root"] or source, "--sample", 20, datasets=options["datasets"]
         )

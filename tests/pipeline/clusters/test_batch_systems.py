@@ -28,10 +28,11 @@ from melzarr.pipeline.clusters.batch_systems import (
     lifetime,
     seconds_of,
 )
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Resources
+from melzarr.pipeline.clusters.cluster import NANNY_BYTES, Resources
 from melzarr.pipeline.clusters.job_scaling import Scaler, listed, words
 from melzarr.pipeline.clusters.task_runner import connect
 from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install 'melzarr[cluster]'")
 

@@ -20,11 +20,12 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, quiet, security
+from melzarr.pipeline.clusters.cluster import quiet, security
 from melzarr.pipeline.clusters.local_cluster import local_workers
 from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.errors import BuildError, CallError
 from melzarr.pipeline.features.extract import one_thread
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 
 def environment(names: tuple[str, ...]) -> dict[str, str | None]:

@@ -29,10 +29,11 @@ from processes import Processes, digests
 
 import melzarr
 from melzarr.pipeline.builder.run_build import build
-from melzarr.pipeline.clusters.cluster import ENVIRONMENT, NANNY_BYTES, Resources
+from melzarr.pipeline.clusters.cluster import NANNY_BYTES, Resources
 from melzarr.pipeline.clusters.kubernetes import WAIT, cluster_spec, quantity, watch
 from melzarr.pipeline.clusters.task_runner import InProcess, connect
 from melzarr.pipeline.errors import BuildError, CallError
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 pytest.importorskip("dask_kubernetes", reason="dask-kubernetes is not installed: pip install 'melzarr[kubernetes]'")
 jsonschema = pytest.importorskip("jsonschema")
