@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,30 @@ def test_ctrl_c_again_and_again_ends_a_build_as_once_does(
     done = features(many, target)
     _, said = done.communicate(timeout=PATIENCE)
     assert done.returncode == 0, said
+    assert digests(target) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("victim", ["forkserver", "client"])
+def test_no_process_outlives_the_one_that_it_depends_on(
+    victim: str, many: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    target = tmp_path / "s.zarr"
+    process = features(many, target)
+    assert next(as_shards_come(process, target, iter([5]))) == 5
+    client = psutil.Process(process.pid)
+    family = client.children(recursive=True)
+    (server,) = (child for child in client.children() if child.children())
+    workers = server.children()
+    {"client": client, "forkserver": server}[victim].kill()
+    _, alive = psutil.wait_procs(workers if victim == "forkserver" else family, timeout=60)
+    assert not alive
+    _, said = process.communicate(timeout=PATIENCE)
+    if victim == "client":
+        process = features(many, target)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
     assert digests(target) == undisturbed
 
 

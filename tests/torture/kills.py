@@ -2,10 +2,10 @@
 
     python tests/torture/kills.py --rounds 200 --seed 0 --json kills.json
 
-A round is one build with one victim: the client, a worker, the scheduler, the nanny that looks after a worker, or all
-at once; a process that is stopped goes on after a time in which Dask has given it up. Before a process gets its signal
-it is held, and py-spy reads off its stack what it was at. Every wait is bounded, and only processes that the round
-itself has started are signalled.
+A round is one build with one victim: the client, a worker, the process that workers are forked from, the scheduler, the
+nanny that looks after a worker, or all at once; a process that is stopped goes on after a time in which Dask has given
+it up. Before a process gets its signal it is held, and py-spy reads off its stack what it was at. Every wait is
+bounded, and only processes that the round itself has started are signalled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from melzarr.pipeline.sources import demo_music
 
 MODES = {
     "in process": ("client",),
-    "local cluster": ("client", "worker", "all"),
+    "local cluster": ("client", "worker", "forkserver", "all"),
     "scheduler": ("client", "worker", "nanny", "scheduler", "all"),
 }
 SIGNALS = {signal.SIGKILL: 5, signal.SIGTERM: 4, signal.SIGSTOP: 1}  # how often each is sent, of ten times
@@ -128,11 +128,22 @@ class Cluster:
             end(process)
 
 
-def workers_of(parent: psutil.Process) -> list[psutil.Process]:
-    """Worker processes below a process: those that multiprocessing has spawned."""
+def children_of(parent: psutil.Process, how: str) -> list[psutil.Process]:
+    """Children of a process that multiprocessing has started in a way."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [child for child in parent.children() if any("spawn_main" in word for word in child.cmdline())]
+        return [child for child in parent.children() if any(how in word for word in child.cmdline())]
     return []
+
+
+def forkservers_of(client: psutil.Process) -> list[psutil.Process]:
+    """The process that the workers of a client are forked from."""
+    return children_of(client, "multiprocessing.forkserver")
+
+
+def workers_of(parent: psutil.Process) -> list[psutil.Process]:
+    """Worker processes of a client or a nanny."""
+    forked = [worker for server in forkservers_of(parent) for worker in forkservers_of(server)]
+    return [*children_of(parent, "spawn_main"), *forked]
 
 
 def end(process: psutil.Process) -> None:
@@ -187,11 +198,13 @@ def victims_of(
         return [client]
     if victim == "worker":
         return [rng.choice(workers)] if workers else []
+    if victim == "forkserver":
+        return forkservers_of(client)
     if victim == "scheduler" and cluster:
         return [cluster.scheduler]
     if victim == "nanny" and cluster:
         return [rng.choice(cluster.nannies)]
-    return [client, *workers, *([cluster.scheduler, *cluster.nannies] if cluster else [])]
+    return [client, *forkservers_of(client), *workers, *([cluster.scheduler, *cluster.nannies] if cluster else [])]
 
 
 @contextlib.contextmanager
