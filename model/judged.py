@@ -11,6 +11,7 @@ from melzarr.model.evaluation_protocol import TRACK, make_protocol
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection, label_names
 from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.storage.digests import SHA256
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 
@@ -66,11 +67,11 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
     if store.attributes["uuid"] == config["store"]["uuid"]:
         protocol = make_protocol(store, config["protocol"]["name"], config["seed"])
         selection = protocol.part(split)
-        seen = _is_in(store, selection, trained)
+        seen, _ = _is_in(store, selection, trained)
         words = f"{protocol.words}; the model was trained on this split" if split == "train" else protocol.words
         return Judged(selection, protocol.name, words, None if seen is None else int(seen.sum()))
     selection = make_protocol(store, TRACK).part(split)
-    seen = _is_in(store, selection, trained)
+    seen, n_unknown = _is_in(store, selection, trained)
     words = f"the {split} split of another store"
     if seen is None:
         return Judged(selection, TRACK, f"{words}; whether the model was trained on its tracks is not known", None)
@@ -83,15 +84,24 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
         selection = selection.take(np.flatnonzero(~seen))
     fate = "" if not seen.any() else ", which count" if with_trained else ", which are left out"
     words = f"{words}; the model was trained on {int(seen.sum())} of its {len(seen)} tracks{fate}"
+    words += f"; of {n_unknown} this is not known" if n_unknown else ""
     return Judged(selection, TRACK, words, int(seen.sum()))
 
 
-def _is_in(store: ReadableStore, selection: Selection, trained: frozenset[str] | None) -> npt.NDArray[np.bool_] | None:
-    """Return whether the model was trained on the audio file of each track, or None if this is not known."""
-    if trained is None:
-        return None
-    digests = store.column("source_sha256")[selection.tracks].tolist()
-    return np.fromiter((digest in trained for digest in digests), bool, len(digests))
+def _is_in(
+    store: ReadableStore, selection: Selection, trained: frozenset[str] | None
+) -> tuple[npt.NDArray[np.bool_] | None, int]:
+    """Return whether the model was trained on the audio file of each track, and of how many this is not known.
+
+    It is not known if no file that was trained on has a digest of the same kind: an SHA-256 and a BLAKE3 cannot be
+    compared. The array is None if it is known of no track.
+    """
+    digests = store.column("source_blake3")[selection.tracks].tolist()
+    kinds = {digest.startswith(SHA256) for digest in trained or ()}
+    n_unknown = sum(digest.startswith(SHA256) not in kinds for digest in digests)
+    if trained is None or n_unknown == len(digests):
+        return None, n_unknown
+    return np.fromiter((digest in trained for digest in digests), bool, len(digests)), n_unknown
 
 
 def _require_same_features(run: Run, store: ReadableStore) -> None:

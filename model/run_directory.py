@@ -20,6 +20,7 @@ from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import run_files
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.digests import SHA256
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import csv_rows
 from melzarr.pipeline.versions import differing
@@ -28,6 +29,7 @@ CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "se
 # Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
 LOCK = ".lock"
+BLAKE3 = "blake3:"  # marks a digest in a list of what was trained on; an earlier version wrote SHA-256 without a mark
 PICTURES = ("history.png", "confusion.png", "network.png")
 # Files that a training writes, in the order in which they may be removed.
 OWN_FILES = (
@@ -77,7 +79,7 @@ class Run:
 
     @property
     def trained_file(self) -> Path:
-        """SHA-256 of each audio file whose windows were trained on, one per line."""
+        """Digest of each audio file whose windows were trained on, one per line; without a prefix, it is a SHA-256."""
         return self.path / "trained-on.txt"
 
     @property
@@ -272,14 +274,16 @@ class Run:
         part.replace(path)
 
     def keep_trained(self, digests: Iterable[str]) -> None:
-        """Write the SHA-256 of the audio files whose windows are trained on, if there is no such list yet."""
+        """Write the digests of the audio files whose windows are trained on, if there is no such list yet."""
         if not self.trained_file.is_file():
-            write_whole(self.trained_file, "".join(f"{digest}\n" for digest in sorted(digests)).encode())
+            lines = (digest if digest.startswith(SHA256) else f"{BLAKE3}{digest}" for digest in sorted(digests))
+            write_whole(self.trained_file, "".join(f"{line}\n" for line in lines).encode())
 
     def trained_on(self) -> frozenset[str] | None:
-        """Return the SHA-256 of the audio files that were trained on, or None if an earlier version wrote no list."""
+        """Return the digests of the audio files that were trained on, or None if an earlier version wrote no list."""
         try:
-            return frozenset(self.trained_file.read_text(encoding="ascii").split())
+            lines = self.trained_file.read_text(encoding="ascii").split()
+            return frozenset(line.removeprefix(BLAKE3) if ":" in line else f"{SHA256}{line}" for line in lines)
         except FileNotFoundError:
             return None
         except ValueError as error:

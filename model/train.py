@@ -118,7 +118,7 @@ def train(
                 _draw(run, run.model(), found)
             feedback.say("already finished, and kept")
             return found
-        run.keep_trained(set(store.column("source_sha256")[parts["train"].tracks].tolist()))
+        run.keep_trained(set(store.column("source_blake3")[parts["train"].tracks].tolist()))
         _fit(store, recipe, protocol, run, seed, memory, feedback)
         model, judged = run.model(), ("valid", "test")
         with feedback.counting(sum(parts[name].tracks.size for name in judged), "evaluate") as tracks:

@@ -24,8 +24,9 @@ class TrackReceipt:
         What is wrong with the track, as a sentence; empty if it is ok.
     n_windows : int
         Number of valid windows; the others are NaN.
-    source_sha256 : str
-        Digest of the source file; empty if it could not be read.
+    source_blake3 : str
+        BLAKE3 of the source file; empty if it could not be read. If a store of an older schema has computed the track,
+        "sha256:" and the SHA-256.
     source_rate : float, in Hz
         Sample rate of the source file; NaN if unknown.
     source_channels : float
@@ -46,7 +47,7 @@ class TrackReceipt:
     status: str
     error: str = ""
     n_windows: int = 0
-    source_sha256: str = ""
+    source_blake3: str = ""
     source_rate: float = float("nan")
     source_channels: float = float("nan")
     duration: float = float("nan")
@@ -92,8 +93,8 @@ class Receipt:
         Index of the shard.
     key : str
         Digest of everything that its bytes depend on except the audio: spec, versions, tracks and their splits.
-    sha256 : str
-        Digest of the shard's file.
+    blake3 : str
+        BLAKE3 of the shard's file; its SHA-256 in a store of an older schema.
     n_bytes : int
         Size of the shard's file.
     tracks : tuple of TrackReceipt
@@ -104,29 +105,32 @@ class Receipt:
         Time spent in each step, such as "fetch", "decode", "mel" and "write".
     reused : bool
         Whether an existing shard was checked and kept instead of being computed.
+    sha256 : str
+        SHA-256 of the shard's file, for a list of checksums; empty if there will be none.
     outdated : str
         Why the shard of an earlier run was not kept; empty if there was none or it was kept.
 
     Raises
     ------
     ValueError
-        If `sha256` is not a SHA-256 digest.
+        If `blake3` is not a digest.
     """
 
     index: int
     key: str
-    sha256: str
+    blake3: str
     n_bytes: int
     tracks: tuple[TrackReceipt, ...]
     sums: BandSums
     seconds: dict[str, float] = field(default_factory=dict)
     reused: bool = False
+    sha256: str = ""
     outdated: str = ""
 
     def __post_init__(self) -> None:
         """Validate the digest: it becomes a file name, and a receipt may come from a stranger."""
-        if not _DIGEST.fullmatch(self.sha256):
-            raise ValueError(f"{self.sha256!r:.80} is not a SHA-256 digest")
+        if not _DIGEST.fullmatch(self.blake3):
+            raise ValueError(f"{self.blake3!r:.80} is not a digest")
 
     @property
     def n_failed(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
 import json
@@ -13,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from melzarr.pipeline.builder.build_timings import write_built
 from melzarr.pipeline.builder.feedback import Progress
@@ -41,7 +42,7 @@ NAMED = 20  # missing shards that an error names
 # Fields of a plan file and their types; the tracks are in a separate file.
 FACTS = {
     "spec": dict, "versions": dict, "tracks_per_shard": int, "root": str, "about": dict, "replace": bool,
-    "tracks_sha256": str,
+    "tracks_blake3": str,
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ class WrittenPlan:
     replace : bool
         Whether an existing store is replaced.
     id : str
-        SHA-256 of the plan file, which contains the SHA-256 of the file of tracks.
+        BLAKE3 of the plan file, which contains the BLAKE3 of the file of tracks.
     """
 
     plan: Plan
@@ -107,7 +108,7 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, 
     }
     with workspace.locked():
         workspace.root.write(TRACKS, *_as_csv(plan))
-        facts["tracks_sha256"] = workspace.root.sha256(TRACKS)  # a kill between the two writes leaves no valid plan
+        facts["tracks_blake3"] = workspace.root.digest(TRACKS)  # a kill between the two writes leaves no valid plan
         written = json.dumps(facts, indent=2).encode()
         workspace.root.write(PLAN, written)  # from here on, parts of another plan stop with an error
         workspace.plan_id = _id(written)
@@ -115,8 +116,8 @@ def write_plan(plan: Plan, catalog: Catalog, target: str | Path | Directory, *, 
 
 
 def _id(written: bytes) -> str:
-    """Return the id of a plan, which is the SHA-256 of its file."""
-    return hashlib.sha256(written).hexdigest()
+    """Return the id of a plan, which is the BLAKE3 of its file."""
+    return blake3(written).hexdigest()
 
 
 def _as_csv(plan: Plan) -> Iterator[bytes]:
@@ -143,7 +144,7 @@ def read_plan(target: str | Path | Directory) -> WrittenPlan:
         facts = json.loads(written)
         if any(not isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
             raise TypeError("it is not a plan")
-        if workspace.root.sha256(TRACKS) != facts["tracks_sha256"]:
+        if workspace.root.digest(TRACKS) != facts["tracks_blake3"]:
             raise ValueError(f"{TRACKS} is not the file that was written with it")
         with workspace.root.local(TRACKS) as path, path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
@@ -243,7 +244,7 @@ def finish(
             else:
                 workspace.refuse_occupied(written.replace)
                 if missing := workspace.missing(
-                    *(receipt_table.shards[name].tolist() for name in ("sha256", "n_bytes"))
+                    *(receipt_table.shards[name].tolist() for name in ("blake3", "n_bytes"))
                 ):
                     raise BuildError(_lacking(plan, missing))
                 require_few_failed(plan, receipt_table, max_failed)
@@ -260,7 +261,7 @@ def _is_published(workspace: Workspace, receipt_table: ReceiptTable) -> bool:
         store = open_store(workspace.target)
         return all(
             store.values(f"receipts/{name}").tolist() == receipt_table.shards[name].tolist()
-            for name in ("key", "sha256")
+            for name in ("key", "blake3")
         )
     except StorageError:
         raise

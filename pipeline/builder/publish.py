@@ -64,7 +64,7 @@ def publish(
     BuildError
         If a shard is missing; nothing is published then.
     """
-    digests, sizes = (receipt_table.shards[name].tolist() for name in ("sha256", "n_bytes"))
+    digests, sizes = (receipt_table.shards[name].tolist() for name in ("blake3", "n_bytes"))
     missing = workspace.missing(digests, sizes)
     if missing:
         tracks = [track.id for index in missing[:6] for track in plan.shard(index).tracks]

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from melzarr.pipeline.shard_receipt import STATUSES, TYPES, Receipt
 from melzarr.pipeline.sources.tracks import TEXT
+from melzarr.pipeline.storage.digests import SHA256
 
 DTYPES = {float: "f8", int: "i4", str: ""}
-ASCII = {"status": f"S{max(map(len, STATUSES))}", "source_sha256": "S64", "decoder": "S10"}  # texts of bounded length
+# Texts of bounded length.
+ASCII = {"status": f"S{max(map(len, STATUSES))}", "source_blake3": f"S{len(SHA256) + 64}", "decoder": "S10"}
 
 
 class DiskColumn:
@@ -95,7 +97,7 @@ class ReceiptTable:
             self.tracks[name] = DiskColumn(folder, (n_tracks,), ASCII.get(name, DTYPES[TYPES[name]]))
         self.shards: dict[str, npt.NDArray[Any]] = {
             "key": np.zeros(n_shards, TEXT),
-            "sha256": np.zeros(n_shards, TEXT),
+            "blake3": np.zeros(n_shards, TEXT),
             "n_bytes": np.full(n_shards, -1, np.int64),
             "count": np.zeros(n_shards, np.int64),
         }
@@ -128,7 +130,7 @@ class ReceiptTable:
             raise ValueError(f"receipt {index} is for {len(receipt.tracks)} tracks, not for {rows.stop - rows.start}")
         for name, column in self.tracks.items():
             column[rows] = [getattr(entry, name) for entry in receipt.tracks]
-        for name in ("key", "sha256", "n_bytes"):
+        for name in ("key", "blake3", "n_bytes"):
             self.shards[name][index] = getattr(receipt, name)
         self.shards["count"][index] = receipt.sums.count
         for name in ("level", "square"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.directory import Directory, source_sha256
+from melzarr.pipeline.storage.directory import Directory, source_digest
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.worker import ShardJob
@@ -21,7 +23,7 @@ def outdated(earlier: Receipt, job: ShardJob, workspace: Workspace) -> str:
     if not workspace.holds(earlier):
         return "its bytes are not those that were written"
     for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if source_sha256(job.root, track.source) != entry.source_sha256:
+        if source_digest(job.root, track.source) != entry.source_blake3:
             return f"{track.source} has changed"
     return ""
 
@@ -36,11 +38,13 @@ def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]
 
 
 def _readable(target: Directory) -> Iterator[Receipt]:
-    """Yield the receipts of a finished store; none if the store is missing or damaged."""
+    """Yield the receipts of a finished store; none if it is missing or damaged, or has other digests."""
     from melzarr.pipeline.zarr_store.reader import open_store  # noqa: PLC0415  (imports zarr, which no worker needs)
 
     try:
-        yield from open_store(target).receipts()
+        store = open_store(target)
+        if store.algorithm is blake3:
+            yield from store.receipts()
     except StorageError:
         raise
     except StoreError:

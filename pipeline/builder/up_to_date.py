@@ -17,7 +17,7 @@ from melzarr.pipeline.builder.publish import attributes
 from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, Tracks, matches
-from melzarr.pipeline.storage.directory import Directory, source_sha256
+from melzarr.pipeline.storage.directory import Directory, source_digest
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.versions import differing
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
@@ -132,14 +132,16 @@ def compare_tracks(store: Store, catalog: Catalog, progress: Advance = lambda _:
     for some, rows, there in _blocks(here):
         for field in FIELDS[1:]:
             other[some] |= store.field(field, rows)[there] != tracks.column(field)[now[some]]
-    sources = (str(tracks.column("source")[number]) for number in now)
+    files = (
+        (str(tracks.column("source")[number]), digest)
+        for some, rows, there in _blocks(here)
+        for number, digest in zip(now[some], store.column("source_blake3", rows)[there].tolist(), strict=True)
+    )
     n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
-    after_sha256 = in_order(lambda name: source_sha256(catalog.root, name), sources, n_threads)
-    for some, rows, there in _blocks(here):
-        before_sha256 = store.column("source_sha256", rows)[there].tolist()
-        for place, digest in enumerate(before_sha256, some.start):
-            changed[place] = digest != next(after_sha256)
-            progress(1)
+    differ = in_order(lambda file: source_digest(catalog.root, *file) != file[1], files, n_threads)
+    for place, differs in enumerate(differ):
+        changed[place] = differs
+        progress(1)
     return SharedTracks(here, now, other, changed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from blake3 import blake3
 
 from melzarr.pipeline.builder.plan import Shard
 from melzarr.pipeline.builder.resume import outdated
@@ -23,6 +23,7 @@ from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.digests import digests_of
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.versions import differing, versions
 from melzarr.pipeline.zarr_store.shard import encode_chunk, pack
@@ -157,14 +158,13 @@ def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Recei
                 sums.append(sum_levels(windows, spec))
         with watch.step("write"):
             chunks.append(encode_chunk(padded(windows, spec)))
-    parts, digest = pack(chunks, job.tracks_per_shard), hashlib.sha256()
+    parts = pack(chunks, job.tracks_per_shard)
     with watch.step("write"):
-        for part in parts:
-            digest.update(part)
+        digest = digests_of(parts, blake3)["blake3"]
     receipt = Receipt(
         index=job.shard.index,
         key=job.key,
-        sha256=digest.hexdigest(),
+        blake3=digest,
         n_bytes=sum(map(len, parts)),
         tracks=tuple(entries),
         sums=add_sums(sums, spec.n_mels),

@@ -276,4 +276,4 @@ def _clean(added: Addition) -> None:
 
 def _files(store: Store) -> Iterator[tuple[str, str]]:
     """Return the id of each track and the digest of its file."""
-    return zip(store.column("track").tolist(), store.column("source_sha256").tolist(), strict=True)
+    return zip(store.column("track").tolist(), store.column("source_blake3").tolist(), strict=True)

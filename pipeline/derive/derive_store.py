@@ -6,13 +6,15 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from melzarr.pipeline.builder.feedback import Progress
 from melzarr.pipeline.builder.plan import Plan, as_json
-from melzarr.pipeline.builder.publish import Explain, publish
+from melzarr.pipeline.builder.publish import publish
 from melzarr.pipeline.builder.receipt_table import ReceiptTable
 from melzarr.pipeline.builder.run_build import Summary, summarise
 from melzarr.pipeline.derive.repack import jobs_of, make_repacked
@@ -22,10 +24,12 @@ from melzarr.pipeline.publishing.staging import PLAN
 from melzarr.pipeline.publishing.target_guard import refuse_place
 from melzarr.pipeline.publishing.workspace import DERIVED, Workspace
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.digests import Hash
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.layout import SCHEMA_VERSION
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store, reading
+from melzarr.pipeline.zarr_store.shard import shard_name
 
 ROOM = 1 << 29  # bytes that the shards in progress may take together; one shard is always allowed
 
@@ -39,7 +43,7 @@ def derive(
     tracks_per_shard: int | None = None,
     replace: bool = False,
     in_place: bool = False,
-    explain: Explain | None = None,
+    explain: Callable[[Store, Path, Mapping[str, str]], None] | None = None,
     said: str = "",
     progress: Progress = lambda _: None,
 ) -> Summary:
@@ -67,8 +71,8 @@ def derive(
     in_place : bool
         Whether the replaced store is that of the first selection.
     explain : callable, optional
-        Called with the complete store before it is published, and with the folder of all its files except the shards.
-        Further files that it writes into this folder are published with the store.
+        Called with the complete store before it is published, with the folder of all its files except the shards, and
+        with the SHA-256 of shards by name. Further files that it writes into this folder are published with the store.
     said : str
         Anything else that the files written by `explain` depend on.
     progress : callable
@@ -110,12 +114,17 @@ def derive(
         with ReceiptTable(
             len(plan.tracks), plan.tracks_per_shard, plan.spec.n_mels, workspace.root.folder
         ) as receipt_table:
+            algorithms: list[Hash] = [blake3, hashlib.sha256] if explain else [blake3]
+            checksums = dict[str, str]()
             for receipt in in_order(
-                lambda job: make_repacked(job, plan, workspace), jobs_of(plan, parts), _threads(plan, parts)
+                lambda job: make_repacked(job, plan, workspace, algorithms), jobs_of(plan, parts), _threads(plan, parts)
             ):
                 progress(receipt)
                 receipt_table.add(receipt)
-            publish(plan, facts, workspace, receipt_table, replace=replace, explain=explain)
+                if receipt.sha256:
+                    checksums[shard_name(receipt.index)] = receipt.sha256
+            explained = (lambda new, folder: explain(new, folder, checksums)) if explain else None
+            publish(plan, facts, workspace, receipt_table, replace=replace, explain=explained)
             return summarise(plan, workspace.target, receipt_table, time.perf_counter() - start)
 
 

@@ -19,7 +19,7 @@ from melzarr.pipeline.zarr_store.layout import SCHEMA_VERSION
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
 MERGED = "merged"  # split method and recipe field of a merged store
-COLUMNS = (*FIELDS, "status", "source_sha256")  # as text
+COLUMNS = (*FIELDS, "status", "source_blake3")  # as text
 
 
 def merge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from melzarr.pipeline.builder.plan import Plan, Shard
 from melzarr.pipeline.derive.track_selection import TrackSelection
@@ -19,6 +19,7 @@ from melzarr.pipeline.features.extract import Stopwatch, padded
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt, counts
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.digests import Hash, digests_of
 from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import compressed, decode_chunk, encode_chunk, pack, shard_name
 
@@ -38,7 +39,9 @@ class _Source:
         self.store, self.step = store, store.tracks_per_shard
         self.read, chunks = store.reader(), store.chunks()
         self.chunks = chunks if store.spec == plan.spec else None  # set if chunks can be copied unchanged
-        self.same_shards = self.chunks is not None and store.tracks_per_shard == plan.tracks_per_shard
+        # A shard of an older schema has another digest; it is packed again, to the same bytes.
+        same_digests = store.algorithm is blake3
+        self.same_shards = same_digests and self.chunks is not None and self.step == plan.tracks_per_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def _rows(source: _Source, numbers: npt.NDArray[np.intp]) -> Iterator[_Row]:
             yield _Row(source, receipt, number - receipt.index * source.step)
 
 
-def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
+def make_repacked(job: Job, plan: Plan, workspace: Workspace, algorithms: Sequence[Hash] = (blake3,)) -> Receipt:
     """Make one shard, or keep one of an earlier run or of a source store.
 
     Parameters
@@ -108,6 +111,8 @@ def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
         Plan of the new store.
     workspace : Workspace
         Where to write the shard.
+    algorithms : sequence of Hash
+        Digests that the receipt gets if the shard is written.
 
     Raises
     ------
@@ -120,25 +125,25 @@ def make_repacked(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
             return replace(earlier, reused=True)
         workspace.drop(earlier)
     if kept is None:
-        return _packed(job, plan, workspace)
+        return _packed(job, plan, workspace, algorithms)
     receipt, store = replace(kept, index=job.shard.index), job.rows[0].source.store
     if workspace.holds(receipt):  # already in place, as in an object store if its source is the replaced store
         workspace.keep(receipt)
     else:
         name = shard_name(kept.index)
         with _blaming(store, f"the shard {name}, with the tracks {', '.join(t.id for t in job.shard.tracks)},"):
-            workspace.copy_shard(receipt, store.directory, name)
+            receipt = workspace.copy_shard(receipt, store.directory, name, algorithms)
     return replace(receipt, reused=True)
 
 
 def _fits(earlier: Receipt, job: Job, kept: Receipt | None) -> bool:
     """Whether the shard of an earlier run equals the one that would be made now."""
-    expected = (kept.key, kept.sha256) if kept else (job.key, earlier.sha256)
+    expected = (kept.key, kept.blake3) if kept else (job.key, earlier.blake3)
     same_tracks = repr(earlier.tracks) == repr(tuple(row.entry for row in job.rows))  # NaN is not equal to itself
-    return same_tracks and (earlier.key, earlier.sha256) == expected
+    return same_tracks and (earlier.key, earlier.blake3) == expected
 
 
-def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
+def _packed(job: Job, plan: Plan, workspace: Workspace, algorithms: Sequence[Hash]) -> Receipt:
     """Pack a shard from the chunks of its tracks."""
     watch, chunks, sums = Stopwatch(), [], []
     with watch.step("read"):
@@ -147,14 +152,14 @@ def _packed(job: Job, plan: Plan, workspace: Workspace) -> Receipt:
                 chunk, levels = _chunk(row, plan.spec, wants_sums=counts(track.split, row.entry.status))
             chunks.append(chunk)
             sums += [levels] if levels else []
-    parts, digest = pack(chunks, plan.tracks_per_shard), hashlib.sha256()
+    parts = pack(chunks, plan.tracks_per_shard)
     with watch.step("write"):
-        for part in parts:
-            digest.update(part)
+        digests = digests_of(parts, *algorithms)
         receipt = Receipt(
             index=job.shard.index,
             key=job.key,
-            sha256=digest.hexdigest(),
+            blake3=digests["blake3"],
+            sha256=digests.get("sha256", ""),
             n_bytes=sum(map(len, parts)),
             tracks=tuple(row.entry for row in job.rows),
             sums=add_sums(sums, plan.spec.n_mels),

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from melzarr.pipeline.features.extract import failed, featurise, one_thread
 from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.storage.directory import source_digest
 from melzarr.pipeline.storage.local import LocalDirectory
 
 TRACK_SECONDS = 120  # time limit for one track, which normally takes hundredths of a second
@@ -69,7 +69,7 @@ def featurise_apart(path: Path, spec: FeatureSpec, end: float = math.nan) -> tup
 
 
 def _lost(path: Path, spec: FeatureSpec, end: float, remark: str) -> tuple[npt.NDArray[Any], TrackReceipt]:
-    digest = source_sha256(LocalDirectory(path.parent), path.name)
+    digest = source_digest(LocalDirectory(path.parent), path.name)
     return np.empty((0, *spec.shape[1:]), spec.dtype), failed(remark, digest, spec, end)
 
 

@@ -20,7 +20,7 @@ from melzarr.pipeline.features.decibels import as_stored
 from melzarr.pipeline.features.mel import mel_windows
 from melzarr.pipeline.shard_receipt import TrackReceipt
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import source_sha256
+from melzarr.pipeline.storage.directory import source_digest
 from melzarr.pipeline.storage.local import LocalDirectory
 
 SOME = 1 << 16  # samples; few tracks are silent so long and not to their end
@@ -76,7 +76,7 @@ def featurise(
     nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
     with watch.step("decode"):
         before = _identity(path)
-        digest = source_sha256(LocalDirectory(path.parent), path.name)
+        digest = source_digest(LocalDirectory(path.parent), path.name)
         try:
             audio = read_audio(path, spec.sample_rate, spec.n_samples, spec.start, end)
         except AudioError as error:
@@ -108,7 +108,7 @@ def featurise(
 def failed(error: str, digest: str, spec: FeatureSpec, end: float) -> TrackReceipt:
     """Return the receipt of a track that cannot be decoded; its start is NaN if that depends on the file."""
     start = math.nan if isinstance(spec.start, str) else spec.start
-    return TrackReceipt(status="failed", error=error, source_sha256=digest, start=start, end=end)
+    return TrackReceipt(status="failed", error=error, source_blake3=digest, start=start, end=end)
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from melzarr.pipeline.inspection.duplicate_candidates import Prints, candidates
 from melzarr.pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
+from melzarr.pipeline.storage.digests import SHA256
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: a minute
 MAX_READ = 20_000  # tracks that are read again for this: some minutes
-SHA256 = re.compile("[0-9a-f]{64}")
+DIGEST = re.compile(f"({SHA256})?[0-9a-f]{{64}}")
 HELD = 100_000_000  # bytes of prepared tracks that are held at a time
 
 # Starts a step with a name and a number of tracks; returns a callback for its progress.
@@ -132,9 +133,9 @@ def _same_bytes(store: Store, parts: npt.NDArray[np.integer]) -> tuple[npt.NDArr
     """Find the same starts of identical files: return pairs of each copy and the first, and which are not copies."""
     keys = np.zeros(store.n_tracks, np.uint64)
     for start in range(0, store.n_tracks, CHUNK_VALUES):
-        for number, digest in enumerate(store.values("source_sha256", slice(start, start + CHUNK_VALUES)), start):
-            if parts[number] >= 0 and SHA256.fullmatch(str(digest)):  # a foreign store may contain any text
-                keys[number] = int(digest[:16], 16)  # 64 bits: no two of a million files share them by chance
+        for number, digest in enumerate(store.values("source_blake3", slice(start, start + CHUNK_VALUES)), start):
+            if parts[number] >= 0 and DIGEST.fullmatch(str(digest)):  # a foreign store may contain any text
+                keys[number] = int(digest[-16:], 16)  # 64 bits: no two of a million files share them by chance
     known = np.flatnonzero(keys)
     starts = store.values("start").astype(np.float64)
     keys ^= starts.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # an odd number spreads the bits; 0 stays 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,20 @@ from zarr.storage import MemoryStore
 
 from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.errors import StorageError, StoreError
-from melzarr.pipeline.features.decibels import stored_levels
+from melzarr.pipeline.features.decibels import quick_levels
 from melzarr.pipeline.inspection.consistency import contradictions
 from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from melzarr.pipeline.shard_receipt import STATUSES, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Directory, source_sha256
+from melzarr.pipeline.storage.directory import Directory, source_digest
 from melzarr.pipeline.storage.open_storage import open_directory
-from melzarr.pipeline.zarr_store.companion_files import differences
+from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, differences
 from melzarr.pipeline.zarr_store.reader import Store, access_to
 from melzarr.pipeline.zarr_store.shard import shard_name
 
 STATISTICS_DB = 1e-3  # tolerance of mean and deviation, which are summed in another order here
+ROOM = 1 << 29  # bytes that the shards which are read at the same time may take together; one shard is always allowed
 
 
 @dataclass(slots=True)
@@ -98,66 +99,97 @@ def verify(
 
 
 def _verify(store: Store, root: str | Path | Directory | None, n_samples: int, seed: int, progress: Advance) -> Verdict:
-    verdict = Verdict()
+    verdict, of_sources = Verdict(), Verdict()
+    beside, sample = ThreadPoolExecutor(1), list[Future[_Distance]]()
     try:
         facts = {name: store.values(name) for name in ("track", "status", "error", "n_windows", "split", "source")}
-        facts |= {name: store.values(name) for name in ("source_sha256", "start", "end")}
-        levels, digests = _check_shards(store, facts, verdict, progress)
+        facts |= {name: store.values(name) for name in ("source_blake3", "start", "end")}
+        if root is not None:
+            audio = open_directory(root)
+            drawn = _drawn(_check_sources(audio, facts, of_sources), n_samples, seed)
+            sample = [beside.submit(_distance, store, audio, facts, number) for number in drawn]
+        levels, digests, checksums = _check_shards(store, facts, verdict, progress)
         if store.content_uuid(digests) != store.attributes["uuid"]:
             verdict.problems.append("the store's UUID does not match its files: a file was changed, added or removed")
-        differing, verdict.n_files = differences(store.directory, digests)
+        differing, verdict.n_files = differences(store.directory, checksums)
         verdict.problems += [*differing, *contradictions(store)]
         _check_statistics(store, levels, verdict)
+        verdict.problems += of_sources.problems
+        verdict.n_sources = of_sources.n_sources
+        _judge(sample, store.spec, verdict)
     except (StorageError, PermissionError):  # an error of the server or of permissions, not of the store
         raise
     except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
         verdict.problems.append(f"the store's metadata or coordinates cannot be read: {error}")
-        return verdict
-    if root is not None:
-        audio = open_directory(root)
-        unchanged = _check_sources(audio, facts, verdict)
-        _check_sample(store, audio, facts, verdict, _drawn(unchanged, n_samples, seed))
+    finally:
+        beside.shutdown(cancel_futures=True)
     return verdict
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What was found in a shard: problems, levels of each training track, and its digests; empty if it is missing."""
+
+    problems: list[str] = field(default_factory=list)
+    n_tracks: int = 0
+    levels: list[_Levels] = field(default_factory=list)
+    digest: str = ""
+    checksum: str = ""
 
 
 def _check_shards(
     store: Store, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, progress: Advance
-) -> tuple[_Levels, dict[str, str]]:
-    """Check each track, then the bytes of each shard; return the levels of the training tracks, and the digests."""
-    digests: dict[str, str] = {}
-    levels, step, expected = _Levels.zero(store.spec.n_mels), store.tracks_per_shard, store.values("receipts/sha256")
-    metadata = store.directory.read("mel/zarr.json")
-    for index, shard in enumerate(_shards(store, len(expected))):
-        name, members = shard_name(index), range(index * step, min((index + 1) * step, store.n_tracks))
-        names = ", ".join(facts["track"][members.start : members.stop])
-        progress(len(members))
-        if shard is None:
+) -> tuple[_Levels, dict[str, str], dict[str, str]]:
+    """Check all shards in threads, each track and then the bytes.
+
+    Returns
+    -------
+    levels : _Levels
+        Levels of the training tracks.
+    digests : dict of str to str
+        Digest of each shard, by name.
+    checksums : dict of str to str
+        SHA-256 of each shard, if the store has a list of checksums.
+    """
+    digests, checksums, levels = dict[str, str](), dict[str, str](), _Levels.zero(store.spec.n_mels)
+    metadata, is_shared = store.directory.read("mel/zarr.json"), store.directory.size(CHECKSUMS) is not None
+    expected, step, n_tracks = store.values("receipts/blake3"), store.tracks_per_shard, store.n_tracks
+    members = [range(start, min(start + step, n_tracks)) for start in range(0, n_tracks, step)]
+
+    def check(index: int) -> _Shard:
+        found, name = _Shard(), shard_name(index)
+        try:
+            shard = store.directory.read(name)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return found
+        mel = _mel_of(metadata, name, shard)
+        for number in members[index]:
+            _check_track(store, mel, facts, number, found)
+        digest = store.algorithm()
+        digest.update(shard)
+        found.digest = digest.hexdigest()
+        if is_shared:
+            found.checksum = hashlib.sha256(shard).hexdigest()
+        return found
+
+    largest = int(store.values("receipts/n_bytes").max(initial=1))
+    n_threads = max(1, min(max(store.directory.io_threads, os.cpu_count() or 1), ROOM // largest))
+    for index, found in enumerate(in_order(check, range(len(expected)), n_threads)):
+        name, names = shard_name(index), ", ".join(facts["track"][members[index].start : members[index].stop])
+        progress(len(members[index]))
+        if not found.digest:
             verdict.problems.append(f"the shard {name} is missing, with the tracks {names}")
             continue
-        mel = _mel_of(metadata, name, shard)
-        decoded = [_check_track(store, mel, facts, number, levels, verdict) for number in members]
-        digests[name] = hashlib.sha256(shard).hexdigest()
-        if all(decoded) and digests[name] != expected[index]:
+        verdict.problems += found.problems
+        verdict.n_tracks += len(members[index])
+        for part in found.levels:
+            levels.add(part)
+        digests[name] = found.digest
+        if is_shared:
+            checksums[name] = found.checksum
+        if found.n_tracks == len(members[index]) and found.digest != expected[index]:
             verdict.problems.append(f"the shard {name} is not the one that was written, with the tracks {names}")
-    return levels, digests
-
-
-def _shards(store: Store, n_shards: int) -> Iterator[bytes | None]:
-    """Yield the bytes of each shard, or None if it is missing; the next shard is read ahead."""
-
-    def read(index: int) -> bytes | None:
-        try:
-            return store.directory.read(shard_name(index))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(read, 0)
-        for index in range(n_shards):
-            shard = coming.result()
-            if index + 1 < n_shards:
-                coming = ahead.submit(read, index + 1)
-            yield shard
+    return levels, digests, checksums
 
 
 def _mel_of(metadata: bytes, name: str, shard: bytes) -> zarr.Array[Any]:
@@ -168,27 +200,21 @@ def _mel_of(metadata: bytes, name: str, shard: bytes) -> zarr.Array[Any]:
 
 
 def _check_track(
-    store: Store,
-    stored: zarr.Array[Any],
-    facts: dict[str, npt.NDArray[Any]],
-    number: int,
-    levels: _Levels,
-    verdict: Verdict,
-) -> bool:
-    """Check one track, add its levels to the statistics, and return whether it could be decoded."""
+    store: Store, stored: zarr.Array[Any], facts: dict[str, npt.NDArray[Any]], number: int, found: _Shard
+) -> None:
+    """Check one track, and take its levels for the statistics."""
     name, status = facts["track"][number], facts["status"][number]
-    verdict.n_tracks += 1
     try:
         mel = np.asarray(stored[number])
     except Exception as error:  # noqa: BLE001  (any error of a codec on damaged bytes is a problem of this track)
-        verdict.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
-        return False
+        found.problems.append(f"{name}: its chunk cannot be decoded ({type(error).__name__}: {error})")
+        return
+    found.n_tracks += 1
     n_valid = int(facts["n_windows"][number])
     if problem := status_problem(mel, status, n_valid, facts["error"][number]):
-        verdict.problems.append(f"{name}: {problem}")
+        found.problems.append(f"{name}: {problem}")
     if counts(facts["split"][number], status):
-        levels.add(mel[:n_valid], store.spec)
-    return True
+        found.levels.append(_Levels.of(mel[:n_valid], store.spec))
 
 
 def status_problem(mel: npt.NDArray[Any], status: str, n_valid: int, error: str) -> str:
@@ -219,7 +245,7 @@ def status_problem(mel: npt.NDArray[Any], status: str, n_valid: int, error: str)
 
 @dataclass(slots=True)
 class _Levels:
-    """Running count, mean and squared deviation of levels, in dB, of each band (Chan et al. 1979, parallel update)."""
+    """Count, mean and squared deviation of levels, in dB, of each band (Chan et al. 1979, parallel update)."""
 
     count: int
     mean: npt.NDArray[np.float64]
@@ -229,15 +255,22 @@ class _Levels:
     def zero(cls, n_mels: int) -> _Levels:
         return cls(0, np.zeros(n_mels), np.zeros(n_mels))
 
-    def add(self, mel: npt.NDArray[Any], spec: FeatureSpec) -> None:
-        """Add valid windows."""
-        levels = stored_levels(mel, spec).reshape(-1, spec.n_mels).astype(np.float64)
+    @classmethod
+    def of(cls, mel: npt.NDArray[Any], spec: FeatureSpec) -> _Levels:
+        """Return the levels of valid windows."""
+        levels = quick_levels(mel, spec).reshape(-1, spec.n_mels)
         if not len(levels):
+            return cls.zero(spec.n_mels)
+        mean = levels.mean(0)
+        levels -= mean
+        return cls(len(levels), mean, np.square(levels, out=levels).sum(0))
+
+    def add(self, other: _Levels) -> None:
+        if not other.count:
             return
-        mean, total = levels.mean(0), self.count + len(levels)
-        shift = mean - self.mean
-        self.deviation += ((levels - mean) ** 2).sum(0) + shift**2 * self.count * len(levels) / total
-        self.mean += shift * len(levels) / total
+        total, shift = self.count + other.count, other.mean - self.mean
+        self.deviation += other.deviation + shift**2 * self.count * other.count / total
+        self.mean += shift * other.count / total
         self.count = total
 
 
@@ -256,17 +289,17 @@ def _check_statistics(store: Store, levels: _Levels, verdict: Verdict) -> None:
 def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
     """Compare the files' digests; return the numbers of tracks with an unchanged file and valid windows."""
     unchanged = []
-    with ThreadPoolExecutor(root.io_threads) as pool:  # hashing releases the GIL
-        found_digests = pool.map(functools.partial(source_sha256, root), facts["source"])
-        for number, (name, found) in enumerate(zip(facts["track"], found_digests, strict=True)):
-            expected, source = facts["source_sha256"][number], facts["source"][number]
-            verdict.n_sources += bool(found)
-            if found == expected:
-                unchanged += [number] if found and facts["n_windows"][number] else []
-            elif found:
-                verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
-            else:
-                verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
+    n_threads = max(root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
+    files = zip(facts["source"], facts["source_blake3"], strict=True)
+    for number, found in enumerate(in_order(lambda file: source_digest(root, *file), files, n_threads)):
+        name, source = facts["track"][number], facts["source"][number]
+        verdict.n_sources += bool(found)
+        if found == facts["source_blake3"][number]:
+            unchanged += [number] if found and facts["n_windows"][number] else []
+        elif found:
+            verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
+        else:
+            verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
     return unchanged
 
 
@@ -276,26 +309,41 @@ def _drawn(numbers: list[int], n_samples: int, seed: int) -> list[int]:
     return sorted(drawn.astype(int).tolist())
 
 
-def _check_sample(
-    store: Store, root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict, numbers: list[int]
-) -> None:
-    """Recompute some tracks with librosa, and compare them with the store."""
-    spec, relative, decibel = store.spec, [], []
-    for number in numbers:
-        name, n_valid = facts["track"][number], facts["n_windows"][number]
-        try:
-            here = np.asarray(store.mel[number], np.float64)[:n_valid]
-            with root.local(facts["source"][number]) as path:
-                there = librosa_windows(path, spec, n_valid, facts["start"][number], facts["end"][number])
-        except StorageError:
-            raise
-        except Exception as error:  # noqa: BLE001  (any error of librosa or a codec is a problem of this track)
-            verdict.problems.append(f"{name}: it cannot be computed again ({type(error).__name__}: {error})")
-            continue
-        apart, apart_db = distances(here, there, spec)
-        relative.append(apart)
-        decibel.append(apart_db)
-        if apart > MAX_RELATIVE or apart_db > MAX_DB[spec.dtype]:
-            verdict.problems.append(f"{name}: {apart:.1e} relative and {apart_db:.1e} dB from librosa")
-    if relative:
-        verdict.n_sampled, verdict.max_relative, verdict.max_db = len(relative), max(relative), max(decibel)
+@dataclass(frozen=True, slots=True)
+class _Distance:
+    """How far a track is from librosa, as `distances` gives it, or why it cannot be computed again."""
+
+    name: str
+    relative: float = 0.0
+    decibel: float = 0.0
+    error: str = ""
+
+
+def _distance(store: Store, root: Directory, facts: dict[str, npt.NDArray[Any]], number: int) -> _Distance:
+    """Recompute a track with librosa, and compare it with the store."""
+    name, n_valid = facts["track"][number], facts["n_windows"][number]
+    try:
+        here = np.asarray(store.mel[number], np.float64)[:n_valid]
+        with root.local(facts["source"][number]) as path:
+            there = librosa_windows(path, store.spec, n_valid, facts["start"][number], facts["end"][number])
+        return _Distance(name, *distances(here, there, store.spec))
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001  (any error of librosa or a codec is a problem of this track)
+        return _Distance(name, error=f"{type(error).__name__}: {error}")
+
+
+def _judge(sample: list[Future[_Distance]], spec: FeatureSpec, verdict: Verdict) -> None:
+    """Compare the distances of a sample with what is allowed."""
+    found = [future.result() for future in sample]
+    for track in found:
+        if track.error:
+            verdict.problems.append(f"{track.name}: it cannot be computed again ({track.error})")
+        elif track.relative > MAX_RELATIVE or track.decibel > MAX_DB[spec.dtype]:
+            verdict.problems.append(
+                f"{track.name}: {track.relative:.1e} relative and {track.decibel:.1e} dB from librosa"
+            )
+    if computed := [track for track in found if not track.error]:
+        verdict.n_sampled = len(computed)
+        verdict.max_relative = max(track.relative for track in computed)
+        verdict.max_db = max(track.decibel for track in computed)

@@ -13,12 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
+from blake3 import blake3
 
 from melzarr.pipeline.errors import BuildError, CallError
-from melzarr.pipeline.publishing.staging import NOT_WRITTEN
+from melzarr.pipeline.publishing.staging import checked
 from melzarr.pipeline.publishing.workspace import BUILT, DERIVED, Workspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sha256_of, sync
+from melzarr.pipeline.storage.atomic import naming, remove_parts, require_own_folder, sync
+from melzarr.pipeline.storage.digests import Hash, digests_of, file_blocks
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.lock_holder import name_holder, this_process
@@ -77,7 +79,7 @@ class LocalWorkspace(Workspace):
     def reuse_published_shard(self, receipt: Receipt) -> None:
         """Hard-link a shard of the finished store, or copy it if it cannot be linked."""
         published = _folder(self.target) / shard_name(receipt.index)
-        shard = self.folder / self.written(receipt.index, receipt.sha256)
+        shard = self.folder / self.written(receipt.index, receipt.blake3)
         earlier = self.read_receipt(receipt.index)
         if not published.exists() or (earlier and self.has(earlier)):
             return
@@ -85,19 +87,23 @@ class LocalWorkspace(Workspace):
             shutil.copyfile(published, shard)
         self.keep(receipt)
 
-    def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
+    def copy_shard(
+        self, receipt: Receipt, directory: Directory, name: str, algorithms: Sequence[Hash] = (blake3,)
+    ) -> Receipt:
         """Hard-link the shard if its store is the one being replaced, else copy it.
 
         Two stores that both stay share no file: changing the owner or mode of a file in one would change the other.
         """
-        shard = self.folder / self.written(receipt.index, receipt.sha256)
+        shard = self.folder / self.written(receipt.index, receipt.blake3)
         if not (self.may_link(directory) and _linked(_folder(directory) / name, shard)):
-            super().copy_shard(receipt, directory, name)
-        elif sha256_of(shard) == receipt.sha256:
-            self.keep(receipt)
-        else:
+            return super().copy_shard(receipt, directory, name, algorithms)
+        try:
+            receipt = checked(receipt, digests_of(file_blocks(shard), *algorithms))
+        except ValueError:
             shard.unlink()
-            raise ValueError(NOT_WRITTEN)
+            raise
+        self.keep(receipt)
+        return receipt
 
     def may_link(self, directory: Directory) -> bool:
         """Return whether the new store may share files with another store."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from blake3 import blake3
 
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.shard_receipt import Receipt
+from melzarr.pipeline.storage.digests import Hash, digests_of
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 
@@ -53,9 +56,9 @@ class Staging(ABC):
         self._n_holds, self._is_over = 0, False  # of the lock in this process
 
     @staticmethod
-    def written(index: int, sha256: str) -> str:
+    def written(index: int, digest: str) -> str:
         """Return the name under which a worker writes a shard: it contains the digest of its content."""
-        return f"shards/{index:07d}.{sha256}"
+        return f"shards/{index:07d}.{digest}"
 
     def receipt(self, index: int) -> str:
         """Return the name of a shard's receipt."""
@@ -66,7 +69,7 @@ class Staging(ABC):
         """Write a shard, then its receipt; raise a BuildError if the build is over."""
         if not self.root.exists():
             raise BuildError(f"the build of {self.target} is over")
-        self.root.write(self.written(receipt.index, receipt.sha256), *parts)
+        self.root.write(self.written(receipt.index, receipt.blake3), *parts)
         self.keep(receipt)
 
     def keep(self, receipt: Receipt) -> None:
@@ -81,11 +84,13 @@ class Staging(ABC):
             return None
 
     def holds(self, receipt: Receipt) -> bool:
-        """Return whether a shard's size and SHA-256 match its receipt."""
-        return any(directory.size(name) == receipt.n_bytes and directory.sha256(name) == receipt.sha256
+        """Return whether a shard's size and BLAKE3 match its receipt."""
+        return any(directory.size(name) == receipt.n_bytes and directory.digest(name) == receipt.blake3
                    for directory, name in self._places(receipt))  # fmt: skip
 
-    def copy_shard(self, receipt: Receipt, directory: Directory, name: str) -> None:
+    def copy_shard(
+        self, receipt: Receipt, directory: Directory, name: str, algorithms: Sequence[Hash] = (blake3,)
+    ) -> Receipt:
         """Copy a shard of another store unchanged, and write its receipt.
 
         Parameters
@@ -96,6 +101,13 @@ class Staging(ABC):
             The other store.
         name : str
             Path of the shard in it.
+        algorithms : sequence of Hash
+            `blake3`, and SHA-256 if the receipt needs that too.
+
+        Returns
+        -------
+        Receipt
+            The receipt that was written.
 
         Raises
         ------
@@ -103,9 +115,9 @@ class Staging(ABC):
             If the bytes do not match the receipt.
         """
         data = directory.read(name)
-        if hashlib.sha256(data).hexdigest() != receipt.sha256:
-            raise ValueError(NOT_WRITTEN)
+        receipt = checked(receipt, digests_of([data], *algorithms))
         self.write([data], receipt)
+        return receipt
 
     def forget(self) -> None:
         """Remove the shards and receipts of an earlier run that built another store."""
@@ -114,7 +126,7 @@ class Staging(ABC):
 
     def drop(self, receipt: Receipt) -> None:
         """Remove a shard that cannot be kept."""
-        self.root.remove([self.written(receipt.index, receipt.sha256)])
+        self.root.remove([self.written(receipt.index, receipt.blake3)])
 
     def adopt_receipts(self) -> None:
         """Rename receipts of other plans to names of this plan, so that their shards can be kept.
@@ -146,7 +158,7 @@ class Staging(ABC):
 
     def _places(self, receipt: Receipt) -> Iterator[tuple[Directory, str]]:
         """Yield where the file of a shard can be: in the workspace, or moved to the store."""
-        yield self.root, self.written(receipt.index, receipt.sha256)
+        yield self.root, self.written(receipt.index, receipt.blake3)
         yield self.store, shard_name(receipt.index)
 
     def missing(self, digests: Sequence[str], sizes: Sequence[int]) -> list[int]:
@@ -154,8 +166,8 @@ class Staging(ABC):
         found = {f"shards/{name}": size for name, size in self.root.child("shards").files()}
         lacking = [
             index
-            for index, (sha256, size) in enumerate(zip(digests, sizes, strict=True))
-            if size < 0 or found.get(self.written(index, sha256)) != size
+            for index, (digest, size) in enumerate(zip(digests, sizes, strict=True))
+            if size < 0 or found.get(self.written(index, digest)) != size
         ]
         if not lacking:
             return []
@@ -174,7 +186,7 @@ class Staging(ABC):
         if not self.plan_id:
             return
         try:
-            same = self.root.sha256(PLAN) == self.plan_id
+            same = self.root.digest(PLAN) == self.plan_id
         except FileNotFoundError:
             same = False
         if not same:
@@ -184,3 +196,10 @@ class Staging(ABC):
 
     @abstractmethod
     def _store(self) -> Directory: ...
+
+
+def checked(receipt: Receipt, digests: Mapping[str, str]) -> Receipt:
+    """Return a receipt with the SHA-256 among the digests, if any; raise a ValueError if the BLAKE3 differs."""
+    if digests["blake3"] != receipt.blake3:
+        raise ValueError(NOT_WRITTEN)
+    return replace(receipt, sha256=digests.get("sha256", ""))

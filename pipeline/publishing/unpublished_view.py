@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
+from blake3 import blake3
+
 from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.storage.digests import Hash
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
@@ -100,10 +103,10 @@ class Preview:
             names = map(shard_name, range(self.n_shards))
             yield from ((name, size) for name in names if (size := self.size(name)) is not None)
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal."""
+    def digest(self, name: str, algorithm: Hash = blake3) -> str:
+        """Return the digest of a file, in hexadecimal."""
         directory, there = self.located(name)
-        return directory.sha256(there)
+        return directory.digest(there, algorithm)
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """Provide a file as a local path until the end of the block."""

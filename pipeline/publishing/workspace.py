@@ -66,7 +66,7 @@ class Workspace(Staging):
         Parameters
         ----------
         digests : sequence of str
-            SHA-256 of all shards, in order; they are moved into the store, and everything else there is removed.
+            BLAKE3 of all shards, in order; they are moved into the store, and everything else there is removed.
         sizes : sequence of int
             Sizes of their files, in bytes.
         replace : bool
@@ -128,7 +128,7 @@ class Workspace(Staging):
         n_same = 0
         for receipt in published:
             earlier = self.read_receipt(receipt.index)
-            if earlier is None or (earlier.key, earlier.sha256) != (receipt.key, receipt.sha256):
+            if earlier is None or (earlier.key, earlier.blake3) != (receipt.key, receipt.blake3):
                 return False
             n_same += 1
         return n_same > 0 and n_same == self.n_receipts()
@@ -203,7 +203,7 @@ class Workspace(Staging):
         folder : Path
             The folder from `publishing`, after everything except the shards is written to it.
         digests : sequence of str
-            SHA-256 of all shards, in order.
+            BLAKE3 of all shards, in order.
         """
 
     @contextmanager

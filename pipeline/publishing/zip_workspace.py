@@ -6,7 +6,7 @@ from pathlib import Path
 
 from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.atomic import sha256_of, write_whole
+from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.zip import ZipDirectory, pack_folder
@@ -33,9 +33,8 @@ class ZipWorkspace(LocalWorkspace):
         assert isinstance(self.target, ZipDirectory)  # noqa: S101  (see `open_workspace`)
         archive = self.folder / "archive"
         archive.unlink(missing_ok=True)  # left by a kill, or a link
-        pack_folder(store, archive)
+        digests = {self.target.name: pack_folder(store, archive)}
         # The digest is written first. After a kill in between, the next run writes both again, so they match soon.
-        digests = {self.target.name: sha256_of(archive)}
         write_whole(digest_file(self.target.path), checksum_lines(digests))
         archive.replace(self.target.path)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from blake3 import blake3
 
 from melzarr.pipeline.errors import CallError
 from melzarr.pipeline.inspection.near_duplicates import Step
@@ -16,9 +19,11 @@ from melzarr.pipeline.report.page import write_report
 from melzarr.pipeline.share.croissant import croissant
 from melzarr.pipeline.share.dataset_card import About, card
 from melzarr.pipeline.share.share_options import ShareOptions
-from melzarr.pipeline.storage.atomic import files_below, sha256_of, write_whole
+from melzarr.pipeline.storage.atomic import files_below, write_whole
+from melzarr.pipeline.storage.digests import SHA256, copy_with_digests, digest_of
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.zip import ZipDirectory
+from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.companion_files import (
     AUDIO,
     CARD,
@@ -29,7 +34,7 @@ from melzarr.pipeline.zarr_store.companion_files import (
     checksum_lines,
 )
 from melzarr.pipeline.zarr_store.reader import Store
-from melzarr.pipeline.zarr_store.shard import SHARDS
+from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
@@ -37,8 +42,9 @@ ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
 
 
 def explain(
-    store: Store, folder: Path, where: Directory, options: ShareOptions, step: Step, draw: Charts = charts
-) -> None:
+    store: Store, folder: Path, checksums: Mapping[str, str], where: Directory, options: ShareOptions, step: Step,
+    draw: Charts = charts,
+) -> None:  # fmt: skip
     """Write the files that explain a store into the folder of its metadata; the checksums of all files come last.
 
     Parameters
@@ -47,6 +53,8 @@ def explain(
         The complete store, before it is published.
     folder : Path
         Folder of all its files, possibly except the shards.
+    checksums : mapping of str to str
+        SHA-256 of shards, by name; the other shards are read.
     where : Directory
         Where the store will be published.
     options : ShareOptions
@@ -80,30 +88,46 @@ def explain(
     if options.for_hub:
         lines = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in ATTRIBUTES)
         write_whole(folder / ".gitattributes", lines.encode())
+    described = {file: digest_of(folder / file, hashlib.sha256) for file, _ in files_below(folder, without=SHARDS)}
+    card_files = {file: digest for file, digest in described.items() if "/" not in file}
+    write_whole(folder / CROISSANT, croissant(found.facts, about, card_files))
+    described[CROISSANT] = digest_of(folder / CROISSANT, hashlib.sha256)
+    shards = map(shard_name, range(len(store.values("receipts/n_bytes"))))
+    described |= {name: checksums.get(name) or store.directory.digest(name, hashlib.sha256) for name in shards}
     if options.audio:
-        _copy_audio(store, options.audio, folder / AUDIO, step("audio", store.n_tracks))
-    digests = {file: sha256_of(folder / file) for file, _ in files_below(folder, without=SHARDS)}
-    described = {file: digest for file, digest in digests.items() if "/" not in file}
-    write_whole(folder / CROISSANT, croissant(found.facts, about, described))
-    digests[CROISSANT] = sha256_of(folder / CROISSANT)
-    shards = store.values("receipts/sha256").tolist()
-    digests |= {f"{SHARDS}/{index}/0/0/0": digest for index, digest in enumerate(shards)}
-    write_whole(folder / CHECKSUMS, checksum_lines(digests))
+        described |= _copy_audio(store, options.audio, folder, step)
+    write_whole(folder / CHECKSUMS, checksum_lines(described))
 
 
-def _copy_audio(store: Store, root: Directory, folder: Path, progress: Callable[[int], object]) -> None:
-    """Copy the audio files; raise CallError if one is no longer the file that the store was made from."""
-    for source, digest in zip(store.values("source"), store.values("source_sha256"), strict=True):
-        progress(1)
-        if not digest:  # a file that could not be read is not part of the dataset
-            continue
+def _copy_audio(store: Store, root: Directory, folder: Path, step: Step) -> dict[str, str]:
+    """Copy the audio files, and return their SHA-256 by name.
+
+    Raises
+    ------
+    CallError
+        If one is no longer the file that the store was made from.
+    """
+    expected: dict[str, set[str]] = {}  # digests of a file, which may have several tracks
+    for source, digest in zip(store.values("source"), store.values("source_blake3"), strict=True):
+        if digest:  # a file that could not be read is not part of the dataset
+            expected.setdefault(source, set()).add(digest)
+
+    def copy(source: str) -> dict[str, str]:
+        name = folder / AUDIO / source
+        name.parent.mkdir(parents=True, exist_ok=True)
         with root.local(source) as path:
-            (folder / source).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / source)
-        if sha256_of(folder / source) != digest:  # of the copy, because the file can change meanwhile
+            return copy_with_digests(path, name, blake3, hashlib.sha256)
+
+    progress, copied = step("audio", len(expected)), {}
+    n_threads = max(root.io_threads, os.cpu_count() or 1)
+    for source, found in zip(expected, in_order(copy, expected, n_threads), strict=True):
+        progress(1)
+        if not expected[source] <= {found["blake3"], f"{SHA256}{found['sha256']}"}:
             raise CallError(
                 f"{source} below {root} is not the file that the store was made from; share the store without its audio"
             )
+        copied[f"{AUDIO}/{source}"] = found["sha256"]
+    return copied
 
 
 def _derived_lines(derived: Any) -> Iterator[str]:

@@ -98,7 +98,7 @@ def share(
         about,
         spec=spec,
         replace=replace,
-        explain=lambda new, folder: explain(new, folder, where, options, step, draw),
+        explain=lambda new, folder, checksums: explain(new, folder, checksums, where, options, step, draw),
         said=said,
         progress=progress,
     )
@@ -113,7 +113,7 @@ def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory 
     """Raise CallError if an audio file is missing below `root` or is outside it, before anything is copied."""
     if root is None:
         return
-    sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_sha256"))
+    sources, digests = (store.column(name)[numbers].tolist() for name in ("source", "source_blake3"))
     for source, digest in zip(sources, digests, strict=True):
         if source.startswith("/") or ".." in source.split("/"):
             raise CallError(f"the source {source!r} points outside its folder; share the store without its audio")

@@ -21,7 +21,7 @@ from melzarr.pipeline.main_guard import require_main_guard
 from melzarr.pipeline.sources import demo_music
 from melzarr.pipeline.sources.dataset_folder import MARKER, Fetched, alone, bar, read_marker, write_marker, writing
 from melzarr.pipeline.sources.dataset_recipe import Recipe, Synthesis
-from melzarr.pipeline.storage.atomic import sha256_of
+from melzarr.pipeline.storage.digests import digest_of
 
 
 def synthesise_tracks(recipe: Recipe, source: Synthesis, n_tracks: int, workers: int) -> Fetched:
@@ -70,7 +70,7 @@ def _digest(audio: Path, tracks: Iterable[Path]) -> str:
     with ThreadPoolExecutor(CPU_COUNT) as pool:
         lines = (
             f"{sha256}  {path.relative_to(audio).as_posix()}\n"
-            for path, sha256 in zip(paths, pool.map(sha256_of, paths), strict=True)
+            for path, sha256 in zip(paths, pool.map(lambda path: digest_of(path, hashlib.sha256), paths), strict=True)
         )
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

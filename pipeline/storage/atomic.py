@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -96,12 +95,6 @@ def _owner_of_new_files(folder: Path) -> int | None:
             return os.fstat(file.fileno()).st_uid
     except OSError:
         return None
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_below(folder: Path | str, prefix: str = "", without: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol, Self
+
+from blake3 import blake3
+
+from melzarr.pipeline.storage.digests import SHA256, Hash
 
 
 class Directory(Protocol):
@@ -71,8 +76,8 @@ class Directory(Protocol):
         """Yield names and sizes of all files except those in `without`, in any order; folder links are not followed."""
         ...
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal."""
+    def digest(self, name: str, algorithm: Hash = blake3) -> str:
+        """Return the digest of a file, in hexadecimal."""
         ...
 
     def local(self, name: str) -> AbstractContextManager[Path]:
@@ -100,9 +105,12 @@ class Directory(Protocol):
         ...
 
 
-def source_sha256(root: Directory, name: str) -> str:
-    """Return the SHA-256 of an audio file; empty if it is missing or unreadable, which `audio` then explains."""
+def source_digest(root: Directory, name: str, like: str = "") -> str:
+    """Return the digest of an audio file; empty if it is missing or unreadable, which `audio` then explains.
+
+    It is the BLAKE3 in hexadecimal, or `SHA256` and the SHA-256 if the digest `like` is such a one.
+    """
     try:
-        return root.sha256(name)
+        return f"{SHA256}{root.digest(name, hashlib.sha256)}" if like.startswith(SHA256) else root.digest(name)
     except (OSError, ValueError):
         return ""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from melzarr.pipeline.storage.atomic import files_below, naming, sha256_of, write_whole
+from blake3 import blake3
+
+from melzarr.pipeline.storage.atomic import files_below, naming, write_whole
+from melzarr.pipeline.storage.digests import Hash, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,11 @@ class LocalDirectory:
             with suppress(FileNotFoundError):  # removed since it was listed, such as a temporary file of a write
                 yield name, entry.stat().st_size
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal; refuse a named pipe, which would block forever."""
+    def digest(self, name: str, algorithm: Hash = blake3) -> str:
+        """Return the digest of a file, in hexadecimal; refuse a named pipe, which would block forever."""
         if not (self.path / name).is_file():
             raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path / name}")
-        return sha256_of(self.path / name)
+        return digest_of(self.path / name, algorithm)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import itertools
 import os
@@ -19,9 +18,11 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import obstore
+from blake3 import blake3
 from obstore import exceptions
 
 from melzarr.pipeline.errors import CallError, StorageError
+from melzarr.pipeline.storage.digests import Hash
 from melzarr.pipeline.storage.obstore_client import head, open_service, readable_errors
 
 AHEAD = 4  # files fetched in advance while one is processed: a request takes longer than computing a track
@@ -170,9 +171,9 @@ class ObjectStoreDirectory:
                     if not (without and found["path"].startswith(f"{without}/")):
                         yield found["path"], found["size"]
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal."""
-        digest = hashlib.sha256()
+    def digest(self, name: str, algorithm: Hash = blake3) -> str:
+        """Return the digest of a file, in hexadecimal."""
+        digest = algorithm()
         with readable_errors(f"{self.url}/{name}"):
             for block in obstore.get(self._client(), name).stream(min_chunk_size=BLOCK):
                 digest.update(block)

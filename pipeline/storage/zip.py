@@ -11,13 +11,17 @@ import shutil
 import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Never
 
+from blake3 import blake3
+
 from melzarr.pipeline.errors import CallError, StoreError
 from melzarr.pipeline.storage.atomic import files_below, naming
+from melzarr.pipeline.storage.digests import Hash
 from melzarr.pipeline.storage.local import LocalDirectory
 
 SIGNATURE = b"PK\3\4"  # first bytes of a file's header
@@ -149,9 +153,9 @@ class ZipMembers:
             if name.startswith(self.prefix) and not (without and inner.startswith(f"{without}/")):
                 yield inner, info.file_size
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal."""
-        archive, digest = self._archive, hashlib.sha256()
+    def digest(self, name: str, algorithm: Hash = blake3) -> str:
+        """Return the digest of a file, in hexadecimal."""
+        archive, digest = self._archive, algorithm()
         start, size = archive.place(self.prefix + name)
         for first in range(0, size, COPIED):
             digest.update(archive.bytes(start + first, min(COPIED, size - first)))
@@ -229,8 +233,10 @@ class ZipDirectory(ZipMembers):
         return naming(self.path / name)
 
 
-def pack_folder(folder: Path, path: Path) -> None:
+def pack_folder(folder: Path, path: Path) -> str:
     """Write all files of a folder to a zip archive: uncompressed, without times, and in a fixed order.
+
+    Each file is hashed in the archive while the next one is written.
 
     Parameters
     ----------
@@ -239,13 +245,28 @@ def pack_folder(folder: Path, path: Path) -> None:
     path : Path
         The archive; the same files give the same bytes.
 
+    Returns
+    -------
+    str
+        SHA-256 of the archive, in hexadecimal.
+
     Notes
     -----
     Metadata comes first, as in the zipped stores of OME-Zarr (RFC 9 of ome.ngff), so that a program that reads an
     archive from its start soon knows its contents.
     """
     names = sorted((name for name, _ in files_below(folder)), key=_metadata_first)
-    with naming(path), path.open("wb") as file:
+    digest, n_hashed, hashed = hashlib.sha256(), 0, Future[None]()
+    hashed.set_result(None)
+
+    def add(end: int) -> None:
+        nonlocal n_hashed
+        while n_hashed < end:
+            block = os.pread(file.fileno(), min(COPIED, end - n_hashed), n_hashed)
+            digest.update(block)
+            n_hashed += len(block)
+
+    with naming(path), path.open("w+b") as file, ThreadPoolExecutor(1) as beside:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name in names:
                 info = zipfile.ZipInfo(name, OLDEST)
@@ -253,8 +274,14 @@ def pack_folder(folder: Path, path: Path) -> None:
                 info.file_size = (folder / name).stat().st_size  # decides whether the header gets ZIP64 fields
                 with (folder / name).open("rb") as source, archive.open(info, "w") as target:
                     shutil.copyfileobj(source, target, COPIED)
+                file.flush()
+                hashed.result()
+                hashed = beside.submit(add, file.tell())
         file.flush()
+        hashed.result()
+        add(file.tell())
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _metadata_first(name: str) -> tuple[bool, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -116,7 +117,7 @@ def differences(directory: Directory, known: Mapping[str, str]) -> tuple[list[st
     problems = []
     for name, expected in listed.items():
         try:
-            if (known.get(name) or directory.sha256(name)) != expected:
+            if (known.get(name) or directory.digest(name, hashlib.sha256)) != expected:
                 problems.append(f"{name} is not the file that {CHECKSUMS} lists")
         except FileNotFoundError:
             problems.append(f"{name} is missing, and {CHECKSUMS} lists it")

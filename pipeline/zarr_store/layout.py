@@ -18,16 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 import zarr.storage
+from blake3 import blake3
 from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from melzarr.pipeline.sources.tracks import TEXT
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.atomic import files_below, sha256_of, sync
+from melzarr.pipeline.storage.atomic import files_below, sync
+from melzarr.pipeline.storage.digests import Hash, digest_of
 from melzarr.pipeline.zarr_store.shard import COMPRESSORS, SHARDS, shard_name
 
-SCHEMA_VERSION = 4
-OLDER_SCHEMAS = {3}  # that are read too
+SCHEMA_VERSION = 5
+OLDER_SCHEMAS = {3, 4}  # that are read too; their digests are SHA-256
 MEL_DIMS = ("track", "window", "frame", "band")
 CHUNK_VALUES = 1 << 16  # values per chunk of arrays other than `mel`: at most some MB of text, or half a MB of numbers
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")  # how and where values are stored
@@ -137,7 +139,7 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "error": (("track",), {"long_name": "what is wrong with the track"}),
     "n_windows": (("track",), {"long_name": "valid windows; the others are NaN"}),
     "source": (("track",), {"long_name": "path of the file below its root"}),
-    "source_sha256": (("track",), {"long_name": "SHA-256 of the file"}),
+    "source_blake3": (("track",), {"long_name": "BLAKE3 of the file, or SHA-256 where it begins with sha256:"}),
     "source_rate": (("track",), {"long_name": "sample rate of the file", "units": "Hz"}),
     "source_channels": (("track",), {"long_name": "channels of the file"}),
     "duration": (("track",), {"long_name": "length of the file", "units": "s"}),
@@ -154,10 +156,12 @@ COORDINATES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 # What a column holds in a store of a schema that did not have it.
 ADDED: dict[str, str | float] = {"start": 0.0, "end": math.nan, "decoder": ""}
 
-RECEIPTS = ("key", "sha256", "n_bytes", "count", "level", "square")
-_FILE = re.compile(
-    rf"(receipts/)?zarr\.json|(mel|{'|'.join(COORDINATES)}|receipts/({'|'.join(RECEIPTS)}))/(zarr\.json|c(/[0-9]+)*)"
-)
+# What digests are called in a store of an older schema.
+OLDER_DIGESTS = {"source_blake3": "source_sha256", "receipts/blake3": "receipts/sha256"}
+
+RECEIPTS = ("key", "blake3", "n_bytes", "count", "level", "square")
+_ARRAYS = ("mel", *COORDINATES, *(f"receipts/{name}" for name in RECEIPTS), *OLDER_DIGESTS.values())
+_FILE = re.compile(rf"(receipts/)?zarr\.json|({'|'.join(_ARRAYS)})/(zarr\.json|c(/[0-9]+)*)")
 
 
 def is_file_of_a_store(name: str) -> bool:
@@ -206,7 +210,7 @@ def receipt_variables(columns: Mapping[str, Column]) -> list[Variable]:
     Parameters
     ----------
     columns : dict of str to Column
-        ``key``, ``sha256``, ``n_bytes`` and ``count``, [shape=(n_shards,)]; ``level`` and ``square``,
+        ``key``, ``blake3``, ``n_bytes`` and ``count``, [shape=(n_shards,)]; ``level`` and ``square``,
         [shape=(n_shards, n_mels)].
     """
     dims = ("shard", "band")
@@ -236,7 +240,7 @@ def write_description(
     receipts : sequence of Variable
         The arrays of `receipt_variables`.
     digests : iterable of str
-        SHA-256 of each shard's file, in shard order.
+        BLAKE3 of each shard's file, in shard order.
     attributes : mapping of str to value
         Attributes of the group.
     """
@@ -254,9 +258,9 @@ def write_description(
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         zarr.consolidate_metadata(files.store)
     files.write_metadata()
-    known = {shard_name(index): sha256 for index, sha256 in enumerate(digests)}
+    known = {shard_name(index): digest for index, digest in enumerate(digests)}
     made = [name for name, _ in files_below(path, without=SHARDS)]
-    known.update((name, sha256_of(path / name)) for name in made if name != "zarr.json")
+    known.update((name, digest_of(path / name)) for name in made if name != "zarr.json")
     metadata = path / "zarr.json"
     name = content_uuid(known, metadata.read_bytes())
     metadata.write_bytes(metadata.read_bytes().replace(UUID_BLANK.encode(), name.encode()))
@@ -312,20 +316,25 @@ def _write(group: zarr.Group, variable: Variable, files: _Files) -> None:
         files.write_chunks()
 
 
+def algorithm_of(schema_version: int) -> Hash:
+    """Return the algorithm of all digests in a store of a schema, except those of its sources."""
+    return hashlib.sha256 if schema_version in OLDER_SCHEMAS else blake3
+
+
 def content_uuid(digests: Mapping[str, str], metadata: bytes) -> str:
-    """Return the UUID of a store's content, from the name and SHA-256 of each file, with a blank UUID in zarr.json.
+    """Return the UUID of a store's content, from the name and digest of each file, with a blank UUID in zarr.json.
 
     Parameters
     ----------
     digests : mapping of str to str
-        SHA-256 of every file except the group's zarr.json, by path in the store.
+        Digest of every file except the group's zarr.json, by path in the store; see `algorithm_of`.
     metadata : bytes
         Content of the group's zarr.json.
     """
-    value = str(json.loads(metadata)["attributes"]["uuid"])
-    blank = metadata.replace(value.encode(), UUID_BLANK.encode())
-    everything = {**digests, "zarr.json": hashlib.sha256(blank).hexdigest()}
-    digest = hashlib.sha256()
+    attributes = json.loads(metadata)["attributes"]
+    blank, digest = algorithm_of(attributes["schema_version"])(), algorithm_of(attributes["schema_version"])()
+    blank.update(metadata.replace(str(attributes["uuid"]).encode(), UUID_BLANK.encode()))
+    everything = {**digests, "zarr.json": blank.hexdigest()}
     for name in sorted(everything):
         digest.update(f"{everything[name]}  {name}\n".encode())
     return str(uuid.uuid5(UUID_NAMESPACE, digest.hexdigest()))

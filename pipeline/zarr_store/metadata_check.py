@@ -12,7 +12,7 @@ import zarr
 from melzarr.pipeline.shard_receipt import TYPES
 from melzarr.pipeline.spec import MAX_CHUNK_BYTES, FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MEL_DIMS, OLDER_SCHEMAS
+from melzarr.pipeline.zarr_store.layout import ADDED, COORDINATES, MEL_DIMS, OLDER_DIGESTS, OLDER_SCHEMAS
 from melzarr.pipeline.zarr_store.shard import MAX_TRACKS_PER_SHARD, shard_name
 
 ATTRIBUTES: Mapping[str, type] = {
@@ -20,11 +20,11 @@ ATTRIBUTES: Mapping[str, type] = {
     **dict.fromkeys(("spec", "split", "recipe", "versions"), dict),
 }
 RECEIPTS = {
-    **dict.fromkeys(("key", "sha256", "n_bytes", "count"), ("shard",)),
+    **dict.fromkeys(("key", "blake3", "n_bytes", "count"), ("shard",)),
     **dict.fromkeys(("level", "square"), ("shard", "band")),
 }
 TEXTS = {name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and TYPES.get(name, str) is str}
-TEXTS |= {"receipts/key", "receipts/sha256"}
+TEXTS |= {"receipts/key", "receipts/blake3", *OLDER_DIGESTS.values()}
 LOST = 4  # if this many of the last shards are missing, the number of tracks itself is rejected
 
 
@@ -59,9 +59,10 @@ def checked_spec(directory: Directory, group: zarr.Group) -> FeatureSpec:
         )
     sizes = {**dict(zip(MEL_DIMS, (n_tracks, *spec.shape), strict=True)), "shard": n_shards}
     for name, dims in _arrays():
-        if name in ADDED and name not in group and attributes["schema_version"] in OLDER_SCHEMAS:
+        is_older = attributes["schema_version"] in OLDER_SCHEMAS
+        if is_older and name in ADDED and name not in group:
             continue
-        array = _array(group, name)
+        array = _array(group, OLDER_DIGESTS.get(name, name) if is_older else name)
         expected = tuple(sizes[dim] for dim in dims)
         if array.shape != expected:
             raise ValueError(f"{name} has the shape {array.shape}, but the other arrays require {expected}")

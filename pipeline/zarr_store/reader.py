@@ -20,15 +20,18 @@ from melzarr.pipeline.errors import BuildError, SpecError, StorageError, StoreEr
 from melzarr.pipeline.shard_receipt import BandSums, Receipt, TrackReceipt
 from melzarr.pipeline.sources.tracks import TEXT, as_column, seconds_text
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.digests import SHA256, Hash
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import in_archive, open_directory
 from melzarr.pipeline.zarr_store.companion_files import is_companion
 from melzarr.pipeline.zarr_store.layout import (
     ADDED,
     CHUNK_VALUES,
+    OLDER_DIGESTS,
     OLDER_SCHEMAS,
     RECEIPTS,
     SCHEMA_VERSION,
+    algorithm_of,
     content_uuid,
     is_packed,
 )
@@ -78,6 +81,11 @@ class Store:
         return {**self.group.attrs, "spec": self.spec.to_dict()}  # with the fields that an older spec lacks
 
     @property
+    def algorithm(self) -> Hash:
+        """Algorithm of the digests of its files: SHA-256 if its schema is an older one, else BLAKE3."""
+        return algorithm_of(self.attributes["schema_version"])
+
+    @property
     def mel(self) -> zarr.Array[Any]:
         """The array `mel`, with the dimensions (track, window, frame, band)."""
         return self._array("mel")
@@ -110,13 +118,14 @@ class Store:
         Parameters
         ----------
         known : mapping of str to str, optional
-            SHA-256 of files that need not be read again, by name.
+            Digests of files that need not be read again, by name.
         """
-        known = known or {}
-        found = (name for name, _ in self.directory.files()) if self.directory.can_list else self._described()
-        names = sorted({name for name in found if not is_companion(name)} - known.keys() - {"zarr.json"})
+        known, algorithm = known or {}, self.algorithm
+        files = (name for name, _ in self.directory.files()) if self.directory.can_list else self._described()
+        names = sorted({name for name in files if not is_companion(name)} - known.keys() - {"zarr.json"})
         with ThreadPoolExecutor(self.directory.io_threads) as pool:
-            digests = dict(zip(names, pool.map(self.directory.sha256, names), strict=True))
+            found = pool.map(lambda name: self.directory.digest(name, algorithm), names)
+            digests = dict(zip(names, found, strict=True))
         return content_uuid({**known, **digests}, self.directory.read("zarr.json"))
 
     def _described(self) -> Iterator[str]:
@@ -151,6 +160,9 @@ class Store:
         if name in ADDED and name not in self.group:
             n_rows = len(range(*which.indices(self.n_tracks)))
             return np.full(n_rows, ADDED[name], TEXT if isinstance(ADDED[name], str) else None)
+        if name in OLDER_DIGESTS and name not in self.group:
+            digests = self.column(OLDER_DIGESTS[name], which)
+            return np.where(digests == "", "", SHA256 + digests) if name == "source_blake3" else digests
         try:
             with access_to(self.directory):
                 return np.asarray(self._array(name)[which])
@@ -249,14 +261,14 @@ class Store:
         tracks = [TrackReceipt(**dict(zip(facts, row, strict=True))) for row in zip(*facts.values(), strict=True)]
         columns = {name: self.values(f"receipts/{name}", which).tolist() for name in RECEIPTS}
         for number, row in enumerate(zip(*columns.values(), strict=True)):
-            key, sha256, n_bytes, count, level, square = row
+            key, digest, n_bytes, count, level, square = row
             try:
                 receipt = Receipt(
                     index=which.start + number,
                     tracks=tuple(tracks[number * step : (number + 1) * step]),
                     sums=BandSums(count=count, level=tuple(level), square=tuple(square)),
                     key=key,
-                    sha256=sha256,
+                    blake3=digest,
                     n_bytes=n_bytes,
                 )
             except ValueError as error:

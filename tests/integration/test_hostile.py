@@ -71,7 +71,7 @@ def of_label(change: Edit) -> Callable[[Path], None]:
     return lambda store: edit_array(store, "label", change)
 
 
-TRACK_ARRAYS = ("mel", "track", "label", "split", "group", "status", "error", "n_windows", "source", "source_sha256",
+TRACK_ARRAYS = ("mel", "track", "label", "split", "group", "status", "error", "n_windows", "source", "source_blake3",
                 "source_rate", "source_channels", "duration", "peak", "clipped")  # fmt: skip
 CLAIMS = {
     "tracks": (shaped(10**12, *TRACK_ARRAYS), "does not have the files for them"),
@@ -117,7 +117,7 @@ def test_inspecting_it_takes_no_memory(own_store: Store) -> None:
     assert "it declares 100000000000 tracks" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["label", "split", "n_windows", "mean_db", "receipts/sha256"])
+@pytest.mark.parametrize("name", ["label", "split", "n_windows", "mean_db", "receipts/blake3"])
 def test_a_chunk_that_is_gone_is_no_empty_one(name: str, own_store: Store) -> None:
     shutil.rmtree(own_store.directory.path / name / "c")
     with pytest.raises(StoreError, match=f"{name}/c/0.* is missing"):
@@ -138,11 +138,11 @@ def test_a_receipt_that_names_another_file_is_refused_and_nothing_is_kept(
 ) -> None:
     precious = own_store.directory.path.parent / "precious"
     precious.write_text("mine")
-    zarr.open_array(own_store.directory.path / "receipts/sha256")[0] = digest
-    with pytest.raises(StoreError, match="is not a SHA-256"):
+    zarr.open_array(own_store.directory.path / "receipts/blake3")[0] = digest
+    with pytest.raises(StoreError, match="is not a digest"):
         list(open_store(own_store.directory.path).receipts())
-    with pytest.raises(ValueError, match="is not a SHA-256"):
-        Receipt(index=0, key="", sha256=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
+    with pytest.raises(ValueError, match="is not a digest"):
+        Receipt(index=0, key="", blake3=digest, n_bytes=1, tracks=(), sums=BandSums(count=0, level=(), square=()))
     catalog, plan = plan_of(music)
     assert build(plan, catalog, own_store.directory.path, InProcess(), replace=True).n_reused == 0
     assert precious.read_text() == "mine"
@@ -229,7 +229,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_failed_track(
     windows, receipt = featurise(path, SPEC)
     assert len(windows) == 0
     assert receipt.error == "the file changed while it was read; run again when nothing writes to it"
-    assert not receipt.source_sha256  # so that the next run makes it again
+    assert not receipt.source_blake3  # so that the next run makes it again
 
 
 def test_a_named_pipe_in_the_place_of_a_chunk_is_no_chunk(own_store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
 
 
 def remote_digests(directory: ObjectStoreDirectory) -> dict[str, str]:
-    return {name: directory.sha256(name) for name, _ in directory.files()}
+    return {name: directory.digest(name, hashlib.sha256) for name, _ in directory.files()}
 
 
 def started(source: ObjectStoreDirectory, target: ObjectStoreDirectory) -> subprocess.Popen[str]:

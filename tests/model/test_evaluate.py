@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from older_store import made_older
 
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
@@ -229,9 +231,9 @@ def test_on_another_store_tracks_that_it_was_trained_on_are_left_out_unless_aske
     tiny: Store, finished: Store, trained: Run
 ) -> None:
     assert finished.spec.n_windows != trained.spec.n_windows
-    learnt = set(tiny.values("source_sha256")[select(tiny, "train").tracks])  # both stores are of the same files
+    learnt = set(tiny.values("source_blake3")[select(tiny, "train").tracks])  # both stores are of the same files
     tracks = select(finished, "train").tracks
-    seen = np.array([digest in learnt for digest in finished.values("source_sha256")[tracks]])
+    seen = np.array([digest in learnt for digest in finished.values("source_blake3")[tracks]])
     assert 0 < seen.sum() < seen.size
     found, asked = judged(trained, finished, "train"), judged(trained, finished, "train", with_trained=True)
     start = f"the train split of another store; the model was trained on {seen.sum()} of its {seen.size} tracks, which "
@@ -248,7 +250,8 @@ def test_a_store_all_of_which_was_trained_on_is_not_judged_unless_asked(tiny: St
     titled = renamed("titled")  # as a share of another title: the same files, and another UUID
     config = {**own_run.config, "store": {**own_run.config["store"], "uuid": "another"}}
     own_run.config_file.write_text(json.dumps(config))
-    own_run.trained_file.write_text("\n".join(tiny.values("source_sha256")))  # as of a training by windows
+    own_run.trained_file.unlink()
+    own_run.keep_trained(tiny.values("source_blake3"))  # as of a training by windows
     with pytest.raises(RunError, match=r"was trained on all \d tracks of the test split of .*--with-trained"):
         evaluate(own_run, titled)
     assert evaluate(own_run, titled, with_trained=True)["trained_on"] == select(titled, "test").tracks.size
@@ -262,6 +265,24 @@ def test_of_a_run_without_a_list_it_says_that_it_does_not_know(finished: Store, 
     own_run.trained_file.write_bytes(b"\xff")
     with pytest.raises(RunError, match="cannot be read"):
         judged(own_run, finished, "train")
+
+
+def test_a_run_from_before_knows_its_files_by_their_sha256(
+    finished: Store, own_store: Store, music: Path, own_run: Run
+) -> None:
+    older = made_older(own_store, 4, music)
+    heard = older.values("source_blake3")[select(older, "train").tracks[:2]]
+    own_run.trained_file.write_text("\n".join(digest.removeprefix("sha256:") for digest in heard))
+    assert judged(own_run, older, "train").n_trained == 2
+    found = judged(own_run, finished, "train")  # of the same files, by their BLAKE3
+    assert found.words == "the train split of another store; whether the model was trained on its tracks is not known"
+    assert found.n_trained is None
+
+
+def test_a_track_whose_digest_is_of_another_kind_is_counted_as_not_known(own_store: Store, trained: Run) -> None:
+    tracks = select(own_store, "train").tracks
+    zarr.open_array(own_store.directory.path / "source_blake3")[int(tracks[0])] = f"sha256:{'5a' * 32}"
+    assert judged(trained, own_store, "train").words.endswith("; of 1 this is not known")
 
 
 @pytest.mark.parametrize(

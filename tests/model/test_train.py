@@ -242,7 +242,7 @@ def test_one_label_that_can_be_learnt_is_nothing_to_tell_apart(tiny: Store, quic
 
 def test_what_was_trained_on_is_kept(tiny: Store, trained: Run) -> None:
     tracks = make_protocol(tiny, "track").part("train").tracks
-    assert trained.trained_on() == set(tiny.values("source_sha256")[tracks])
+    assert trained.trained_on() == set(tiny.values("source_blake3")[tracks])
 
 
 @pytest.mark.usefixtures("light")

@@ -19,12 +19,12 @@ from melzarr.pipeline.spec import FeatureSpec
 
 UNKNOWN = TrackReceipt(status="failed", error="the file is empty (0 bytes)")
 KNOWN = TrackReceipt(
-    status="ok", n_windows=599, source_sha256="ab" * 32, source_rate=22050.0, source_channels=1.0, duration=30.01
+    status="ok", n_windows=599, source_blake3="ab" * 32, source_rate=22050.0, source_channels=1.0, duration=30.01
 )
 RECEIPT = Receipt(
     index=3,
     key="k" * 64,
-    sha256="5a" * 32,
+    blake3="5a" * 32,
     n_bytes=12_345,
     tracks=(KNOWN, UNKNOWN),
     sums=BandSums(count=2995, level=(-12.5, -1e-300), square=(156.25, 1.7e308)),
@@ -38,7 +38,7 @@ TRACKS = st.builds(
     status=st.sampled_from(STATUSES),
     error=st.text(max_size=20),
     n_windows=st.integers(0, 10_000),
-    source_sha256=st.text("0123456789abcdef", max_size=64),
+    source_blake3=st.text("0123456789abcdef", max_size=64),
     source_rate=NUMBERS,
     source_channels=NUMBERS,
     duration=NUMBERS,
@@ -49,7 +49,7 @@ RECEIPTS = st.builds(
     Receipt,
     index=st.integers(0, 10**6),
     key=st.text(max_size=64),
-    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    blake3=st.text("0123456789abcdef", min_size=64, max_size=64),
     n_bytes=st.integers(0, 2**62),
     tracks=st.lists(TRACKS, max_size=3).map(tuple),
     sums=st.builds(
@@ -118,7 +118,7 @@ def test_another_shape_is_refused(other: dict[str, Any]) -> None:
         Receipt.from_json(json.dumps(fields | other).encode())
 
 
-@pytest.mark.parametrize("field", ["index", "key", "sha256", "n_bytes", "tracks", "sums"])
+@pytest.mark.parametrize("field", ["index", "key", "blake3", "n_bytes", "tracks", "sums"])
 def test_a_field_that_is_lacking_is_named(field: str) -> None:
     fields = json.loads(RECEIPT.to_json())
     del fields[field]

@@ -60,7 +60,7 @@ PHASES = {
     "write": r"encode_chunk|pack|write_whole|write \(.*workspace|_compute",
     "statistics": r"sum_levels",
     "mel": r"mel_windows|compiled_kernel|_judge",
-    "decode": r"read_audio|source_sha256|featurise",
+    "decode": r"read_audio|source_digest|featurise",
     "plan": r"read_catalog|make_plan",
     "start": r"_find_and_load|connect \(.*task_runner|local \(|existing \(",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -214,7 +215,7 @@ def test_stages_from_bucket_to_bucket(music: Path, bucket: ObjectStoreDirectory,
         finish(read_plan(target), target)
     part(target, 2, 2)
     finish(read_plan(target), target)
-    assert {name: target.sha256(name) for name, _ in target.files()} == digests(finished.directory.path)
+    assert {name: target.digest(name, hashlib.sha256) for name, _ in target.files()} == digests(finished.directory.path)
 
 
 def command(*arguments: object) -> Result:

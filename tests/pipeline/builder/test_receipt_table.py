@@ -26,7 +26,7 @@ ENTRIES = st.builds(
     status=st.sampled_from(STATUSES),
     error=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     n_windows=st.integers(0, 10_000),
-    source_sha256=st.sampled_from(["", "ab" * 32]),
+    source_blake3=st.sampled_from(["", "ab" * 32]),
     source_rate=NUMBERS,
     source_channels=NUMBERS,
     duration=NUMBERS,
@@ -46,7 +46,7 @@ def builds(draw: st.DrawFn) -> tuple[int, int, list[Receipt]]:
         Receipt(
             index=index,
             key=f"{index:064x}",
-            sha256=f"{index + 1:064x}",
+            blake3=f"{index + 1:064x}",
             n_bytes=draw(st.integers(0, 2**62)),
             tracks=tuple(draw(ENTRIES) for _ in range(min(step, n_tracks - start))),
             sums=BandSums(count=draw(st.integers(0, 2**40)), level=draw(SUMS), square=draw(SUMS)),
@@ -68,12 +68,12 @@ def test_it_says_what_the_receipts_say_in_their_order(
     with ReceiptTable(n_tracks, step, N_MELS, tmp_path_factory.getbasetemp()) as receipt_table:
         for receipt in chance.sample(receipts, len(receipts)):
             receipt_table.add(receipt)
-        for name in ("status", "source_sha256"):
+        for name in ("status", "source_blake3"):
             assert receipt_table.tracks[name][:].astype(str).tolist() == [getattr(entry, name) for entry in entries]
         assert receipt_table.error.tolist() == [entry.error for entry in entries]
         for name in FACTS:
             np.testing.assert_array_equal(receipt_table.tracks[name][:], [getattr(entry, name) for entry in entries])
-        for name in ("key", "sha256", "n_bytes"):
+        for name in ("key", "blake3", "n_bytes"):
             assert receipt_table.shards[name].tolist() == [getattr(receipt, name) for receipt in receipts]
         assert receipt_table.shards["count"].tolist() == [receipt.sums.count for receipt in receipts]
         for name in ("level", "square"):
@@ -136,14 +136,14 @@ def receipts(n: int, n_tracks: int, start: int = 0, n_mels: int = N_MELS) -> Ite
     """Make receipts as workers send them, with strings and numbers of their own; the last track of each is short."""
     for index in range(start, start + n):
         ok, short = (
-            {"status": status, "n_windows": 599, "duration": 30.0 + index, "source_sha256": f"{index:064x}"}
+            {"status": status, "n_windows": 599, "duration": 30.0 + index, "source_blake3": f"{index:064x}"}
             for status in ("ok", "short")
         )
         entries = [TrackReceipt(**ok) for _ in range(n_tracks - 1)]
         entries.append(TrackReceipt(**short, error=f"{index:04d} is too short by far, as one in so many is"))
         level = tuple(float(index + band) for band in range(n_mels))
         sums = BandSums(count=2995, level=level, square=level)
-        yield Receipt(index=index, key="k" * 64, sha256=f"{index:064x}", n_bytes=25, tracks=tuple(entries), sums=sums)
+        yield Receipt(index=index, key="k" * 64, blake3=f"{index:064x}", n_bytes=25, tracks=tuple(entries), sums=sums)
 
 
 def test_it_takes_a_bounded_number_of_bytes_a_track(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_late_worker_of_an_earlier_build_harms_nothing(own_music: Path, tmp_pa
         workspace = open_workspace(target)
         receipt = workspace.read_receipt(job.shard.index)
         workspace.root.remove([workspace.receipt(job.shard.index)])  # it looked before there was one
-        written.extend([make_shard(job).sha256, receipt.sha256])
+        written.extend([make_shard(job).blake3, receipt.blake3])
         path.write_bytes(now)
 
     run(own_music, target, plan_of, Haunted(late))
@@ -378,7 +378,7 @@ def test_a_forced_build_that_goes_on_reads_no_shard_in_the_client(
     data[100] ^= 1
     second.unlink()  # it is a link to the finished store's, which stays as it is
     second.write_bytes(data)
-    monkeypatch.setattr("melzarr.pipeline.storage.local.sha256_of", pytest.fail)
+    monkeypatch.setattr("melzarr.pipeline.storage.local.digest_of", pytest.fail)
     runner = Drawn()
     with pytest.raises(KeyboardInterrupt):
         run(own_music, target, plan_of, runner, replace=True)
@@ -399,7 +399,7 @@ class Drawn(InProcess):
 def test_of_a_damaged_store_nothing_is_kept_and_it_is_replaced(own_music: Path, tmp_path: Path, plan_of) -> None:
     target = tmp_path / "s.zarr"
     run(own_music, target, plan_of)
-    (target / "receipts/sha256/c/0").write_bytes(b"no chunk")
+    (target / "receipts/blake3/c/0").write_bytes(b"no chunk")
     summary = run(own_music, target, plan_of, replace=True)
     assert (summary.n_reused, summary.outdated) == (0, ())
     assert not verify(open_store(target)).problems
@@ -505,4 +505,4 @@ def test_a_worker_returns_receipts_and_never_arrays(music: Path, tmp_path: Path,
         )
     )
     assert len(receipt.to_json()) < 20_000  # three sums of 128 bands and five tracks, where the shard is 768 kB
-    assert receipt.n_bytes == workspace.root.size(workspace.written(receipt.index, receipt.sha256))
+    assert receipt.n_bytes == workspace.root.size(workspace.written(receipt.index, receipt.blake3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -114,7 +115,7 @@ def test_new_tracks_come_last_whatever_their_names_and_the_old_ones_stay_as_they
         after.isel(track=slice(9)).drop_vars(["mean_db", "std_db"]).drop_attrs(), before.drop_attrs()
     )
     assert after.track.values.tolist() == [*everything.track.values[3:], *everything.track.values[:3]]
-    for name in ("mel", "split", "status", "source_sha256", "n_windows"):
+    for name in ("mel", "split", "status", "source_blake3", "n_windows"):
         np.testing.assert_array_equal(after[name].values[-3:], everything[name].values[:3])
     np.testing.assert_allclose(after.mean_db, everything.mean_db, rtol=1e-12)
     np.testing.assert_allclose(after.std_db, everything.std_db, rtol=1e-9)
@@ -430,7 +431,7 @@ def remote(young: Path, bucket: ObjectStoreDirectory) -> ObjectStoreDirectory:
 
 
 def remote_digests(directory: ObjectStoreDirectory) -> dict[str, str]:
-    return {name: directory.sha256(name) for name, _ in directory.files()}
+    return {name: directory.digest(name, hashlib.sha256) for name, _ in directory.files()}
 
 
 def remote_left(bucket: ObjectStoreDirectory) -> set[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -452,9 +453,10 @@ def test_somebody_elses_layout_is_read_and_packed_as_here(
 def test_what_explains_a_store_sees_it_whole_and_appears_with_it(finished: Store, tmp_path: Path) -> None:
     target, seen = tmp_path / "s.zarr", []
 
-    def explain(store: Store, folder: Path) -> None:
+    def explain(store: Store, folder: Path, checksums: Mapping[str, str]) -> None:
         assert not target.exists()
         seen.append((verify(store).problems, store.attributes["uuid"]))
+        assert checksums == {name: digest for name, digest in digests(folder).items() if name.startswith("mel/c/")}
         np.testing.assert_array_equal(store.mel[7], finished.mel[7])
         (folder / "README.md").write_text(f"{store.n_tracks} tracks")
         (folder / "more").mkdir()
@@ -467,7 +469,7 @@ def test_what_explains_a_store_sees_it_whole_and_appears_with_it(finished: Store
 
 
 def test_where_explaining_fails_nothing_appears(finished: Store, tmp_path: Path) -> None:
-    def explain(_: Store, folder: Path) -> None:
+    def explain(_: Store, folder: Path, __: object) -> None:
         (folder / "README.md").write_text("half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -482,7 +484,7 @@ def test_where_explaining_fails_nothing_appears(finished: Store, tmp_path: Path)
 
 
 def remote_digests(directory: Directory) -> dict[str, str]:
-    return {name: directory.sha256(name) for name, _ in directory.files()}
+    return {name: directory.digest(name, hashlib.sha256) for name, _ in directory.files()}
 
 
 def uploaded(store: Store, directory: ObjectStoreDirectory) -> Store:
@@ -530,7 +532,7 @@ def test_in_a_bucket_what_explains_a_store_sees_it_whole_and_appears_with_it(
 ) -> None:
     target, seen = bucket.child("s.zarr"), []
 
-    def explain(store: Store, folder: Path) -> None:
+    def explain(store: Store, folder: Path, _: object) -> None:
         assert target.size("zarr.json") is None
         assert (str(store.directory), store.directory.name, store.n_bytes) == (f"{target}", "s.zarr", finished.n_bytes)
         seen.append(verify(store, music, n_samples=3))
@@ -565,7 +567,7 @@ def test_in_a_bucket_shards_of_a_store_that_is_replaced_stay_where_they_are(
 
     monkeypatch.setattr(ObjectStoreDirectory, "write", write)
 
-    def explain(store: Store, _: Path) -> None:
+    def explain(store: Store, _: Path, __: object) -> None:
         assert verify(store).problems == []
 
     assert made([early, late], target, finished, replace=True, in_place=True, explain=explain).n_reused == 5

@@ -60,7 +60,7 @@ def test_a_crash_is_a_sentence(hostile: Path) -> None:
     assert windows.shape == (0, 5, 128)
     assert receipt.status == "failed"
     assert receipt.error.startswith("its decoder crashed (SIGSEGV); the file is damaged or hostile")
-    assert receipt.source_sha256
+    assert receipt.source_blake3
 
 
 def test_what_hangs_is_ended_and_is_a_sentence(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,7 @@ def test_what_has_one_rhythm_or_one_fade_in_common_is_not_the_same(tmp_path: Pat
 
 def test_what_is_no_digest_says_nothing(faulty: Store, found, tmp_path: Path) -> None:
     path = damaged(faulty, tmp_path)
-    zarr.open_group(path, mode="r+", use_consolidated=False)["source_sha256"][...] = "unknown"
+    zarr.open_group(path, mode="r+", use_consolidated=False)["source_blake3"][...] = "unknown"
     assert pairs_of(find(open_store(path))) == pairs_of(found)
 
 

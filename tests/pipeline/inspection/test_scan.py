@@ -84,7 +84,7 @@ def test_a_comparison_holds_no_objects_for_its_tracks(
     catalog, _ = many
     tracks = Tracks.of(catalog.tracks)
     columns = {name: tracks.column(name) for name in FIELDS} | {"track": tracks.column("id")}
-    columns["source_sha256"] = np.full(N, "5a" * 32, TEXT)
+    columns["source_blake3"] = np.full(N, "5a" * 32, TEXT)
     read = {"text": columns.__getitem__, **dict.fromkeys(("column", "field"), lambda name, some: columns[name][some])}
     store = cast("Store", SimpleNamespace(**read))
     found: list[list[str]] = []

@@ -207,7 +207,7 @@ def test_its_card_says_how_the_windows_were_made(finished: Store) -> None:
 def test_tracks_csv_says_what_the_coordinates_say(finished: Store, shared_folder: Path) -> None:
     with (shared_folder / "tracks.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for name in ("track", "label", "split", "status", "error", "source_sha256"):
+    for name in ("track", "label", "split", "status", "error", "source_blake3"):
         assert [row[name] for row in rows] == finished.values(name).tolist()
     for name in ("duration", "peak", "clipped", "n_windows"):
         np.testing.assert_array_equal([float(row[name] or "nan") for row in rows], finished.values(name))
@@ -326,7 +326,7 @@ def test_behind_a_server_that_gives_parts_of_files_it_opens_by_its_address(
 
 def test_audio_is_in_it_only_where_it_is_asked_for(finished: Store, own_music: Path, tmp_path: Path) -> None:
     share(finished, tmp_path / "with", ShareOptions(audio=open_directory(own_music)))
-    sources = [name for name, digest in zip(finished.values("source"), finished.values("source_sha256"), strict=True)
+    sources = [name for name, digest in zip(finished.values("source"), finished.values("source_blake3"), strict=True)
                if digest]  # fmt: skip
     assert sorted(name for name, _ in LocalDirectory(tmp_path / "with/audio").files()) == sorted(sources)
     assert not verify(open_store(tmp_path / "with"), tmp_path / "with/audio", n_samples=2).problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from melzarr.pipeline.storage.atomic import files_below, remove_parts, sha256_of, tree_bytes, write_whole
+from melzarr.pipeline.storage.atomic import files_below, remove_parts, tree_bytes, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -104,18 +103,6 @@ def test_parts_that_a_kill_has_left_go_and_nothing_else(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 5
     remove_parts(tmp_path / "nowhere/a.json")
     remove_parts(path / "a.json")  # below a file
-
-
-@pytest.mark.parametrize("content", [b"", b"abc", bytes(3_000_000)])
-def test_a_digest_is_sha256_of_the_bytes(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "file").write_bytes(content)
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_a_digest_of_abc_is_the_published_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256_of(tmp_path / "file") == expected
 
 
 def test_the_bytes_of_a_tree_are_those_of_all_its_files(tmp_path: Path) -> None:

@@ -416,7 +416,7 @@ def test_where_the_server_is_at_fault_nothing_else_is_blamed(
     def away(*_: object) -> None:
         raise StorageError("the server does not answer")
 
-    monkeypatch.setattr(ObjectStoreDirectory, "local" if what == "sample" else "sha256", away)
+    monkeypatch.setattr(ObjectStoreDirectory, "local" if what == "sample" else "digest", away)
     if what == "features":
         done = CliRunner().invoke(main, ["features", str(remote_music), str(store.directory), "--n-windows", "60"])
         assert done.exit_code == 1

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from melzarr.pipeline.inspection.verify import verify
-from melzarr.pipeline.storage.atomic import sha256_of
+from melzarr.pipeline.storage.digests import digest_of
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.companion_files import (
     CHECKSUMS,
@@ -44,7 +44,8 @@ def test_what_was_written_is_read_back_and_sorted(digests: dict[str, str]) -> No
 def test_sha256sum_reads_it_whatever_the_names(tmp_path: Path) -> None:
     for name in AWKWARD:
         (tmp_path / name).write_text(name)
-    (tmp_path / CHECKSUMS).write_bytes(checksum_lines({name: sha256_of(tmp_path / name) for name in AWKWARD}))
+    digests = {name: digest_of(tmp_path / name, hashlib.sha256) for name in AWKWARD}
+    (tmp_path / CHECKSUMS).write_bytes(checksum_lines(digests))
     check = ["sha256sum", "--check", "--strict", CHECKSUMS]
     assert subprocess.run(check, cwd=tmp_path, check=True, capture_output=True).stdout.count(b": OK") == len(AWKWARD)
     (tmp_path / AWKWARD[3]).write_text("other")

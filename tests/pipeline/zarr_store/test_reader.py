@@ -24,7 +24,7 @@ from melzarr.pipeline.storage.atomic import tree_bytes
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES, COORDINATES, Variable, _Files, _write
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 
-TEXT = ("track", "label", "split", "group", "status", "error", "source", "source_sha256")
+TEXT = ("track", "label", "split", "group", "status", "error", "source", "source_blake3")
 
 
 def test_xarray_opens_it_with_all_coordinates_and_without_a_warning(finished: Store) -> None:
@@ -101,7 +101,7 @@ def test_statistics_are_those_of_the_train_splits_ok_tracks(finished: Store) -> 
 def test_attributes_say_what_it_is_and_name_no_path_of_this_machine(finished: Store, music: Path) -> None:
     attributes = finished.attributes
     assert FeatureSpec.from_dict(attributes["spec"]) == finished.spec
-    assert attributes["schema_version"] == 4
+    assert attributes["schema_version"] == 5
     assert {"melzarr features", "librosa", "libsndfile", "numpy", "soxr", "zarr"} <= attributes["versions"].keys()
     assert attributes.keys() >= {"title", "licence", "split", "recipe", "uuid"}
     for path in finished.directory.path.rglob("*.json"):
