@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from melzarr.pipeline.inspection.duplicate_candidates import Prints, candidates
 from melzarr.pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
 from melzarr.pipeline.storage.digests import SHA256
+from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
@@ -115,14 +117,21 @@ def find_duplicates(
     n_read = np.cumsum([sum(number not in kept for number in pair) for pair in near[:MAX_COMPARED].tolist()])
     compared = near[: np.count_nonzero(n_read <= MAX_READ)]
     progress = step("compare copies", len(np.unique(compared[:, 0])))
-    # In order, so that a track is prepared once for consecutive pairs.
-    for earlier, pairs_of_one in itertools.groupby(sorted(compared.tolist()), key=lambda pair: pair[0]):
-        for _, later in pairs_of_one:
+
+    def copies_of(pairs: list[list[int]]) -> list[tuple[int, int, float, int]]:
+        copies = []
+        for earlier, later in pairs:
             first, second = prepared(later), prepared(earlier)
             if first is not None and second is not None:
                 likeness, shift = alike(first, second)
                 if likeness >= SAME:
-                    found.append((later, earlier, likeness, shift))
+                    copies.append((later, earlier, likeness, shift))
+        return copies
+
+    # In order, so that a track is prepared once for consecutive pairs.
+    pairs_of = (list(pairs) for _, pairs in itertools.groupby(sorted(compared.tolist()), key=lambda pair: pair[0]))
+    for more in in_order(copies_of, pairs_of, os.cpu_count() or 1):
+        found += more
         progress(1)
     pairs = [Pair(*one, bool(parts[one[0]] != parts[one[1]]), bool(labels[one[0]] != labels[one[1]])) for one in found]
     pairs.sort(key=lambda p: (not p.is_across, not p.is_relabelled, -round(p.likeness, 4), p.first, p.second))

@@ -122,6 +122,14 @@ def test_progress_counts_every_track_once(faulty: Store) -> None:
     assert sum(seen) == faulty.n_tracks
 
 
+def test_findings_do_not_depend_on_the_number_of_threads(faulty: Store, found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    again = find(faulty)
+    assert again.pairs == found.pairs
+    np.testing.assert_array_equal(again.mean_db, found.mean_db)
+    np.testing.assert_array_equal(again.all_db, found.all_db)
+
+
 def test_the_search_for_copies_tells_its_progress_too(faulty: Store, found) -> None:
     steps: dict[str, list[int]] = {}
 

@@ -89,6 +89,21 @@ def test_a_missing_or_truncated_shard_is_found_and_its_tracks_named(own_store: S
     assert any("is missing, with the tracks " + ", ".join(FIRST_SHARD) in line for line in problems(own_store))
 
 
+def test_what_is_said_does_not_depend_on_the_number_of_threads(
+    own_store: Store, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in (0, 2):
+        path = own_store.directory.path / shard_name(index)
+        path.write_bytes(path.read_bytes()[:-200])
+    said = []
+    for room in (1, 1 << 30):  # one thread, and eight
+        monkeypatch.setattr("melzarr.pipeline.inspection.verify.ROOM", room)
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        said.append(repr(verify(own_store, music, n_samples=3)))
+    assert said[0] == said[1]
+    assert "cannot be decoded" in said[0]
+
+
 def test_two_shards_that_changed_places_are_found(own_store: Store) -> None:
     first, second, aside = (own_store.directory.path / name for name in (shard_name(0), shard_name(1), "aside"))
     first.rename(aside)
