@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Self
 
 from melzarr.pipeline.errors import SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PAD_MODES = ("reflect", "constant", "edge")
 WINDOW_FUNCTIONS = (  # of scipy.signal.get_window, as in librosa: those without a parameter
@@ -20,7 +21,8 @@ WINDOW_FUNCTIONS = (  # of scipy.signal.get_window, as in librosa: those without
 MEL_SCALES = ("slaney", "htk")
 NORMS = ("slaney", "none")
 SCALES = ("power", "db")
-DTYPES = ("float32", "float16")
+ITEM_BYTES = {"float32": 4, "float16": 2}
+DTYPES = tuple(ITEM_BYTES)
 MIDDLE = "middle"  # of each file, in place of a start in s
 CHOICES = {
     "window_function": WINDOW_FUNCTIONS,
@@ -205,7 +207,7 @@ class FeatureSpec:
     @property
     def track_bytes(self) -> int:
         """Bytes of one track, uncompressed."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def valid_windows(self, n_samples: int) -> int:
         """Return the number of windows that fit completely into `n_samples` samples, at most `n_windows`."""
@@ -215,10 +217,14 @@ class FeatureSpec:
 
     def window_starts(self) -> npt.NDArray[np.float64]:
         """Return the start of each window in its track, in s, shape (n_windows,)."""
+        import numpy as np  # noqa: PLC0415  (slow to import; the command line does without)
+
         return np.arange(self.n_windows) * self.stride / self.sample_rate
 
     def frame_centres(self) -> npt.NDArray[np.float64]:
         """Return the centre of each frame, in s from the start of its window, shape (n_frames,)."""
+        import numpy as np  # noqa: PLC0415  (slow to import; the command line does without)
+
         return np.arange(self.n_frames) * self.hop_length / self.sample_rate
 
     def to_dict(self) -> dict[str, Any]:

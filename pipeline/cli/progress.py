@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
-import tqdm
 
 from melzarr.pipeline.builder.feedback import Feedback
 from melzarr.pipeline.human_units import count
 from melzarr.pipeline.untrusted_text import printable
 
 if TYPE_CHECKING:
+    import tqdm
+
     from melzarr.pipeline.builder.feedback import Advance, Progress
     from melzarr.pipeline.builder.run_build import Summary
     from melzarr.pipeline.clusters.task_runner import Runner
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def say(line: str, *, err: bool = False) -> None:
     """Print a line without breaking a progress bar, with control characters escaped."""
+    import tqdm
+
     with tqdm.tqdm.external_write_mode():
         click.echo(printable(line), err=err)
 
@@ -47,6 +50,8 @@ def show_made(summary: Summary) -> None:
 @contextmanager
 def _bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
     """Show done, rate and time left on stderr; if that is not a terminal, print a line every ten seconds."""
+    import tqdm
+
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
         yield bar

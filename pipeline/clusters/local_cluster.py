@@ -62,8 +62,8 @@ def local(request: Resources) -> Iterator[Cluster]:
                 env=dict(os.environ),  # the forkserver has that of its own start
             )
         )
-        cluster.scale(n_workers)  # returns at once: the imports of a build take as long as the start of a worker
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))
+        cluster.scale(n_workers)  # after the client, which would wait for them: the imports of a build take as long
         yield Cluster(client, n_workers, release=partial(cluster.scale, 0))
 
 

@@ -114,6 +114,24 @@ def test_a_server_of_somebody_else_is_not_used_and_not_ended(tmp_path: Path) -> 
     assert said(["others.py"], tmp_path) == ["spawn", "0"]
 
 
+LIGHT = """
+import sys
+from melzarr.pipeline.clusters.task_runner import connect
+
+def heavy(_):
+    return sorted({"pandas", "pyarrow", "zarr"} & sys.modules.keys())
+
+if __name__ == "__main__":
+    with connect("local", 1, 1 << 28) as runner:
+        print(*runner.run(heavy, [1]), "pandas" in sys.modules)
+"""
+
+
+def test_neither_workers_nor_the_client_import_what_only_others_need(tmp_path: Path) -> None:
+    (tmp_path / "light.py").write_text(LIGHT)
+    assert said(["light.py"], tmp_path) == ["[]", "False"]
+
+
 def test_a_folder_for_temporary_files_whose_path_is_too_long_for_a_socket_is_no_fault(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 120)
     deep.mkdir()
