@@ -109,7 +109,8 @@ def test_no_process_outlives_the_one_that_it_depends_on(
     _, alive = psutil.wait_procs(workers if victim == "forkserver" else family, timeout=60)
     assert not alive
     _, said = process.communicate(timeout=PATIENCE)
-    if victim == "client":
+    assert "Traceback" not in said
+    if process.returncode:  # a build whose workers have ended may end too, with a sentence
         process = features(many, target)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
