@@ -11,6 +11,7 @@ from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.directory import Directory, source_digest
+from melzarr.pipeline.threads import in_order
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.worker import ShardJob
@@ -22,8 +23,10 @@ def outdated(earlier: Receipt, job: ShardJob, workspace: Workspace) -> str:
         return "the spec, the versions or the tracks have changed"
     if not workspace.holds(earlier):
         return "its bytes are not those that were written"
-    for track, entry in zip(job.shard.tracks, earlier.tracks, strict=True):
-        if source_digest(job.root, track.source) != entry.source_blake3:
+    sources = (track.source for track in job.shard.tracks)
+    digests = in_order(lambda name: source_digest(job.root, name), sources, job.root.io_threads)
+    for track, entry, digest in zip(job.shard.tracks, earlier.tracks, digests, strict=True):
+        if digest != entry.source_blake3:
             return f"{track.source} has changed"
     return ""
 
@@ -31,10 +34,16 @@ def outdated(earlier: Receipt, job: ShardJob, workspace: Workspace) -> str:
 def seeded(jobs: Iterable[ShardJob], workspace: Workspace) -> Iterator[ShardJob]:
     """Yield each job after offering it the finished store's shard, which a worker checks before keeping it."""
     receipts = _readable(workspace.target)
-    for job in jobs:  # jobs and receipts are both in order of the shards
-        if receipt := next((receipt for receipt in receipts if receipt.index == job.shard.index), None):
+
+    def offered(job_receipt: tuple[ShardJob, Receipt | None]) -> ShardJob:
+        job, receipt = job_receipt
+        if receipt:
             workspace.reuse_published_shard(receipt)
-        yield job
+        return job
+
+    # Jobs and receipts are both in order of the shards.
+    pairs = ((job, next((found for found in receipts if found.index == job.shard.index), None)) for job in jobs)
+    return in_order(offered, pairs, workspace.root.io_threads)
 
 
 def _readable(target: Directory) -> Iterator[Receipt]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -105,9 +104,7 @@ class ObjectWorkspace(Workspace):
             self._require_hold()
             directory.write(name, source.read(name))
 
-        with ThreadPoolExecutor(directory.io_threads) as pool:
-            for _ in pool.map(copy, [name for name, _ in source.files() if name != without]):
-                pass
+        self._for_each(copy, [name for name, _ in source.files() if name != without])
 
     def _keep_description(self, described: Directory, digests: Sequence[str], sizes: Sequence[int]) -> None:
         """Save the new store's description: if the replacement is interrupted, neither store can be opened."""

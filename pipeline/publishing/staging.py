@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -15,6 +16,8 @@ from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.digests import Hash, digests_of
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
+
+Item = TypeVar("Item")
 
 PLAN = "plan.json"  # what a job array's parts compute; written by its first stage
 PLAN_DIGITS = 16  # digits of a plan's digest in the names of its receipts
@@ -144,8 +147,12 @@ class Staging(ABC):
             else:
                 self.root.move(name, new)
 
-        with ThreadPoolExecutor(self.root.io_threads) as pool:
-            for _ in pool.map(adopt, names):
+        self._for_each(adopt, names)
+
+    def _for_each(self, function: Callable[[Item], object], items: Iterable[Item]) -> None:
+        """Call a function that sends small requests for each item, in more threads than are needed to read data."""
+        with ThreadPoolExecutor(4 * self.root.io_threads) as pool:
+            for _ in pool.map(function, items):
                 pass
 
     def n_receipts(self) -> int:

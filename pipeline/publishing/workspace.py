@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -34,9 +33,7 @@ class Workspace(Staging):
             with suppress(FileNotFoundError):
                 self.root.move(self.written(index, digests[index]), shard_name(index), self.store)
 
-        with ThreadPoolExecutor(self.root.io_threads) as pool:
-            for _ in pool.map(move, range(len(digests))):
-                pass
+        self._for_each(move, range(len(digests)))
         self.require_settled(sizes)
 
     def require_settled(self, sizes: Sequence[int]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import distributed
 import numpy as np
+import obstore
 import pytest
 import soundfile
 from click.testing import CliRunner
@@ -20,7 +25,8 @@ from melzarr.cli import main
 from melzarr.pipeline.builder.plan import make_plan
 from melzarr.pipeline.builder.run_build import Summary, build
 from melzarr.pipeline.builder.up_to_date import changes
-from melzarr.pipeline.clusters.task_runner import InProcess
+from melzarr.pipeline.builder.worker import ShardJob, make_shard
+from melzarr.pipeline.clusters.task_runner import InProcess, OnDask, connect
 from melzarr.pipeline.errors import BuildError, CallError, CatalogError, StorageError, StoreError
 from melzarr.pipeline.inspection.scan import scan
 from melzarr.pipeline.inspection.verify import verify
@@ -305,6 +311,130 @@ def test_a_shard_that_did_not_come_into_the_store_keeps_it_from_appearing(
         with pytest.raises(BuildError, match="3 of 3 shards did not arrive in"):
             run(remote_music, bucket.child("s.zarr"))
     assert run(remote_music, bucket.child("s.zarr")).n_reused == 12
+
+
+def test_a_store_is_replaced_in_an_order_in_which_a_kill_loses_nothing(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = bucket.child("s.zarr")
+    run(remote_music, target)
+    target.write("mel/c/3/0/0/0", b"a shard of a longer store")
+    seen = []
+
+    def recorded(name: str) -> Callable[..., object]:
+        original = getattr(ObjectStoreDirectory, name)
+
+        def call(self: ObjectStoreDirectory, names: object, *arguments: object) -> object:
+            some = [names] if isinstance(names, str) else list(names)
+            seen.extend((name, f"{self.name}/{one}") for one in some)
+            return original(self, names if isinstance(names, str) else some, *arguments)
+
+        return call
+
+    for name in ("write", "remove", "move", "exchange"):
+        monkeypatch.setattr(ObjectStoreDirectory, name, recorded(name))
+    run(remote_music, target, replace=True, n_mels=64)
+    moves = [number for number, (what, _) in enumerate(seen) if what == "move"]
+    assert len(moves) == 3
+    written = [number for number, (what, name) in enumerate(seen) if what == "write" and name.startswith("s.zarr/")]
+    steps = [
+        ("write", "s.zarr.building/described.json"),
+        ("write", "s.zarr.building/publishing"),
+        ("remove", "s.zarr/zarr.json"),
+        seen[min(moves)], seen[max(moves)],
+        ("remove", "s.zarr/mel/c/3/0/0/0"),
+        seen[min(written)], seen[max(written)],
+        ("exchange", "s.zarr/zarr.json"),
+        ("write", "s.zarr.building/published"),
+        ("remove", "s.zarr.building/described.json"),
+        ("remove", "s.zarr.building/published"),
+    ]  # fmt: skip
+    places = [len(seen) - 1 - seen[::-1].index(step) for step in steps]
+    assert places == sorted(places)
+    assert seen.count(("remove", "s.zarr/zarr.json")) == 1
+
+
+def test_the_shards_of_a_store_that_is_replaced_are_offered_side_by_side(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(remote_music, bucket.child("s.zarr"))
+    all_three, original = threading.Barrier(3), ObjectWorkspace.reuse_published_shard
+
+    def together(self: ObjectWorkspace, receipt: Receipt) -> None:
+        all_three.wait(timeout=60)
+        original(self, receipt)
+
+    monkeypatch.setattr(ObjectWorkspace, "reuse_published_shard", together)
+    assert run(remote_music, bucket.child("s.zarr"), replace=True).n_reused == 12
+
+
+def test_an_upload_that_fails_leaves_the_other_shards_and_is_done_by_the_next_build(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, original = bucket.child("s.zarr"), ObjectStoreDirectory.write
+
+    def write(self: ObjectStoreDirectory, name: str, *parts: bytes) -> None:
+        if name.startswith("shards/0000001."):
+            raise StorageError("the server does not answer")
+        original(self, name, *parts)
+
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="inproc://", dashboard_address=None
+    ) as cluster, distributed.Client(cluster, set_as_default=False) as client:  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStoreDirectory, "write", write)
+            with pytest.raises(StorageError, match="does not answer"):
+                run(remote_music, target, OnDask(client))
+        assert open_workspace(target).read_receipt(1) is None
+        kept = open_workspace(target).n_receipts()
+        summary = run(remote_music, target, OnDask(client))
+    assert kept >= 1
+    assert summary.n_reused in {5, 7, 10}  # of shards of 5, 5 and 2 tracks, whatever was finished when the build ended
+    assert remote_digests(target) == digests(finished.directory.path)
+
+
+def ends_its_first_worker(job: ShardJob) -> Receipt:
+    """Make a shard; the first process that uploads one ends before the shard is safe."""
+
+    def write(self: ObjectStoreDirectory, name: str, *parts: bytes) -> None:
+        if name.startswith("shards/"):
+            with suppress(FileExistsError):
+                self.exchange("ended", b"", None)
+                os._exit(1)
+        original(self, name, *parts)
+
+    original, ObjectStoreDirectory.write = ObjectStoreDirectory.write, write
+    try:
+        return make_shard(job)
+    finally:
+        ObjectStoreDirectory.write = original
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_while_it_uploads_is_replaced(
+    remote_music: ObjectStoreDirectory, bucket: ObjectStoreDirectory, finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("melzarr.pipeline.builder.run_build.make_shard", ends_its_first_worker)
+    with connect("local", 1, 1 << 28) as runner:
+        run(remote_music, bucket.child("s.zarr"), runner)
+    assert remote_digests(bucket.child("s.zarr")) == digests(finished.directory.path)
+
+
+def test_missing_files_are_removed_without_an_error_whatever_a_service_says(
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        bucket.write(f"a/{number}", b"")
+    original = obstore.delete
+
+    def delete(client: object, names: str | list[str]) -> None:
+        if not isinstance(names, str) or names == "a/missing":
+            raise FileNotFoundError
+        original(client, names)
+
+    monkeypatch.setattr(obstore, "delete", delete)
+    bucket.remove(["a/missing", *(f"a/{number}" for number in range(40))])
+    assert [name for name, _ in bucket.files()] == [".keep"]
 
 
 def test_what_lies_there_already_and_is_no_store_is_left_alone(
