@@ -30,7 +30,13 @@ POOLS = (
 )
 # Dask makes the allocator return every freed array at once, and the next array is then allocated page by page
 # (measured: the mel computation took 3 times as long). These are the bounds that glibc would reach by itself.
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+# One arena for all threads: for an object store, a new thread makes each shard, and the arenas of earlier threads would
+# keep the memory of theirs (measured: 4.3 shards of 77 MB, against 2.0 with one arena, at the same speed).
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
 ENVIRONMENT = {**dict.fromkeys(POOLS, "1"), **ALLOCATOR}
 
 # A safe path: the server imports nothing from the folder in which it happens to run.

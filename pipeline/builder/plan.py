@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Memory of one worker, in bytes: libraries, a track's samples, and a shard as computed, encoded and joined."""
+        """Memory of one worker, in bytes: libraries, a track's samples, a shard in work and one in upload."""
         samples = 4 * round(self.spec.seconds * SOURCE_RATE) + 4 * self.spec.n_samples
         return WORKER_BASE_BYTES + 2 * samples + 4 * self.shard_bytes
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from blake3 import blake3
 
 from melzarr.pipeline.builder.plan import Shard
 from melzarr.pipeline.builder.resume import outdated
+from melzarr.pipeline.clusters.overlap import turns
 from melzarr.pipeline.errors import BuildError
 from melzarr.pipeline.features.decibels import add_sums, sum_levels
 from melzarr.pipeline.features.decoder_subprocess import featurise_apart
@@ -107,17 +109,16 @@ def make_shard_apart(job: ShardJob) -> Receipt:
 
 def _make(job: ShardJob, featurise: Featurise) -> Receipt:
     _require_versions(job.versions)
-    with one_thread():
-        workspace = open_workspace(job.target, job.plan_id)
-        workspace.require_plan()
-        earlier = workspace.read_receipt(job.shard.index)
-        if earlier is None:
-            return _compute(job, featurise, workspace)
-        reason = outdated(earlier, job, workspace)
-        if not reason:
-            return replace(earlier, reused=True)
-        workspace.drop(earlier)
-        return replace(_compute(job, featurise, workspace), outdated=reason)
+    workspace = open_workspace(job.target, job.plan_id)
+    workspace.require_plan()
+    earlier = workspace.read_receipt(job.shard.index)
+    if earlier is None:
+        return _make_new(job, featurise, workspace)
+    reason = outdated(earlier, job, workspace)
+    if not reason:
+        return replace(earlier, reused=True)
+    workspace.drop(earlier)
+    return replace(_make_new(job, featurise, workspace), outdated=reason)
 
 
 @contextmanager
@@ -144,10 +145,27 @@ def _require_versions(expected: dict[str, str]) -> None:
         )
 
 
-def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Receipt:
-    spec, watch = job.spec, Stopwatch()
+def _make_new(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Receipt:
+    """Compute and write a shard; if the store is far away, the worker meanwhile computes another."""
+    watch = Stopwatch()
+    with closing(job.root.local_files(track.source for track in job.shard.tracks)) as paths:
+        with watch.step("fetch"):
+            first = next(paths)
+        in_memory, computing = turns(overlap=workspace.root.folder is None)
+        with in_memory:
+            with computing, one_thread():
+                parts, receipt = _compute(job, featurise, itertools.chain([first], paths), watch)
+            with watch.step("write"):
+                workspace.require_plan()  # checked again, because the shard took some time
+                workspace.write(parts, receipt)
+    return replace(receipt, seconds=watch.seconds)
+
+
+def _compute(
+    job: ShardJob, featurise: Featurise, paths: Iterator[Path], watch: Stopwatch
+) -> tuple[list[bytes], Receipt]:
+    spec = job.spec
     entries, sums, chunks = [], [], []
-    paths = job.root.local_files(track.source for track in job.shard.tracks)
     for track in job.shard.tracks:
         with watch.step("fetch"):
             path = next(paths)
@@ -161,7 +179,7 @@ def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Recei
     parts = pack(chunks, job.tracks_per_shard)
     with watch.step("write"):
         digest = digests_of(parts, blake3)["blake3"]
-    receipt = Receipt(
+    return parts, Receipt(
         index=job.shard.index,
         key=job.key,
         blake3=digest,
@@ -169,7 +187,3 @@ def _compute(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Recei
         tracks=tuple(entries),
         sums=add_sums(sums, spec.n_mels),
     )
-    with watch.step("write"):
-        workspace.require_plan()  # checked again, because the shard took some time
-        workspace.write(parts, receipt)
-    return replace(receipt, seconds=watch.seconds)

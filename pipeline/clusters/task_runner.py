@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 Connect = Callable[[int], AbstractContextManager["Runner"]]  # called with the memory of a worker, in bytes
 
-IN_FLIGHT = 128  # jobs at the scheduler at a time, or two per worker thread if that is more
+IN_FLIGHT = 128  # jobs at the scheduler at a time, or four per worker thread if that is more: see `overlap`
 TICK = 2  # seconds without a result after which a cluster is checked
 
 
@@ -123,7 +123,7 @@ class OnDask:
             running[future.key] = future, job, rescue
             future.add_done_callback(done.put)
 
-        for job in itertools.islice(waiting, max(IN_FLIGHT, 2 * self.n_threads)):
+        for job in itertools.islice(waiting, max(IN_FLIGHT, 4 * self.n_threads)):
             submit(function, job, rescue)
         while running:
             future = self._next(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class Preview:
         directory, there = self.located(name)
         return directory.local(there)
 
-    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
+    def local_files(self, names: Iterable[str]) -> Generator[Path, None, None]:
         """Yield files as local paths, each valid until the next is requested."""
         for name in names:
             with self.local(name) as path:

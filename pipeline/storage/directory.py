@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol, Self
@@ -84,8 +84,8 @@ class Directory(Protocol):
         """Provide a file at a local path within a `with` block; if the file is missing, the path does not exist."""
         ...
 
-    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Yield local paths of files in turn; each is valid until the next is requested."""
+    def local_files(self, names: Iterable[str]) -> Generator[Path, None, None]:
+        """Yield local paths of files in turn; each is valid until the next is requested or the generator is closed."""
         ...
 
     def write(self, name: str, *parts: bytes) -> None:

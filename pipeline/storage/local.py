@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ class LocalDirectory:
         """Yield the file's path."""
         yield self.path / name
 
-    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
+    def local_files(self, names: Iterable[str]) -> Generator[Path, None, None]:
         """Yield the files' paths."""
         return (self.path / name for name in names)
 

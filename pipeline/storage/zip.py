@@ -10,7 +10,7 @@ import os
 import shutil
 import weakref
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ class ZipMembers:
         """Raise CallError: audio is not read from archives."""
         raise CallError(f"{self}: {name} cannot be used in an archive; unzip it, and use the folder")
 
-    def local_files(self, names: Iterable[str]) -> Iterator[Path]:
+    def local_files(self, names: Iterable[str]) -> Generator[Path, None, None]:
         """Raise CallError: audio is not read from archives."""
         raise CallError(f"{self}: {next(iter(names))} cannot be used in an archive; unzip it, and use the folder")
 
