@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import distributed
-
 
 def turns(*, overlap: bool) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     """Return what a task enters while it holds a shard in memory, and within that, while it computes the shard.
@@ -23,6 +21,8 @@ def turns(*, overlap: bool) -> tuple[AbstractContextManager[object], AbstractCon
     """
     if not overlap:
         return nullcontext(), nullcontext()
+    import distributed  # noqa: PLC0415  (slow to import, and not needed without a cluster)
+
     try:
         worker = distributed.get_worker()
     except ValueError:
@@ -40,6 +40,8 @@ def _limits(address: str, n_threads: int) -> tuple[threading.Semaphore, threadin
 @contextmanager
 def _started(cores: threading.Semaphore) -> Iterator[None]:
     """Hold a core within a `with` block, and have the worker start its next task."""
+    import distributed  # noqa: PLC0415
+
     with cores:
         distributed.secede()
         yield
