@@ -8,6 +8,7 @@ Writes docs/benchmarks.md and docs/benchmarks.json.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from typing import Any
 
 import click
 from suite import Goal, Table, goal_table, markdown
+
+from melzarr.pipeline.worker_processes import ENVIRONMENT
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
@@ -64,7 +67,8 @@ def run(name: str, arguments: list[Any], out: Path) -> dict[str, Any]:
     """Run one benchmark; it prints its own tables."""
     print(f"\n# {name}\n", flush=True)
     command = [sys.executable, str(HERE / f"bench_{name}.py"), *map(str, arguments), "--json", str(out)]
-    subprocess.run(command, check=True)
+    of_a_worker = ENVIRONMENT if name == "track" else {}  # which computes tracks otherwise
+    subprocess.run(command, check=True, env={**os.environ, **of_a_worker})
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import psutil
 
-LIBRARIES = ("melzarr", "numpy", "numba", "librosa", "zarr", "xarray", "dask", "tensorflow", "torch")
+LIBRARIES = ("melzarr", "numpy", "numba", "librosa", "zarr", "xarray", "dask", "tensorflow", "torch", "annbatch")
 
 json_option = click.option(
     "--json", "out", type=click.Path(path_type=Path), help="Also write tables and goals as JSON."
