@@ -50,7 +50,7 @@ class Order:
     def _counts(self) -> npt.NDArray[np.intp]:
         """Number of windows that each track has in an epoch."""
         counts: npt.NDArray[np.intp] = self.selection.windows.sum(axis=1)
-        most = int(counts.min() if self.balanced else counts.max())
+        most = int(np.min(counts) if self.balanced else np.max(counts))
         return counts.clip(max=min(most, self.windows_per_track or most))
 
     def _tracks(self, epoch: int) -> npt.NDArray[np.intp]:
@@ -83,7 +83,7 @@ class Order:
         rng = stream(OF_WINDOWS, self.seed, epoch, number, *([self.rank, self.n_ranks] if self.n_ranks > 1 else []))
         pairs = np.argwhere(self.selection.windows[pool])
         if self.windows_per_track or self.balanced:
-            pairs = pairs[_draw(pairs[:, 0], int(self._counts.max()), rng)]
+            pairs = pairs[_draw(pairs[:, 0], int(np.max(self._counts)), rng)]
         return rng.permutation(pairs)
 
 

@@ -318,7 +318,7 @@ def _mono_blocks(decoder: Decoder, n_samples: int, level: _Level, start: int = 0
         mono = _mixed(block)
         is_sound = level.add(block) * block.shape[1] < LOUDEST
         if not is_sound and not (finite := np.isfinite(mono)).all():
-            first = decoder.position - len(block) + int(finite.argmin())
+            first = decoder.position - len(block) + int(np.argmin(finite))
             place = f"sample {first} ({first / decoder.header.sample_rate:.3f} s)"
             raise AudioError(f"{place} is not a finite number; export the file again")
         del block  # so that the decoder can use its memory for the next one

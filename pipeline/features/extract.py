@@ -96,7 +96,7 @@ def featurise(
     )
     with watch.step("mel"):
         windows = mel_windows(audio.samples, replace(spec, start=0.0))  # whose tables all excerpts share
-        if not np.isfinite(windows.max(initial=0)):  # mel values are positive, infinite or NaN
+        if not np.isfinite(np.max(windows, initial=0)):  # mel values are positive, infinite or NaN
             peak = _peak(audio.samples)
             remark = f"samples as large as {peak:.3g} overflow {spec.dtype}; scale the audio into -1 to 1"
             return nothing, replace(facts, error=remark)
