@@ -36,7 +36,8 @@ class Batches:
     """The windows of a selection in batches of numpy arrays, in a different order in each epoch.
 
     Each iteration is the next epoch. It yields pairs of windows, (batch, n_frames, n_mels) float32 in the store's
-    scale, and classes, (batch,) int32. The memory of a batch is used again once nobody refers to it.
+    scale, and classes, (batch,) int32. The memory of a batch is used again after the last
+    reference to it is gone.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ class Batches:
         self.store, self.selection, self.batch_size = store, selection, batch_size
         self.order = Order(selection, seed, windows_per_track, weights == "balanced", rank, n_ranks)
         self.memory, self.threads = memory, threads
-        self.epoch, self.batch = epoch, 0  # where the next iteration begins, or the last one is
+        self.epoch, self.batch = epoch, 0  # position of the current iteration, or of the next one
         self._is_begun = False
         self._tracks: TrackMemory | None = None
 

@@ -38,8 +38,8 @@ class TorchWindows(IterableDataset):  # type: ignore[misc]
         self._state: dict[str, int] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Return what another process needs: not the decoded tracks."""
-        return {**self.__dict__, "_part": None}
+        """Return what a worker needs: the rank of this process, which it cannot ask for, and no decoded tracks."""
+        return {**self.__dict__, "batches": self.batches.with_rank(*self._rank()), "_part": None}
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the batches of the next epoch that this worker of this rank has."""
@@ -56,15 +56,19 @@ class TorchWindows(IterableDataset):  # type: ignore[misc]
 
     def _mine(self) -> tuple[int, Batches]:
         """Return the number of this worker, and its part of the batches."""
-        info, order = get_worker_info(), self.batches.order
+        info, (rank, n_ranks) = get_worker_info(), self._rank()
         worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
-        rank, n_ranks = order.rank, order.n_ranks
-        if n_ranks == 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, n_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         place = rank * n_workers + worker, n_ranks * n_workers, os.getpid()  # threads do not survive a fork
         if self._part is None or self._part[0] != place:
             self._part = place, self.batches.with_rank(*place[:2])
         return worker, self._part[1]
+
+    def _rank(self) -> tuple[int, int]:
+        """Return the rank of the batches, or of this process, and the number of ranks."""
+        order = self.batches.order
+        if order.n_ranks == 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return order.rank, order.n_ranks
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch of the last iteration, and how many batches of it this process has yielded."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReusedMemory:
-    """Arrays of one shape, whose memory is used again when nobody refers to an array any more.
+    """Arrays of one shape, whose memory is used again after the last reference to an array is gone.
 
     Writing to new memory takes longer than the copy itself, because the system provides it page by page.
 

@@ -54,7 +54,7 @@ class Order:
         return counts.clip(max=min(most, self.windows_per_track or most))
 
     def _tracks(self, epoch: int) -> npt.NDArray[np.intp]:
-        """Return the positions of an epoch's tracks in the selection, in their order."""
+        """Return the positions in the selection of the tracks of an epoch, in the order of the epoch."""
         rng = stream(OF_TRACKS, self.seed, epoch)
         labels = self.selection.labels
         if not self.balanced:

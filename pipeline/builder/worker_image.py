@@ -8,5 +8,5 @@ try:
     compiled_kernel()
     versions()  # imports the codecs
 except Exception as error:
-    # The server ignores an ImportError. Whoever needs what is missing here says so: the client, or a worker.
+    # The server ignores an ImportError. The client or a worker reports what is missing.
     raise ImportError(str(error)) from error

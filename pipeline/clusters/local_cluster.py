@@ -59,7 +59,7 @@ def local(request: Resources) -> Iterator[Cluster]:
                 security=security(),
                 preload="melzarr.pipeline.builder.worker_setup",
                 silence_logs=SILENT,
-                env=dict(os.environ),  # the forkserver has that of its own start
+                env=dict(os.environ),  # the forkserver keeps the environment of its start
             )
         )
         client = held.enter_context(distributed.Client(cluster, set_as_default=False))

@@ -167,7 +167,7 @@ class LibsndfileDecoder:
                 self.position += len(block)
                 if self.position > start:
                     yield block
-                del block  # so that its memory can be used for the next one
+                del block  # so that the next block can have its memory
         except soundfile.LibsndfileError as error:
             raise UntrustedError(
                 f"decoding stopped after {self.position / rate:.2f} s: {error.error_string}"

@@ -129,7 +129,7 @@ class LocalDirectory:
 
 
 def _facts(path: Path) -> os.stat_result | None:
-    """Return what the system says of a path; None if nothing is there, but not if that may not be known."""
+    """Return the status of a path, or None if it does not exist; raise PermissionError if that may not be read."""
     try:
         return path.stat()
     except PermissionError:

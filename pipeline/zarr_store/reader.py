@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.digests import SHA256, Hash
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import in_archive, open_directory
+from melzarr.pipeline.zarr_store.chunk_reader import Content, RangeReader, chunk_reader, reused_range_reader
 from melzarr.pipeline.zarr_store.companion_files import is_companion
 from melzarr.pipeline.zarr_store.layout import (
     ADDED,
@@ -37,10 +37,8 @@ from melzarr.pipeline.zarr_store.layout import (
 )
 from melzarr.pipeline.zarr_store.metadata_check import checked_spec
 from melzarr.pipeline.zarr_store.readable_store import Reader
-from melzarr.pipeline.zarr_store.shard import SHARDS, Encoded, decode_chunk, index_bytes, read_index, shard_name
+from melzarr.pipeline.zarr_store.shard import SHARDS, decode_chunk
 from melzarr.pipeline.zarr_store.zarr_adapter import ReadOnlyDirectoryStore
-
-Content = TypeVar("Content", bound=Encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +198,7 @@ class Store:
         The function raises OSError, ValueError or RuntimeError if the track is damaged.
         """
         mel, dtype = self.mel, np.dtype(self.spec.dtype)
-        chunks = self._chunks(_range_reader(self.directory))
+        chunks = self._chunks(reused_range_reader(self.directory))
         if chunks is None:
             return lambda number, out: np.copyto(out, mel[number])  # another layout: read with zarr
 
@@ -220,23 +218,11 @@ class Store:
         """
         return self._chunks(self.directory.read_range)
 
-    def _chunks(self, read_range: Callable[[str, int, int], Content]) -> Callable[[int], Content] | None:
-        """Return the same, with a function that reads a range of a file: by its name, start and number of bytes."""
-        tracks_per_shard = self.tracks_per_shard
+    def _chunks(self, read_range: RangeReader[Content]) -> Callable[[int], Content] | None:
         if not is_packed(self.mel, self.spec):
             return None
         shard_bytes = self.values("receipts/n_bytes").tolist()
-        indices: dict[int, npt.NDArray[np.uint64]] = {}  # of the shards read so far, some 260 bytes each
-
-        def read(number: int) -> Content:
-            shard, place = divmod(number, tracks_per_shard)
-            if (index := indices.get(shard)) is None:
-                end, size = self.directory.read_end(shard_name(shard), index_bytes(tracks_per_shard))
-                index = indices[shard] = read_index(end, size, tracks_per_shard, shard_bytes[shard])
-            start, n_bytes = map(int, index[place])
-            return read_range(shard_name(shard), start, n_bytes)
-
-        return read
+        return chunk_reader(self.directory, self.tracks_per_shard, shard_bytes, read_range)
 
     def receipts(self, wanted: npt.NDArray[np.intp] | None = None) -> Iterator[Receipt]:
         """Yield the receipts of shards in order, as their workers wrote them, without times; read in blocks.
@@ -274,27 +260,6 @@ class Store:
             except ValueError as error:
                 raise StoreError(f"{self.directory}: {error}; it is damaged, build it again") from error
             yield receipt
-
-
-def _range_reader(directory: Directory) -> Callable[[str, int, int], Encoded]:
-    """Return a thread-safe function that reads a range of a file. Its result is valid until the thread's next call.
-
-    On a disk, a thread reads into the same memory again. New memory would take three times as long, because the system
-    provides it page by page.
-    """
-    folder, own = directory.folder, threading.local()
-    if folder is None:
-        return directory.read_range
-
-    def read(name: str, start: int, n_bytes: int) -> Encoded:
-        if len(getattr(own, "memory", b"")) < n_bytes:
-            own.memory = np.empty(2 * n_bytes, np.uint8)
-        with (folder / name).open("rb", buffering=0) as file:
-            file.seek(start)
-            found: Encoded = own.memory[: file.readinto(own.memory[:n_bytes])]
-            return found
-
-    return read
 
 
 @contextmanager

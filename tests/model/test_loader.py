@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,13 @@ def in_order(rows: np.ndarray) -> np.ndarray:
     """Windows in an order that depends on their values alone."""
     flat = rows.reshape(len(rows), -1)
     return flat[np.lexsort(flat.T[::-1])]
+
+
+def assert_same(found: Iterable[Epoch], expected: Iterable[Epoch]) -> None:
+    """Require the same batches in the same order."""
+    for (x, y), (u, v) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, u)
+        np.testing.assert_array_equal(y, v)
 
 
 STREAMED, CACHED = 0, 1 << 30
@@ -250,11 +258,9 @@ def test_batches_of_numpy_are_those_of_tensorflow(finished: Store, batch_size: i
     dataset = Batches(finished, selection, batch_size, seed=5, memory=memory).tf()
     for _ in range(2):  # epochs
         found, expected = list(batches), [(x.numpy(), y.numpy()) for x, y in dataset]
-        assert len(found) == len(expected) == len(batches)
-        for (x, y), (u, v) in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(x, u)
-            np.testing.assert_array_equal(y, v)
-            assert (x.dtype, y.dtype) == (np.float32, np.int32)
+        assert len(found) == len(batches)
+        assert_same(found, expected)
+        assert {(x.dtype, y.dtype) for x, y in found} == {(np.dtype(np.float32), np.dtype(np.int32))}
 
 
 @pytest.mark.parametrize("memory", [CACHED, STREAMED])
@@ -279,12 +285,8 @@ def test_a_state_in_the_middle_of_an_epoch_gives_its_rest(
         other.load_state_dict(state)
         rest = list(other)
         assert len(rest) == n - n_done
-        for (x, y), (u, v) in zip(rest, whole[n_done:], strict=True):
-            np.testing.assert_array_equal(x, u)
-            np.testing.assert_array_equal(y, v)
-        for (x, y), (u, v) in zip(other, following, strict=True):  # and then the next epoch
-            np.testing.assert_array_equal(x, u)
-            np.testing.assert_array_equal(y, v)
+        assert_same(rest, whole[n_done:])
+        assert_same(other, following)  # the next epoch
 
 
 def test_an_iteration_after_one_that_was_left_early_is_the_next_epoch(finished: Store) -> None:

@@ -1,5 +1,7 @@
 """Batches for PyTorch, beside those of numpy."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -55,14 +57,18 @@ def test_ranks_of_a_process_group_have_different_windows(finished: Store, monkey
     batches = Batches(finished, select(finished, "train"), 16, seed=5)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    seen = []
+    seen, of_workers = [], []
     for rank in range(3):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         dataset = batches.torch()
         part = list(dataset)
         assert len(part) == len(dataset)
         seen += rows(part)
-    assert sorted(seen) == sorted(rows(Batches(finished, select(finished, "train"), 16, seed=5)))
+        with monkeypatch.context() as worker:  # which gets a copy, and has no process group
+            copied = pickle.dumps(batches.torch())
+            worker.setattr(torch.distributed, "is_initialized", lambda: False)
+            of_workers += rows(pickle.loads(copied))  # noqa: S301  (made above)
+    assert sorted(seen) == sorted(of_workers) == sorted(rows(Batches(finished, select(finished, "train"), 16, seed=5)))
 
 
 def test_a_state_in_the_middle_of_an_epoch_gives_its_rest(finished: Store) -> None:
