@@ -13,7 +13,7 @@ from melzarr.model.loader import tracks
 from melzarr.model.selection import Selection, select
 from melzarr.model.streams import OF_PARTS, stream
 from melzarr.pipeline.errors import CatalogError, StoreError
-from melzarr.pipeline.features.decibels import quick_levels
+from melzarr.pipeline.features.decibels import sum_levels
 from melzarr.pipeline.sources.dataset_recipe import named_split
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
@@ -163,9 +163,9 @@ def level_statistics(store: ReadableStore, selection: Selection) -> tuple[Sequen
     spec = store.spec
     count, level, square = 0, np.zeros(spec.n_mels), np.zeros(spec.n_mels)
     for _, mel, _ in tracks(store, selection):
-        levels = quick_levels(mel, spec).reshape(-1, spec.n_mels)
-        count += len(levels)
-        level += levels.sum(axis=0)
-        square += np.square(levels).sum(axis=0)
+        sums = sum_levels(mel, spec)
+        count += sums.count
+        level += sums.level
+        square += sums.square
     mean = level / count
     return mean.tolist(), np.sqrt(np.maximum(square / count - mean**2, 0.0)).tolist()

@@ -44,13 +44,27 @@ def stored_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[An
     return stored if spec.scale == "db" else level_db(stored, spec)
 
 
-def quick_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Return `stored_levels` within 1e-4 dB in a third of the time, for sums: numpy vectorises natural logarithms."""
+def quick_levels(
+    stored: npt.NDArray[Any], spec: FeatureSpec, out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return `stored_levels` within 1e-4 dB in a third of the time, for sums: numpy vectorises natural logarithms.
+
+    Parameters
+    ----------
+    stored : np.ndarray [shape=(…, n_mels), dtype=spec.dtype]
+        Stored windows, in the spec's scale.
+    spec : FeatureSpec
+        Spec of the store; gives the scale.
+    out : np.ndarray [shape=(…, n_mels), dtype=float32], optional
+        Memory for the result.
+    """
+    out = np.empty(stored.shape, np.float32) if out is None else out
     if spec.scale == "db":
-        return stored.astype(np.float64)
-    natural = np.log(np.maximum(stored, _floor(spec)).astype(np.float32, copy=False))
-    levels: npt.NDArray[np.float64] = np.multiply(natural, _db_of_log(spec), dtype=np.float64)
-    return levels
+        out[...] = stored
+        return out
+    np.maximum(stored, _floor(spec), out=out)
+    np.log(out, out=out)
+    return np.multiply(out, np.float32(_db_of_log(spec)), out=out)
 
 
 def _db_of_log(spec: FeatureSpec) -> float:

@@ -42,9 +42,11 @@ def band_means(values: npt.NDArray[np.floating], n_bands: int) -> npt.NDArray[np
 
 def loudness_db(levels: npt.NDArray[np.floating]) -> float:
     """Return the level of a track's mean power in dB, from the levels of its frames and bands."""
-    flat, power = levels.reshape(-1), 0.0
+    flat, power, memory = levels.reshape(-1), 0.0, np.empty(BLOCK, np.float32)
     for start in range(0, flat.size, BLOCK):
-        power += float(np.exp(flat[start : start + BLOCK] * np.float32(np.log(10) / 10)).sum(dtype=np.float64))
+        some = flat[start : start + BLOCK]
+        part = np.multiply(some, np.float32(np.log(10) / 10), out=memory[: some.size], casting="same_kind")
+        power += float(np.exp(part, out=part).sum())
     return float(10 * np.log10(power / flat.size))
 
 
@@ -64,11 +66,17 @@ def fingerprint(levels: npt.NDArray[np.floating], loudness: float) -> npt.NDArra
         First the means, relative to the level of the track's mean power, then the deviations. Levels more than 30 dB
         below that level are raised to 30 dB below it.
     """
-    levels = levels.astype(np.float32, copy=False)  # half the time; the rounding is far below the stored precision
-    heard = np.maximum(levels, np.float32(loudness - RANGE_DB))
-    mean = heard.mean(axis=0, dtype=np.float64)
-    heard -= mean.astype(np.float32)
-    both = np.stack([mean - loudness, np.sqrt(np.einsum("ij,ij->j", heard, heard) / len(heard))])
+    n_rows = BLOCK // levels.shape[1] or 1
+    base = np.float32(loudness - RANGE_DB)
+    guess = np.maximum(levels[:n_rows] - base, 0).mean(axis=0, dtype=np.float32)  # so that sums are small, and exact
+    sums, memory = np.zeros((2, levels.shape[1])), np.empty((n_rows, levels.shape[1]), np.float32)
+    for start in range(0, len(levels), n_rows):
+        some = levels[start : start + n_rows]
+        heard = np.subtract(some, base + guess, out=memory[: len(some)], casting="same_kind")
+        np.maximum(heard, -guess, out=heard)
+        sums += heard.sum(axis=0), np.einsum("ij,ij->j", heard, heard)
+    mean, square = sums / len(levels)
+    both = np.stack([mean + guess - RANGE_DB, np.sqrt(np.maximum(square - mean**2, 0))])
     return np.asarray(band_means(both, GROUPS).ravel(), np.float32)
 
 

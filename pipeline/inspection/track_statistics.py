@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from melzarr.pipeline.features.decibels import quick_levels
 from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
 from melzarr.pipeline.inspection.time_alignment import Levels, envelope
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.zarr_store.readable_store import Reader
 from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_DRAWN = 24  # labels with examples
@@ -103,7 +103,7 @@ def listen(
     unreadable: list[tuple[int, str]] = []
     n_unreadable, room = 0, KEPT
     envelopes: dict[int, Levels] = {}
-    for number, sound in _sounds(store, n_valid(store), progress):
+    for number, sound in _sounds(store, progress):
         if isinstance(sound, str):
             n_unreadable += 1
             unreadable += [(number, sound)] if len(unreadable) < NAMED else []
@@ -132,10 +132,10 @@ def n_valid(store: Store) -> npt.NDArray[np.int64]:
 
 def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
     """Return a function that returns a track's envelope by its number, or None if the track cannot be read."""
-    read, spec, valid = store.reader(), store.spec, n_valid(store)
+    listener = _listener(store)
 
     def one(number: int) -> Levels | None:
-        sound = _sound(read, spec, number, int(valid[number]))
+        sound = listener(number)
         return sound[3] if isinstance(sound, tuple) else None
 
     return one
@@ -144,40 +144,47 @@ def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
 _Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, number of frames, fingerprint, envelope
 
 
-def _sounds(
-    store: Store, valid: npt.NDArray[np.integer], progress: Callable[[int], object]
-) -> Iterator[tuple[int, _Heard | str | None]]:
+def _sounds(store: Store, progress: Callable[[int], object]) -> Iterator[tuple[int, _Heard | str | None]]:
     """Read tracks in several threads; yield each track's number and results, or what is wrong with it, in order."""
-    read, spec = store.reader(), store.spec
-
-    def one(number: int) -> _Heard | str | None:
-        return _sound(read, spec, number, int(valid[number]))
-
+    listener = _listener(store)
     with ThreadPoolExecutor(max(store.directory.io_threads, os.cpu_count() or 1)) as pool:
         for start in range(0, store.n_tracks, BLOCK):
             numbers = range(start, min(start + BLOCK, store.n_tracks))
-            for number, sound in zip(numbers, pool.map(one, numbers), strict=True):
+            for number, sound in zip(numbers, pool.map(listener, numbers), strict=True):
                 progress(1)
                 yield number, sound
 
 
-def _sound(read: Reader, spec: FeatureSpec, number: int, n_valid: int) -> _Heard | str | None:
-    """Read one track; return an error sentence if it is damaged, and None if it has no valid window."""
-    mel = np.empty(spec.shape, spec.dtype)
-    try:
-        read(number, mel)
-    except FileNotFoundError:
-        return "the file of its shard is missing"
-    except (OSError, ValueError, RuntimeError) as error:
-        return f"it is damaged: {error}"
-    if not n_valid:
-        return None
-    levels, total = np.empty((n_valid, *spec.shape[1:]), np.float32), np.zeros(spec.n_mels)
+def _listener(store: Store) -> Callable[[int], _Heard | str | None]:
+    """Return a thread-safe function that reads a track by its number.
+
+    It returns an error sentence if the track is damaged, and None if it has no valid window. A thread uses its memory
+    again for each track, because new memory is provided page by page, which takes longer than the arithmetic.
+    """
+    read, spec, valid, own = store.reader(), store.spec, n_valid(store), threading.local()
+
+    def listen_to(number: int) -> _Heard | str | None:
+        if not hasattr(own, "mel"):
+            own.mel, own.levels = np.empty(spec.shape, spec.dtype), np.empty(spec.shape, np.float32)
+        n = int(valid[number])
+        try:
+            read(number, own.mel)
+        except FileNotFoundError:
+            return "the file of its shard is missing"
+        except (OSError, ValueError, RuntimeError) as error:
+            return f"it is damaged: {error}"
+        return _heard(own.mel[:n], own.levels[:n], spec) if n else None
+
+    return listen_to
+
+
+def _heard(mel: npt.NDArray[Any], levels: npt.NDArray[np.float32], spec: FeatureSpec) -> _Heard | str:
+    """Return what is kept of valid windows; `levels` is memory for their levels."""
+    total = np.zeros(spec.n_mels)
     with np.errstate(all="ignore"):  # values that are not finite are reported below
-        for start in range(0, n_valid, CACHED):  # the rounding is far below the stored precision
-            block = quick_levels(mel[start : min(start + CACHED, n_valid)], spec)
+        for start in range(0, len(mel), CACHED):  # the rounding is far below the stored precision
+            block = quick_levels(mel[start : start + CACHED], spec, out=levels[start : start + CACHED])
             total += block.reshape(-1, spec.n_mels).sum(axis=0)
-            levels[start : start + CACHED] = block
         if not np.isfinite(total).all():
             return "it is damaged: its windows are not finite numbers"
         frames = levels.reshape(-1, spec.n_mels)

@@ -60,8 +60,10 @@ class Charts(Protocol):
     def mel_pixels(self, levels: npt.NDArray[np.floating]) -> bytes:
         """Draw levels as PNG, without axes."""
 
-    def draw_spectrum(self, bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
-        """Draw a mean spectrum as SVG."""
+    def draw_spectra(
+        self, bands: Floats, levels: Sequence[Floats], everything: Floats, limits: tuple[float, float]
+    ) -> list[bytes]:
+        """Draw mean spectra as SVG."""
 
     def draw_lengths(self, found: Lengths) -> bytes:
         """Draw durations as SVG."""
@@ -97,13 +99,17 @@ def mel_pixels(levels: npt.NDArray[np.floating]) -> bytes:
     return data.getvalue()
 
 
-def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tuple[float, float]) -> bytes:
-    """Draw the mean level of a label in each band, and that of all labels as a dashed line.
+def draw_spectra(
+    bands: Floats, levels: Sequence[Floats], everything: Floats, limits: tuple[float, float]
+) -> list[bytes]:
+    """Draw the mean level of each label in each band, and that of all labels as a dashed line.
 
     Parameters
     ----------
-    bands, level, everything : np.ndarray [shape=(n_mels,)]
-        Band centres in Hz, levels of the label in dB, and levels of all labels in dB.
+    bands, everything : np.ndarray [shape=(n_mels,)]
+        Band centres in Hz, and levels of all labels in dB.
+    levels : sequence of np.ndarray [shape=(n_mels,)]
+        Levels of each label, in dB.
     limits : tuple of float, in dB
         Ends of the level axis, the same for all labels.
     """
@@ -111,11 +117,17 @@ def draw_spectrum(bands: Floats, level: Floats, everything: Floats, limits: tupl
         figure, axes = _chart(SPECTRUM)
         places = np.arange(len(bands))
         axes.plot(places, everything, color=LIGHT.muted, linewidth=1, linestyle=(0, (4, 2)))
-        axes.plot(places, level, color=LIGHT.first, linewidth=1.6)
+        (line,) = axes.plot(places, everything, color=LIGHT.first, linewidth=1.6)
         axes.set(xlim=(0, max(1, len(bands) - 1)), ylim=limits, ylabel="dB")
         ticks = band_ticks(bands)
         axes.set_xticks([place for place, _ in ticks], [said for _, said in ticks])
-        return _svg(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is the same for all, and takes most of the time
+        drawn = []
+        for level in levels:
+            line.set_ydata(level)
+            drawn.append(_svg(figure))
+        return drawn
 
 
 def band_ticks(bands: Floats) -> list[tuple[int, str]]:

@@ -231,8 +231,8 @@ def _spectra(found: QualityReport, drawn: _Pictures) -> list[tuple[str, Floats, 
             if np.isfinite(level).all()][:MAX_DRAWN]  # fmt: skip
     limits = charts.level_limits([*(level for _, level in rows), found.all_db])
     spectra = []
-    for place, (label, level) in enumerate(rows, 1):
-        image = drawn.draw.draw_spectrum(found.bands, level, found.all_db, limits)
+    images = drawn.draw.draw_spectra(found.bands, [level for _, level in rows], found.all_db, limits)
+    for place, ((label, level), image) in enumerate(zip(rows, images, strict=True), 1):
         peak, apart = int(np.argmax(level)), level - found.all_db
         most = int(np.argmax(np.abs(apart)))
         said = (

@@ -135,7 +135,7 @@ def test_pictures_are_whole_and_lie_beside_the_page(faulty: Store, found: Qualit
 
 
 def test_every_colour_of_a_chart_has_one_in_the_dark(found: QualityReport) -> None:
-    drawn = charts.draw_spectrum(found.bands, found.mean_db[0], found.all_db, (-80, 0)).decode()
+    drawn = charts.draw_spectra(found.bands, found.mean_db[:1], found.all_db, (-80, 0))[0].decode()
     rules, used = drawn[: drawn.index("</style>")], set(re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", drawn))
     assert used == set(re.findall(r'\[style\*="(.*?)"\]', rules)) & used
     assert len(used) > 4
