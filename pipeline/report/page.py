@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
-from melzarr.pipeline.report.mel_figure import RANGE_DB, require_matplotlib
+from melzarr.pipeline.report.mel_figure import RANGE_DB, load_drawing, require_matplotlib
 from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
@@ -91,8 +92,10 @@ def report(
     require_matplotlib()
     if run:
         read_run(run)
-    with feedback.steps() as step:
+    with feedback.steps() as step, ThreadPoolExecutor(1) as beside:
+        loading = beside.submit(load_drawing)
         found = quality.find(store, step("report", store.n_tracks), step)
+        loading.result()
     return write_report(store, found, folder, run, read_built(store)), found
 
 

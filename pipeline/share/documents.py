@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,11 +65,10 @@ def explain(
     draw : Charts
         Functions that draw the pictures.
     """
-    found = find(store, step("look", store.n_tracks), step)
-    picture = f"{PICTURES}/examples.png" if (store.column("status") == "ok").any() else ""
-    if picture:
-        (folder / PICTURES).mkdir(exist_ok=True)
-        draw.draw_examples(store, folder / picture)
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(_draw_examples, store, folder, draw)
+        found = find(store, step("look", store.n_tracks), step)
+        picture = drawing.result()
     recipe_faults = store.attributes["recipe"].get("faults", [])
     said = recipe_faults if isinstance(recipe_faults, list) else []
     about = About(
@@ -97,6 +97,15 @@ def explain(
     if options.audio:
         described |= _copy_audio(store, options.audio, folder, step)
     write_whole(folder / CHECKSUMS, checksum_lines(described))
+
+
+def _draw_examples(store: Store, folder: Path, draw: Charts) -> str:
+    """Draw one track of each label; return the name of the picture, or "" if no track is ok."""
+    if not (store.column("status") == "ok").any():
+        return ""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    draw.draw_examples(store, folder / PICTURES / "examples.png")
+    return f"{PICTURES}/examples.png"
 
 
 def _copy_audio(store: Store, root: Directory, folder: Path, step: Step) -> dict[str, str]:
