@@ -144,6 +144,9 @@ class Stopped:
         if self.n_jobs != float("inf"):
             raise KeyboardInterrupt
 
+    def release(self) -> None:
+        """Do nothing: there are no workers."""
+
 
 def timed(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, Any]:
     """Call a function; return the seconds that it took, and what it gave."""
