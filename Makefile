@@ -42,7 +42,7 @@ BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help features fetch scan inspect picture verify report share train evaluate predict reproduce test test-slow lint format \
-        bench torture lock clean
+        bench bench-gpu torture lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -118,8 +118,11 @@ lint: can-train $(VENV)/.dev-$(PYVER) ## check style, types and layers
 format: can-train $(VENV)/.dev-$(PYVER) ## lay out the code as the linter wants it
 	$(BIN)/ruff format .
 
-bench: can-train $(VENV)/.dev-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
+bench: can-train $(VENV)/.bench-$(PYVER) ## measure everything, beside other ways to the same; writes docs/benchmarks.md
 	PYTHONPATH=tests/stores $(BIN)/python tests/benchmarks/bench.py $(if $(MUSIC),--music "$(MUSIC)") $(if $(GROUP),--group "$(GROUP)") $(ARGS)
+
+bench-gpu: can-train $(VENV)/.train-$(PYVER) ## train on a GPU from the store, beside windows that lie in its memory
+	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/bench_gpu.py "$(STORE)" $(ARGS)
 
 torture: can-train $(VENV)/.dev-$(PYVER) ## end commands at each change, mutate audio, kill builds at random, for MINUTES=10 each
 	$(BIN)/python tests/torture/sweep.py --minutes $(or $(MINUTES),10)
@@ -163,3 +166,10 @@ $(VENV)/.train-$(PYVER): $(VENV)/.python-$(PYVER) requirements/train.txt pyproje
 $(VENV)/.dev-$(PYVER): $(VENV)/.python-$(PYVER) requirements/dev.txt pyproject.toml
 	$(call INSTALL,dev)
 	@touch $@ $(VENV)/.features-$(PYVER) $(VENV)/.train-$(PYVER)
+
+# What is measured beside melzarr, in its newest versions. PyTorch is larger than all others together.
+PEERS := torch xbatcher zarrs "annbatch; python_version >= '3.12'"
+
+$(VENV)/.bench-$(PYVER): $(VENV)/.dev-$(PYVER)
+	$(UV) $(PEERS)
+	@touch $@

@@ -47,6 +47,12 @@ CODECS: dict[str, list[Any]] = {
     "zstd 1, no shuffle": [ZstdCodec(level=1)],
 }
 
+PIPELINES = {
+    "zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "zarr, fused": "zarr.core.codec_pipeline.FusedCodecPipeline",  # since zarr 3.4
+    "zarrs": "zarrs.ZarrsCodecPipeline",
+}
+
 
 class Way:
     """One way to keep the windows: written and read whole, track by track."""
@@ -90,6 +96,34 @@ def milliseconds(ways: dict[str, Way], act: Callable[[Way], None], rounds: int) 
             act(way)
             seconds[name].append(time.perf_counter() - start)
     return {name: 1000 * statistics.median(values) / len(ways[name].data) for name, values in seconds.items()}
+
+
+class Piped(Way):
+    """What melzarr stores, written and read by zarr with one of its codec pipelines."""
+
+    def __init__(self, folder: Path, data: np.ndarray, pipeline: str) -> None:
+        super().__init__(folder, data, CODECS[OWN])
+        self.pipeline = {"codec_pipeline.path": pipeline}
+
+    def write(self) -> None:
+        """Write with the pipeline."""
+        with zarr.config.set(self.pipeline):
+            super().write()
+
+    def read(self) -> None:
+        """Read with the pipeline."""
+        with zarr.config.set(self.pipeline):
+            super().read()
+
+
+def pipelines(root: Path, data: np.ndarray) -> dict[str, Way]:
+    """Make a way for each codec pipeline that is installed, and melzarr's own."""
+    ways: dict[str, Way] = {"melzarr, without zarr-python": Direct(root / "direct", data, [])}
+    for name, path in PIPELINES.items():
+        module, _, kind = path.rpartition(".")
+        if importlib.util.find_spec(module.partition(".")[0]) and hasattr(importlib.import_module(module), kind):
+            ways[name] = Piped(root / name, data, path)
+    return ways
 
 
 class Direct(Way):
@@ -149,9 +183,6 @@ def main(store: Path, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         ways = {name: Way(root / name, power, codecs) for name, codecs in CODECS.items()}
-        ways[f"blosc {COMPRESSOR} {LEVEL}, shuffle, packed and read without zarr-python"] = Direct(
-            root / "direct", power, []
-        )
         ways["levels in dB, float32"] = Way(root / "db32", levels, CODECS[OWN])
         ways[f"levels in dB, float16 (error at most {lost:.3f} dB)"] = Way(root / "db16", halves, CODECS[OWN])
         tables = [measured(f"codec, {DEFAULT_SHARD} tracks per shard, one thread", ways, rounds)]
@@ -160,11 +191,7 @@ def main(store: Path, rounds: int, out: Path | None) -> None:
             for n in (16, 1, 4, 64)
         }
         tables.append(measured("shard size", sizes, rounds))
-        if importlib.util.find_spec("zarrs"):
-            importlib.import_module("zarrs")
-            with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-                own = {"16 tracks per shard": sizes["16 tracks per shard"]}
-                tables.append(measured("with the codec pipeline of zarrs", own, rounds))
+        tables.append(measured("codec pipeline, 16 tracks per shard, one thread", pipelines(root, power), rounds))
     Result("Store", tables).tell(out)
 
 
