@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.features.decibels import quick_levels
+from melzarr.pipeline.features.decibels import AMIN, quick_levels
 from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
 from melzarr.pipeline.inspection.time_alignment import Levels, envelope
 from melzarr.pipeline.spec import FeatureSpec
@@ -188,7 +189,8 @@ def _heard(mel: npt.NDArray[Any], levels: npt.NDArray[np.float32], spec: Feature
         if not np.isfinite(total).all():
             return "it is damaged: its windows are not finite numbers"
         frames = levels.reshape(-1, spec.n_mels)
-        loudness = loudness_db(frames)
+        is_power = spec.scale == "power" and spec.power == 2  # their mean needs no exponentials of levels
+        loudness = 10 * math.log10(max(float(mel.mean()), AMIN)) if is_power else loudness_db(frames)
         return total, len(frames), fingerprint(frames, loudness), envelope(levels, loudness)
 
 
