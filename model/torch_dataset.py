@@ -22,7 +22,8 @@ class TorchWindows(IterableDataset):  # type: ignore[misc]
     Each iteration is the next epoch. It yields windows, (batch, n_frames, n_mels) float32, and classes, (batch,)
     int64. The workers of a `DataLoader`, and the ranks if `torch.distributed` is initialised, each get the windows of
     other tracks; together they are the epoch. The numbers of batches may differ between ranks by those of one track,
-    so that training in parallel needs `torch.distributed.algorithms.Join`.
+    so that training in parallel needs `torch.distributed.algorithms.Join`. It has no length, because each worker has a
+    last batch of its own, and the number of batches depends on the workers.
 
     Parameters
     ----------
@@ -49,10 +50,6 @@ class TorchWindows(IterableDataset):  # type: ignore[misc]
         self.epochs[worker] = part.epoch + 1
         for windows, classes in part:
             yield torch.from_numpy(windows), torch.from_numpy(classes).long()
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch of this rank, in one worker."""
-        return len(self._mine()[1])
 
     def _mine(self) -> tuple[int, Batches]:
         """Return the number of this worker, and its part of the batches."""

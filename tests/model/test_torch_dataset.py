@@ -61,9 +61,7 @@ def test_ranks_of_a_process_group_have_different_windows(finished: Store, monkey
     for rank in range(3):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         dataset = batches.torch()
-        part = list(dataset)
-        assert len(part) == len(dataset)
-        seen += rows(part)
+        seen += rows(dataset)
         with monkeypatch.context() as worker:  # which gets a copy, and has no process group
             copied = pickle.dumps(batches.torch())
             worker.setattr(torch.distributed, "is_initialized", lambda: False)
