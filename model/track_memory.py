@@ -151,17 +151,21 @@ def read_tracks(
     n_windows = store.spec.n_windows
 
     def decode(place: int) -> None:
-        number, reason = int(tracks[place]), "it is missing"
-        out = rows[place * n_windows : (place + 1) * n_windows]
-        try:
-            read(number, out)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error)
-        else:
-            if np.isfinite(out[:, 0, 0]).all():  # a checksum protects the other values
-                return
-        address, number = store.locate(number)
-        raise StoreError(f"{address}: track {number} cannot be read ({reason}); see: melzarr verify {address}")
+        read_track(store, read, int(tracks[place]), rows[place * n_windows : (place + 1) * n_windows])
 
     for _ in executor.map(decode, range(tracks.size)):
         pass
+
+
+def read_track(store: ReadableStore, read: Reader, number: int, out: Windows) -> None:
+    """Read and decode one track, which must be ok; the parameters and errors are those of `read_tracks`."""
+    reason = "it is missing"
+    try:
+        read(number, out)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error)
+    else:
+        if np.isfinite(out[:, 0, 0]).all():  # a checksum protects the other values
+            return
+    address, number = store.locate(number)
+    raise StoreError(f"{address}: track {number} cannot be read ({reason}); see: melzarr verify {address}")
