@@ -210,6 +210,8 @@ class Run:
     ) -> dict[str, Any]:
         """Return figures of the model on a split of a store, each with a 95 % interval.
 
+        If tracks are in groups, intervals are over the groups; ``n_groups`` is their number.
+
         Parameters
         ----------
         store : str, Path, Store or JoinedStores, or a sequence of stores

@@ -137,8 +137,9 @@ class _Lines(logging.Handler):
 def evaluate(run: Path, store: Directory, split: str, with_trained: bool, as_json: bool) -> None:
     """Evaluate the model of RUN on a split of STORE.
 
-    Print the accuracy of windows and of tracks, each with a 95 % interval, and the protocol. If RUN was trained on
-    another store, tracks of the same audio files are left out, and their number is printed.
+    Print the accuracy of windows and of tracks, each with a 95 % interval, and the protocol. If tracks are in groups,
+    such as albums, intervals are over the groups. If RUN was trained on another store, tracks of the same audio files
+    are left out, and their number is printed.
 
     \b
       melzarr evaluate runs/demo-default-track demo.zarr

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
-from melzarr.model.intervals import interval_of_macro_f1, interval_of_windows, wilson
 from melzarr.model.judged import judged
 from melzarr.model.loader import tracks
+from melzarr.model.metrics import metrics
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection
 from melzarr.pipeline.builder.feedback import SILENT, Feedback
@@ -132,54 +131,6 @@ def song_probabilities(probabilities: Probabilities) -> Floats:
     return np.asarray(weights / weights.sum())
 
 
-def metrics(answers: Answers, labels: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Compute the metrics of a model's predictions.
-
-    Parameters
-    ----------
-    answers : Answers
-        The predictions.
-    labels : sequence of str
-        Names of the classes.
-    seed : int
-        Seed of the intervals.
-
-    Returns
-    -------
-    dict
-        Accuracy of windows, accuracy of tracks, and macro F1 of tracks over the classes that occur, each with the ends
-        of a 95 % interval (see `intervals`; the windows of a track are not independent). Also the recall of each class
-        and the confusion matrix, whose rows are the true classes. Macro F1, recall and confusion matrix use the track
-        classes by mean log-probability.
-    """
-    numbers, true, found = range(len(labels)), answers.labels, answers.by_mean
-    there = np.unique(true)
-    recall = recall_score(true, found, labels=there, average=None)
-    units = answers.numbers  # one unit per track
-    of_windows = interval_of_windows(answers.right, answers.n_windows, units, seed)
-    macro_f1 = float(f1_score(true, found, labels=there, average="macro", zero_division=0.0))
-    return {
-        "n_tracks": len(true),
-        "n_windows": int(answers.n_windows.sum()),
-        "window_accuracy": _figure(answers.window_accuracy, of_windows),
-        "track_accuracy": _share(found == true),
-        "track_accuracy_by_vote": _share(answers.by_vote == true),
-        "macro_f1": _figure(macro_f1, interval_of_macro_f1(true, found, units, seed)),
-        "recall": {labels[number]: float(value) for number, value in zip(there, recall, strict=True)},
-        "labels": list(labels),
-        "confusion": confusion_matrix(true, found, labels=numbers).tolist(),
-    }
-
-
-def _share(right: npt.NDArray[np.bool_]) -> dict[str, float]:
-    return _figure(float(right.mean()), wilson(int(right.sum()), len(right)))
-
-
-def _figure(value: float, interval: tuple[float, float]) -> dict[str, float]:
-    """Return a value with its interval, widened to contain it: a prior can move both ends to one side of it."""
-    return {"value": value, "low": min(interval[0], value), "high": max(interval[1], value)}
-
-
 def evaluate(
     run: Run,
     store: ReadableStore,
@@ -228,5 +179,5 @@ def evaluate(
         "protocol": {"name": found.protocol, "words": found.words},
         "trained_on": found.n_trained,
         "finished": run.is_finished,
-        **metrics(answers, run.labels),
+        **metrics(answers, run.labels, store.column("group")[answers.numbers]),
     }

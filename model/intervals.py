@@ -1,4 +1,4 @@
-"""95 % intervals of accuracy and macro F1 that hold for few tracks, and if all answers are right."""
+"""95 % intervals of accuracy and macro F1 that hold for few tracks, for tracks in groups, and if all are right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Numbers = npt.NDArray[np.intp]
 
 DRAWS = 2000  # the ends of an interval vary by some hundredths of its width with so many draws
 Z = 1.959964  # 95 % of a normal distribution is between -Z and Z standard deviations
-PRIOR = 0.5  # weight of a right track, and of a wrong track, that is added to the data
+PRIOR = 0.5  # weight of a right unit, and of a wrong unit, that is added to the data
 
 
 def wilson(n_right: int, n: int) -> tuple[float, float]:
@@ -42,15 +42,15 @@ def wilson(n_right: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half) if n_right else 0.0, min(1.0, centre + half) if n_right < n else 1.0
 
 
-def interval_of_windows(right: Numbers, n_windows: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the share of right windows, which are not independent within a track.
+def interval_of_share(right: Numbers, sizes: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the share of right answers, which are not independent within a unit.
 
     Parameters
     ----------
-    right, n_windows : np.ndarray [shape=(n_tracks,)]
-        Number of windows of each track that were classified correctly, and of all its windows.
+    right, sizes : np.ndarray [shape=(n_tracks,)]
+        Number of right answers for each track, and of all its answers: one per window, or one for the whole track.
     units : np.ndarray [shape=(n_tracks,)]
-        Number of each track's unit, which is weighted as a whole: the track itself, or its group.
+        Number of each track's unit, which is drawn as a whole: the track itself, or its group.
     seed : int
         Seed of the draws.
 
@@ -61,27 +61,59 @@ def interval_of_windows(right: Numbers, n_windows: Numbers, units: Numbers, seed
 
     Notes
     -----
-    This is a Bayesian bootstrap (Rubin 1981) over units. Each draw adds `PRIOR` of a right and of a wrong track. For
-    tracks of one window it is Jeffreys' interval, whose coverage is near 95 % for any number of tracks.
+    This is a Bayesian bootstrap (Rubin 1981) whose draws give weights to units. If these are groups, it is a cluster
+    bootstrap (Field and Welsh 2007). With few groups, the quantiles of such draws are too close together, and they
+    coincide if all answers are right. Hence each draw adds `PRIOR` of a right and of a wrong unit, of the size that
+    the unit of an answer has on average. For units of one answer each this is Jeffreys' interval, whose coverage is
+    near 95 % for any number of units. In simulations of 5 to 44 groups of equal and unequal sizes, whose tracks were
+    independent, alike or between, it contained the true share in 92 to 99 % of cases, and in 89 % if few of the groups
+    had most of the tracks. Of 5 groups, the quantiles of draws with replacement contained it in 14 to 92 %.
     """
-    size = n_windows.mean()
+    size = _size_of_a_unit(sizes, units)
 
     def share(weights: Floats, extra: Floats) -> float:
         gained, lost = extra[:, 0] * size
-        return float((weights @ right + gained) / (weights @ n_windows + gained + lost))
+        return float((weights @ right + gained) / (weights @ sizes + gained + lost))
 
     return _ends(share, units, np.full((2, 1), PRIOR), seed)
 
 
+def interval_of_difference(right: Numbers, other: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of how much larger the share of right tracks is than that of another model.
+
+    Parameters
+    ----------
+    right, other : np.ndarray [shape=(n_tracks,), dtype=bool]
+        Whether each track was classified correctly by the one model, and by the other.
+    units : np.ndarray [shape=(n_tracks,)]
+        Number of each track's unit, which is drawn as a whole: the track itself, or its group.
+    seed : int
+        Seed of the draws.
+
+    Notes
+    -----
+    The bootstrap is that of `interval_of_share`, and paired: a draw gives both answers for a track the same weight.
+    It adds `PRIOR` of a unit that only the one model has right, and as much of one that only the other has right, as
+    Agresti and Min (2005) do for matched pairs. So a single track does not decide which model is ahead.
+    """
+    ahead, size = right.astype(np.int64) - other.astype(np.int64), _size_of_a_unit(np.ones(len(units)), units)
+
+    def difference(weights: Floats, extra: Floats) -> float:
+        gained, lost = extra[:, 0] * size
+        return float((weights @ ahead + gained - lost) / (weights.sum() + gained + lost))
+
+    return _ends(difference, units, np.full((2, 1), PRIOR), seed)
+
+
 def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean F1 of the classes that occur, by the method of `interval_of_windows`.
+    """Return the 95 % interval of the mean F1 of the classes that occur, by the method of `interval_of_share`.
 
     Parameters
     ----------
     true, found : np.ndarray [shape=(n_tracks,)]
         True and predicted class of each track.
     units : np.ndarray [shape=(n_tracks,)]
-        Number of each track's unit, which is weighted as a whole: the track itself, or its group.
+        Number of each track's unit, which is drawn as a whole: the track itself, or its group.
     seed : int
         Seed of the draws.
 
@@ -89,16 +121,18 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
     -----
     Each class keeps its share of the tracks. `PRIOR` is divided among the classes. The wrong answers that it adds to a
     class are spread over the other classes. In simulations, the interval contained the true value in 93 to 96 % of
-    cases if each class had at least five tracks, and in 80 to 84 % for ten classes of two or three tracks.
+    cases if each class had at least five tracks, and in 80 to 84 % for ten classes of two or three tracks; with units
+    of four tracks, in 92 % for three classes of five units, and in 80 to 87 % for ten classes of two or four units.
     """
     there, classes = np.unique(true, return_inverse=True)
     sizes, n = np.bincount(classes), len(there)
     place = np.full(int(np.max([true, found])) + 1, n)  # n: a class that does not occur
     place[there] = np.arange(n)
     answers, is_right = place[found], true == found
+    size = _size_of_a_unit(np.ones(len(units)), units)
 
     def mean_f1(weights: Floats, extra: Floats) -> float:
-        gained, lost = extra
+        gained, lost = extra * size
         scale = sizes / (np.bincount(classes, weights, n) + gained + lost)
         weights, gained, lost = weights * scale[classes], gained * scale, lost * scale
         hits = np.bincount(classes[is_right], weights[is_right], n) + gained
@@ -107,6 +141,13 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
         return float(np.mean(2 * hits / (sizes + answered)))
 
     return _ends(mean_f1, units, np.full((2, n), PRIOR / n), seed)
+
+
+def _size_of_a_unit(sizes: npt.NDArray[np.number], units: Numbers) -> float:
+    """Return the number of answers in the unit of an answer, on average over the answers."""
+    _, unit = np.unique(units, return_inverse=True)
+    totals = np.bincount(unit, sizes)
+    return float(totals @ totals / totals.sum())
 
 
 def _ends(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from melzarr.pipeline.human_units import table
-from melzarr.pipeline.report.run_files import ACCURACIES
+from melzarr.pipeline.report.run_files import ACCURACIES, drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -24,8 +24,9 @@ def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> s
 def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics of one split as a table."""
     rows = ((metrics[name], words) for name, words in ACCURACIES.items())
+    counted = f"{metrics['n_tracks']} tracks, {metrics['n_windows']} windows"
     return [
-        f"{part}: {metrics['n_tracks']} tracks, {metrics['n_windows']} windows; {protocol['words']}",
+        f"{part}: {counted}; {protocol['words']}{drawn_words(metrics)}",
         *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for found, words in rows]),
     ]
 

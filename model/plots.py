@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from melzarr.pipeline.errors import MelzarrError
 from melzarr.pipeline.report.mel_figure import drawable, new_figure, save
+from melzarr.pipeline.report.run_files import drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -47,7 +48,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     Parameters
     ----------
     metrics : mapping
-        Metrics of one split, from `melzarr.model.evaluate.metrics`.
+        Metrics of one split, from `melzarr.model.metrics.metrics`.
     words : str
         Description of the protocol.
     path : Path
@@ -56,7 +57,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     labels, counts = [drawable(label) for label in metrics["labels"]], np.array(metrics["confusion"])
     accuracy = metrics["track_accuracy"]
     interval = f"(95 %: {accuracy['low']:.2f} to {accuracy['high']:.2f})"
-    title = f"{accuracy['value']:.2f} {interval} of {metrics['n_tracks']} tracks\n{words}"
+    title = f"{accuracy['value']:.2f} {interval} of {metrics['n_tracks']} tracks{drawn_words(metrics)}\n{words}"
     if len(labels) > MAX_CLASSES:
         _list_confusions(labels, counts, title, path)
         return

@@ -15,10 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from melzarr.model.evaluate import Answers, answer, metrics
+from melzarr.model.evaluate import Answers, answer
 from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics, make_protocol
 from melzarr.model.loader import Batches
 from melzarr.model.messages import epoch_line
+from melzarr.model.metrics import metrics
 from melzarr.model.network import network
 from melzarr.model.plots import draw_confusion, draw_history, draw_network
 from melzarr.model.run_directory import PICTURES, Run
@@ -123,9 +124,10 @@ def train(
         model, judged = run.model(), ("valid", "test")
         with feedback.counting(sum(parts[name].tracks.size for name in judged), "evaluate") as tracks:
             answers = {name: answer(model, store, parts[name], tracks) for name in judged}
+        groups = store.column("group")
         found = {
             "protocol": {"name": protocol.name, "words": protocol.words},
-            **{name: metrics(given, labels) for name, given in answers.items()},
+            **{name: metrics(given, labels, groups[given.numbers]) for name, given in answers.items()},
         }
         run.keep_answers(row for name, given in answers.items() for row in _answered(store, labels, name, given))
         run.finish(found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.untrusted_text import as_was
 
 CONFIG = "config.json"  # what is trained, how, and on which data
@@ -28,6 +29,12 @@ ACCURACIES = {
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
 
 History = list[dict[str, float]]
+
+
+def drawn_words(metrics: Mapping[str, Any]) -> str:
+    """Return what the intervals of a split were drawn over, to end a sentence; "" if its tracks are in no groups."""
+    n_groups = metrics.get("n_groups", metrics["n_tracks"])  # earlier versions drew tracks, also of groups
+    return f"; intervals over {count(n_groups, 'group')}" if n_groups < metrics["n_tracks"] else ""
 
 
 class Answer(NamedTuple):

@@ -26,6 +26,8 @@ class Figures:
     ----------
     n_tracks, n_windows : int
         Tracks and windows that were evaluated.
+    drawn : str
+        What the intervals were drawn over; see `run_files.drawn_words`.
     accuracies : tuple of (str, float, float, float)
         For each metric its name, the share of right answers (in the last, the mean F1 of the classes), and the ends of
         its confidence interval.
@@ -37,6 +39,7 @@ class Figures:
 
     n_tracks: int
     n_windows: int
+    drawn: str
     accuracies: tuple[tuple[str, float, float, float], ...]
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -159,7 +162,8 @@ def _part(found: Mapping[str, Any]) -> Figures:
         value, low, high = (run_files.finite(found[name][end]) for end in ("value", "low", "high"))
         accuracies.append((words, value, low, high))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
-    return Figures(n_tracks, n_windows, tuple(accuracies), labels, confusion)
+    _whole(found.get("n_groups", n_tracks))  # `drawn_words` compares and shows it
+    return Figures(n_tracks, n_windows, run_files.drawn_words(found), tuple(accuracies), labels, confusion)
 
 
 def _wrong(path: Path) -> tuple[tuple[run_files.Answer, ...], int, int]:

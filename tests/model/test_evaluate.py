@@ -23,13 +23,14 @@ from melzarr.model.evaluate import (  # noqa: E402
     Answers,
     answer,
     evaluate,
-    metrics,
     probabilities,
     track_classes,
     track_scores,
 )
 from melzarr.model.evaluation_protocol import make_protocol  # noqa: E402
 from melzarr.model.judged import judged  # noqa: E402
+from melzarr.model.messages import metrics_lines  # noqa: E402
+from melzarr.model.metrics import difference, metrics  # noqa: E402
 from melzarr.model.run_directory import Run  # noqa: E402
 from melzarr.model.selection import select  # noqa: E402
 from melzarr.pipeline.errors import RunError, StoreError  # noqa: E402
@@ -37,6 +38,11 @@ from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 from melzarr.pipeline.zarr_store.reader import Store  # noqa: E402
 
 LABELS = ["blues", "disco", "metal", "pop"]
+
+
+def metrics_of(answers: Answers, seed: int = 0) -> dict[str, Any]:
+    """Metrics of tracks that are in no groups."""
+    return metrics(answers, LABELS, answers.numbers, seed)
 
 
 def answers_of(rows: list[tuple[int, int, int, int, int]]) -> Answers:
@@ -66,12 +72,12 @@ ROWS = st.lists(
 @example([(0, 5, 5, 0, 0)])
 @example([(0, 0, 5, 1, 2), (1, 0, 5, 0, 2)])
 def test_figures_are_those_of_counting(rows: list[tuple[int, int, int, int, int]]) -> None:
-    found = metrics(answers_of(rows), LABELS)
+    found = metrics_of(answers_of(rows))
     n = len(rows)
     confusion = [[sum(r[0] == true and r[3] == answered for r in rows) for answered in range(4)] for true in range(4)]
     assert found["confusion"] == confusion
     assert found["labels"] == LABELS
-    assert found["n_tracks"] == n
+    assert found["n_tracks"] == found["n_groups"] == n
     assert found["n_windows"] == sum(row[2] for row in rows)
     assert found["window_accuracy"]["value"] == pytest.approx(sum(r[1] for r in rows) / sum(r[2] for r in rows))
     assert found["track_accuracy"]["value"] == pytest.approx(sum(confusion[k][k] for k in range(4)) / n)
@@ -88,7 +94,7 @@ def test_figures_are_those_of_counting(rows: list[tuple[int, int, int, int, int]
 @settings(max_examples=20)
 @given(ROWS)
 def test_an_interval_contains_its_value_and_is_that_of_its_seed(rows: list[tuple[int, int, int, int, int]]) -> None:
-    found, again, other = (metrics(answers_of(rows), LABELS, seed) for seed in (0, 0, 1))
+    found, again, other = (metrics_of(answers_of(rows), seed) for seed in (0, 0, 1))
     assert found == again
     for name in ("window_accuracy", "track_accuracy", "track_accuracy_by_vote", "macro_f1"):
         assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
@@ -109,15 +115,47 @@ def test_an_interval_of_sixteen_times_the_tracks_is_a_quarter_as_wide() -> None:
     many = Answers(*(np.tile(getattr(few, name), 16) for name in Answers.__dataclass_fields__))
     many = replace(many, numbers=np.arange(320))
     for name in ("window_accuracy", "track_accuracy"):
-        small, large = (metrics(answers, LABELS)[name] for answers in (few, many))
+        small, large = (metrics_of(answers)[name] for answers in (few, many))
         assert large["value"] == pytest.approx(small["value"])
         ratio = (small["high"] - small["low"]) / (large["high"] - large["low"])
         assert ratio == pytest.approx(4, rel=0.25)  # of twenty tracks an accuracy is a multiple of 0.05
 
 
 def test_another_seed_draws_other_tracks() -> None:
-    one, other = (metrics(random_answers(40), LABELS, seed)["window_accuracy"] for seed in (0, 1))
+    one, other = (metrics_of(random_answers(40), seed)["window_accuracy"] for seed in (0, 1))
     assert one != other
+
+
+def test_intervals_are_over_groups_if_there_are_some() -> None:
+    answers = random_answers(60)
+    answers = replace(answers, by_mean=np.where(np.arange(60) // 6 % 2, answers.labels, (answers.labels + 1) % 4))
+    groups = np.array([f"album {number // 6}" for number in range(60)])
+    alone, together = metrics_of(answers), metrics(answers, LABELS, groups)
+    assert (together["n_tracks"], together["n_groups"]) == (60, 10)
+    for name in ("track_accuracy", "macro_f1"):
+        wide, narrow = ({end: found[name][end] for end in ("low", "high")} for found in (together, alone))
+        assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+        assert together[name]["value"] == alone[name]["value"]
+    assert {name: together[name] for name in ("recall", "confusion")} == {
+        name: alone[name] for name in ("recall", "confusion")
+    }
+
+
+def test_names_of_groups_do_not_matter() -> None:
+    answers = random_answers(30)
+    found = [
+        metrics(answers, LABELS, np.array(names)[np.arange(30) % 7]) for names in (list("abcdefg"), list("gbdcafe"))
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_difference_is_that_of_two_accuracies() -> None:
+    answers = random_answers(40)
+    other = np.zeros(40, np.intp)
+    found = difference(answers.labels, answers.by_mean, other, np.arange(40) // 2)
+    expected = np.mean(answers.by_mean == answers.labels) - np.mean(answers.labels == 0)
+    assert found["value"] == pytest.approx(expected)
+    assert found["low"] < found["value"] < found["high"]
 
 
 # A track from its windows ---------------------------------------------------------------------------------------------
@@ -209,6 +247,19 @@ def test_an_evaluation_gives_the_figures_that_the_training_wrote(tiny: Store, tr
         assert {name: found[name] for name in written[part]} == written[part]
         assert found["protocol"] == written["protocol"]
         assert (found["split"], found["run"], found["store"]) == (part, str(trained.path), str(tiny.directory.path))
+
+
+def test_tracks_of_one_group_in_a_store_are_drawn_together_and_said_to_be(renamed, trained: Run) -> None:
+    store = renamed("grouped")
+    zarr.open_array(store.directory.path / "group")[:] = "one album"
+    found, alone = (evaluate(trained, opened, "train") for opened in (store, renamed("apart")))
+    assert (found["n_tracks"], found["n_groups"], alone["n_groups"]) == (5, 1, 5)
+    accuracy, of_tracks = found["track_accuracy"], alone["track_accuracy"]
+    assert accuracy["high"] - accuracy["low"] > of_tracks["high"] - of_tracks["low"]
+    said = metrics_lines("train", found["protocol"], found)[0]
+    assert said.startswith("train: 5 tracks, 120 windows; split by group: ")
+    assert said.endswith("; intervals over 1 group")
+    assert "intervals over" not in metrics_lines("train", alone["protocol"], alone)[0]
 
 
 # Which protocol -------------------------------------------------------------------------------------------------------

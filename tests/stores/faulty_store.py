@@ -103,8 +103,9 @@ def write_run(folder: Path, of: Store, labels: tuple[str, ...] = ("bells", "drum
     confusion = np.eye(len(labels), dtype=int) * 3
     confusion[0, -1] = 2
     part = {
-        "n_tracks": int(confusion.sum()), "n_windows": 100, "window_accuracy": SHARE, "track_accuracy": SHARE,
-        "track_accuracy_by_vote": SHARE, "macro_f1": SHARE, "labels": list(labels), "confusion": confusion.tolist(),
+        "n_tracks": int(confusion.sum()), "n_groups": 4, "n_windows": 100, "window_accuracy": SHARE,
+        "track_accuracy": SHARE, "track_accuracy_by_vote": SHARE, "macro_f1": SHARE, "labels": list(labels),
+        "confusion": confusion.tolist(),
     }  # fmt: skip
     about = {
         "store": {"uuid": of.attributes["uuid"], "title": "x"}, "protocol": {"name": "track", "words": "by track"},

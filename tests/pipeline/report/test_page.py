@@ -343,6 +343,7 @@ def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(
         "The answer is wrong for 2 of 3 tracks of the valid and the test split.",
         "worst test bells 0.001 drums 0.990 bad valid drums 0.200 bells 0.700",
         "bells 3 2 60 % drums 0 3 100 %",
+        "Test: 8 tracks, 100 windows; intervals over 4 groups.",
     ):
         assert words in re.sub(r"<[^>]+>", " ", page.said) or words in spaced(page)
     assert "Another store" not in page.said
@@ -369,6 +370,11 @@ def test_an_older_run_and_one_that_is_not_finished_still_give_the_rest(
     said = told(faulty, found, run, tmp_path / "page").said
     assert "answers.csv is missing: it was trained by a version that did not keep the answers for single tracks" in said
     assert "Confusions" in said
+    metrics = json.loads((run / "metrics.json").read_text())
+    for part in ("valid", "test"):
+        del metrics[part]["n_groups"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "Test: 8 tracks, 100 windows." in told(faulty, found, run, tmp_path / "page").said
     (run / "metrics.json").unlink()
     page = told(faulty, found, run, tmp_path / "page")
     assert "metrics.json is missing: it is not finished" in page.said
