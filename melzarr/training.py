@@ -206,6 +206,7 @@ class Run:
         split: str = "test",
         *,
         with_trained: bool = False,
+        baselines: bool = False,
         progress: bool | None = None,
     ) -> dict[str, Any]:
         """Return figures of the model on a split of a store, each with a 95 % interval.
@@ -220,13 +221,17 @@ class Run:
             "train", "valid" or "test".
         with_trained : bool
             Whether tracks that the model was trained on count.
+        baselines : bool
+            Whether a majority class and an SVM are trained on the tracks that the model was trained on, and compared
+            with it. The store must be the one that it was trained on.
         progress : bool, optional
             Whether progress is shown; by default in a terminal and in a notebook.
         """
         folder, opened = self.folder, open_store(store).opened
         from melzarr.model.evaluate import evaluate
 
-        return evaluate(folder, opened, split, with_trained=with_trained, feedback=feedback(progress))
+        options: dict[str, Any] = {"with_trained": with_trained, "with_baselines": baselines}
+        return evaluate(folder, opened, split, **options, feedback=feedback(progress))
 
 
 def _quiet_tensorflow() -> None:

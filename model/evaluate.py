@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.model.judged import judged
+from melzarr.model.baselines import baselines, compare, require_learnt
+from melzarr.model.judged import judged, train_split
 from melzarr.model.loader import tracks
 from melzarr.model.metrics import metrics
 from melzarr.model.run_directory import Run
@@ -137,6 +138,7 @@ def evaluate(
     split: str = "test",
     *,
     with_trained: bool = False,
+    with_baselines: bool = False,
     feedback: Feedback = SILENT,
 ) -> dict[str, Any]:
     """Evaluate a run's model on one split of a store.
@@ -151,6 +153,8 @@ def evaluate(
         Name of the split.
     with_trained : bool
         Whether to count tracks that the model was trained on, if the store is another one.
+    with_baselines : bool
+        Whether to compare the model with baselines that are trained on the same tracks.
     feedback : Feedback
         What the caller is told, also if the training is not finished.
 
@@ -158,20 +162,27 @@ def evaluate(
     -------
     dict
         The run, the store, the split, the protocol with its description, the number of tracks that were trained on,
-        whether the training is finished, and the metrics of `metrics`.
+        whether the training is finished, the metrics of `metrics`, and those of the baselines; see `compare`.
 
     Raises
     ------
     RunError
-        If the model does not fit the store, or was trained on all tracks of the split.
+        If the model does not fit the store, or was trained on all tracks of the split; or baselines cannot be trained.
     StoreError
         If the split has no ok track.
     """
     found = judged(run, store, split, with_trained=with_trained)
     if said := run.unfinished():
         feedback.warn(said)
+    train = train_split(run, store) if with_baselines else None
+    if train and (said := require_learnt(store, train, found.selection, run.labels)):
+        feedback.warn(said)
     with feedback.counting(found.selection.tracks.size, "evaluate") as progress:
         answers = answer(run.model(), store, found.selection, progress)
+    groups, compared = store.column("group")[answers.numbers], {}
+    if train:
+        others = baselines(store, train, answers.numbers, run.labels, feedback)
+        compared = {"baselines": compare(others, answers.labels, answers.by_mean, groups)}
     return {
         "run": str(run.path),
         "store": store.address,
@@ -179,5 +190,6 @@ def evaluate(
         "protocol": {"name": found.protocol, "words": found.words},
         "trained_on": found.n_trained,
         "finished": run.is_finished,
-        **metrics(answers, run.labels, store.column("group")[answers.numbers]),
+        **metrics(answers, run.labels, groups),
+        **compared,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.model.evaluation_protocol import TRACK, make_protocol
+from melzarr.model.evaluation_protocol import TRACK, WINDOW, make_protocol
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection, label_names
 from melzarr.pipeline.errors import RunError
@@ -86,6 +86,35 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
     words = f"{words}; the model was trained on {int(seen.sum())} of its {len(seen)} tracks{fate}"
     words += f"; of {n_unknown} this is not known" if n_unknown else ""
     return Judged(selection, TRACK, words, int(seen.sum()))
+
+
+def train_split(run: Run, store: ReadableStore) -> Selection:
+    """Return the tracks that a run's model was trained on, for a baseline that is trained on the same.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    store : ReadableStore
+        The store that the run was trained on.
+
+    Raises
+    ------
+    RunError
+        If it is another store, or the run was split by window, so that no track was kept apart.
+    """
+    protocol = run.config["protocol"]["name"]
+    if store.attributes["uuid"] != run.config["store"]["uuid"]:
+        raise RunError(
+            f"{store.address} is not the store that {run.path} was trained on, and baselines are trained on the same "
+            f"tracks as the run; give that store"
+        )
+    if protocol == WINDOW:
+        raise RunError(
+            f"{run.path} was split by window, so the tracks that it is tested on were trained on, and baselines of "
+            f"whole tracks say nothing; give a run with another protocol"
+        )
+    return make_protocol(store, protocol, run.config["seed"]).part("train")
 
 
 def _is_in(

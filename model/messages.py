@@ -35,6 +35,29 @@ def _interval(found: Mapping[str, float]) -> str:
     return f"{found['low']:.3f} to {found['high']:.3f}"
 
 
+def baseline_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the metrics of baselines as a table, and a sentence about each: whether the network is ahead of it."""
+    rows = [
+        (f"{found['track_accuracy']['value']:.3f}", found["words"], _interval(found["track_accuracy"]))
+        for found in metrics["baselines"].values()
+    ]
+    return [*table(["right", "", "95 %"], rows), *(ahead_words(found) for found in metrics["baselines"].values())]
+
+
+def ahead_words(baseline: Mapping[str, Any]) -> str:
+    """Return a sentence that says whether the network is ahead of a baseline, by the paired interval."""
+    ahead, words = baseline["ahead"], baseline["words"]
+    is_behind = ahead["value"] < 0
+    if is_behind:
+        ahead = {"value": -ahead["value"], "low": -ahead["high"], "high": -ahead["low"]}
+    by = f"the {words} by {ahead['value']:.3f} ({_interval(ahead)})"
+    if ahead["low"] > 0:
+        return f"the network {'loses to' if is_behind else 'is ahead of'} {by}"
+    if not ahead["value"]:
+        return f"the network is level with the {words} ({_interval(ahead)})"
+    return f"the network is {'behind' if is_behind else 'ahead of'} {by}, which may be chance"
+
+
 def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Return a table with the recall of each label, and the labels that its other tracks were mistaken for."""
     labels, rows = metrics["labels"], []

@@ -1,14 +1,23 @@
-"""Repeat the article's experiment on any store, with its recipe and the default recipe, and write a report."""
+"""Repeat the article's experiment on any store, with its recipe, the default recipe and baselines; write a report."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from melzarr.model.baselines import Baseline, baselines, compare, require_learnt
 from melzarr.model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
+from melzarr.model.messages import ahead_words
 from melzarr.model.run_directory import Run
+from melzarr.model.selection import Selection, label_names
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
+from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.report.run_files import drawn_words
+from melzarr.pipeline.share.dataset_card import escape
 from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.zarr_store.reader import Store
@@ -33,7 +42,9 @@ def experiments(store: Store) -> list[tuple[str, str]]:
     return [("article", WINDOW), ("article", TRACK), ("default", TRACK), *named]
 
 
-def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]]) -> Path:
+def reproduce(
+    store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]], feedback: Feedback = SILENT
+) -> Path:
     """Train and evaluate every experiment, and write a report.
 
     Parameters
@@ -44,26 +55,60 @@ def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mappi
         Folder for the runs and the report; finished runs are kept.
     train : callable
         Trains a recipe with a protocol, writes the run and returns its metrics.
+    feedback : Feedback
+        What the caller is told.
 
     Returns
     -------
     Path
         Path of the report.
     """
+    divided, labels = {}, label_names(store)
     for _, protocol in experiments(store):
-        divided = make_protocol(store, protocol)
+        divided[protocol] = make_protocol(store, protocol)
         for part in SPLITS:
-            divided.part(part)  # raise if the split is empty, before the first training, which takes long
-    found = {}
+            divided[protocol].part(part)  # raise if the split is empty, before the first training, which takes long
+        require_learnt(store, divided[protocol].part("train"), divided[protocol].part("test"), labels)
+    found, compared = {}, {}
     for recipe, protocol in experiments(store):
         run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{protocol}"))  # the store decides the name of a split
         found[run] = train(recipe, protocol, run)
-    write_whole(folder / REPORT, "\n".join(report_lines(store, found)).encode())
+    for name, parts in divided.items():
+        if name != WINDOW:  # there, baselines would be tested on the tracks that they are trained on
+            others = baselines(store, parts.part("train"), parts.part("test").tracks, labels, feedback)
+            for run, metrics in found.items():
+                if metrics["protocol"]["name"] == name:
+                    compared[run] = _compared(store, run, parts.part("test"), others, labels)
+    write_whole(folder / REPORT, "\n".join(report_lines(store, found, compared)).encode())
     return folder / REPORT
 
 
-def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
-    """Return the report as lines of Markdown, from the runs and their metrics."""
+def _compared(
+    store: Store, run: Run, test: Selection, others: Sequence[Baseline], labels: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Compare the answers of a run with those of baselines for the same tracks."""
+    answered, names = run.answers("test"), store.values("track")[test.tracks]
+    try:
+        found = np.array([labels.index(answered[str(name)]) for name in names], np.intp)
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{run.answers_file} is not of the tracks and labels of {store.address}: {error}") from error
+    return compare(others, test.labels.astype(np.intp), found, store.column("group")[test.tracks])
+
+
+def report_lines(
+    store: Store, found: Mapping[Run, Mapping[str, Any]], compared: Mapping[Run, Mapping[str, Any]]
+) -> list[str]:
+    """Return the report as lines of Markdown.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    found : mapping of Run to mapping
+        Metrics of each run.
+    compared : mapping of Run to mapping
+        Results of `compare` for each run that was compared with baselines.
+    """
     attributes = store.attributes
     is_gtzan = attributes["recipe"].get("name") == "gtzan"
     return [
@@ -77,8 +122,21 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
         "| recipe | protocol | windows | tracks | epochs |",
         "|---|---|---:|---:|---:|",
         *(_row(run, metrics) for run, metrics in found.items()),
+        *_baseline_rows(found, compared),
         "",
         *_words(found),
+        "",
+        "## Beside baselines",
+        "",
+        "The baselines are trained on the same tracks. The majority class is the most frequent label of the train",
+        "split. The SVM takes of each band the mean and the deviation of its level over a track, and the deviation of",
+        "the differences from window to window. The intervals of differences are paired.",
+        "",
+        *(
+            f"- **{run.path.name}**: {escape(ahead_words(baseline))}."
+            for run, others in compared.items()
+            for baseline in others.values()
+        ),
         "",
         "## Published figures",
         "",
@@ -102,13 +160,26 @@ def _row(run: Run, metrics: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _baseline_rows(found: Mapping[Run, Mapping[str, Any]], compared: Mapping[Run, Mapping[str, Any]]) -> list[str]:
+    """Return one row for each baseline and protocol; runs of one protocol are compared with the same baselines."""
+    by_protocol = {found[run]["protocol"]["name"]: others for run, others in compared.items()}
+    return [
+        f"| {escape(baseline['words'])} | {protocol} | | {_accuracy(baseline['track_accuracy'])} | |"
+        for protocol, others in by_protocol.items()
+        for baseline in others.values()
+    ]
+
+
 def _accuracy(found: Mapping[str, float]) -> str:
     return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def _words(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
     """Return one line with the description of each protocol."""
-    words = {metrics["protocol"]["name"]: metrics["protocol"]["words"] for metrics in found.values()}
+    words = {
+        metrics["protocol"]["name"]: f"{metrics['protocol']['words']}{drawn_words(metrics['test'])}"
+        for metrics in found.values()
+    }
     return [f"- **{name}**: {said}." for name, said in words.items()]
 
 

@@ -11,6 +11,7 @@ OF_TRACKS: Final = 1
 OF_WINDOWS: Final = 2
 OF_PARTS: Final = 3
 OF_INTERVALS: Final = 4
+OF_BASELINES: Final = 5
 
 
 def stream(purpose: int, *seeds: int) -> np.random.Generator:
