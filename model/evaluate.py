@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -16,10 +16,12 @@ from melzarr.model.loader import tracks
 from melzarr.model.metrics import metrics
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection
+from melzarr.model.song_model import LEAST, SongModel
+from melzarr.model.track_summary import middle_frame, track_summary
 from melzarr.pipeline.builder.feedback import SILENT, Feedback
+from melzarr.pipeline.features.decibels import quick_levels
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
-LEAST = 1e-12  # smallest probability before the logarithm; below it, one window could decide for a whole track
 BLOCK_BYTES = 5 << 20  # bytes of windows per call of the model, which are 2048 windows of the default spec
 
 Classes = npt.NDArray[np.intp]
@@ -40,9 +42,12 @@ class Answers:
     right, n_windows : np.ndarray [shape=(n_tracks,)]
         Number of windows of each track that were classified correctly, and of all its windows.
     by_mean, by_vote : np.ndarray [shape=(n_tracks,)]
-        Predicted class of each track: by the largest mean log-probability, and by vote of its windows.
+        Predicted class of each track: by the largest mean log-probability, and by vote of its windows. In the mean, a
+        second opinion counts with its weight.
     of_answer, of_label : np.ndarray [shape=(n_tracks,)]
         Probability of the class `by_mean`, and of the true class; see `song_probabilities`.
+    alone : dict of str to np.ndarray [shape=(n_tracks,)]
+        Predicted class of each track by each of two opinions alone: "windows" and "summary"; empty for a network alone.
     """
 
     numbers: Classes
@@ -53,6 +58,7 @@ class Answers:
     by_vote: Classes
     of_answer: Floats
     of_label: Floats
+    alone: dict[str, Classes] = field(default_factory=dict)
 
     @property
     def window_accuracy(self) -> float:
@@ -68,7 +74,7 @@ def answer(
     Parameters
     ----------
     model : keras.Model
-        Maps windows to class probabilities.
+        Maps windows to class probabilities, or all windows of a track to those of the track; see `SongModel`.
     store : ReadableStore
         The store.
     selection : Selection
@@ -76,17 +82,24 @@ def answer(
     progress : callable
         Called with 1 after each track.
     """
-    rows, shares = [], []
+    song, rows, shares, alone = SongModel.of(model), [], [], []
     for number, windows, label in tracks(store, selection):
         if len(windows):
-            found = probabilities(model, windows)
+            found = probabilities(song.windows, windows)
             right = int((found.argmax(axis=1) == label).sum())
-            by_mean, by_vote = track_classes(found)
-            rows.append((number, label, right, len(windows), by_mean, by_vote))
+            first, by_vote = track_classes(found)
             whole = song_probabilities(found)
+            if song.second is not None:
+                summary = track_summary(quick_levels(windows[:, middle_frame(store.spec.n_frames)], store.spec))
+                of_summary, whole = song.second.of_track(track_scores(found)[0], summary)
+                alone.append((first, int(of_summary.argmax())))
+            by_mean = int(whole.argmax())
+            rows.append((number, label, right, len(windows), by_mean, by_vote))
             shares.append((whole[by_mean], whole[label]))
         progress(1)
-    return Answers(*np.array(rows, np.intp).T, *np.array(shares, np.float64).T)
+    answers = Answers(*np.array(rows, np.intp).T, *np.array(shares, np.float64).T)
+    by_windows, by_summary = np.array(alone, np.intp).reshape(-1, 2).T
+    return replace(answers, alone={"windows": by_windows, "summary": by_summary}) if alone else answers
 
 
 def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:

@@ -23,7 +23,7 @@ def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> s
 
 def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics of one split as a table."""
-    rows = ((metrics[name], words) for name, words in ACCURACIES.items())
+    rows = ((metrics[name], words) for name, words in ACCURACIES.items() if name in metrics)
     counted = f"{metrics['n_tracks']} tracks, {metrics['n_windows']} windows"
     return [
         f"{part}: {counted}; {protocol['words']}{drawn_words(metrics)}",
@@ -73,7 +73,10 @@ def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def prediction_line(song: Prediction, n_top: int) -> str:
-    """Return a line with the most probable genres of a song, and the vote of its windows."""
+    """Return a line with the most probable genres of a song, the vote of its windows, and what its summary says."""
     top = ", ".join(f"{label} {share:.2f}" for label, share in song.top(n_top))
-    votes = f"{max(song.shares):.0%} of {len(song.starts)} windows vote {song.vote}"
-    return f"{song.path}: {top}  ({votes})"
+    said = f"{max(song.shares):.0%} of {len(song.starts)} windows vote {song.vote}"
+    if song.summary is not None:
+        number = int(song.summary.whole.argmax())
+        said += f"; its summary: {song.labels[number]} {song.summary.whole[number]:.2f}"
+    return f"{song.path}: {top}  ({said})"

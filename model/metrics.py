@@ -39,6 +39,7 @@ def metrics(answers: Answers, labels: Sequence[str], groups: npt.NDArray[Any], s
         classes that occur, each with the ends of a 95 % interval (see `intervals`; neither the windows of a track nor
         the tracks of a group are independent). Also the recall of each class and the confusion matrix, whose rows are
         the true classes. Macro F1, recall and confusion matrix use the track classes by mean log-probability.
+        If there are two opinions, also the accuracy of tracks by each alone.
     """
     true, found = answers.labels, answers.by_mean
     there = np.unique(true)
@@ -53,6 +54,7 @@ def metrics(answers: Answers, labels: Sequence[str], groups: npt.NDArray[Any], s
         "window_accuracy": _figure(answers.window_accuracy, of_windows),
         "track_accuracy": by_mean["track_accuracy"],
         "track_accuracy_by_vote": _share(answers.by_vote == true, units, seed),
+        **{f"track_accuracy_of_{name}": _share(of == true, units, seed) for name, of in answers.alone.items()},
         "macro_f1": by_mean["macro_f1"],
         "recall": {labels[number]: float(value) for number, value in zip(there, recall, strict=True)},
         "labels": list(labels),

@@ -85,9 +85,13 @@ def _standardised(
         raise ValueError(
             f"mean_db and std_db have {len(mean_db)} and {len(std_db)} bands, but the spec has {spec.n_mels}"
         )
-    if spec.scale == "power":
-        factor, floor = 20 / spec.power, AMIN ** (spec.power / 2)
-        x = factor * ops.log10(ops.maximum(x, floor))
     # A constant band carries no information; without the lower limit it would become infinite.
     variance = [max(std, 1e-3) ** 2 for std in std_db]
-    return layers.Normalization(mean=list(mean_db), variance=variance, name="standardised")(x)
+    return layers.Normalization(mean=list(mean_db), variance=variance, name="standardised")(levels(x, spec))
+
+
+def levels(x: keras.KerasTensor, spec: FeatureSpec) -> keras.KerasTensor:
+    """Convert stored values to levels in dB, as `melzarr.pipeline.features.decibels.stored_levels` does."""
+    if spec.scale == "db":
+        return x
+    return 20 / spec.power * ops.log10(ops.maximum(x, AMIN ** (spec.power / 2)))

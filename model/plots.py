@@ -139,7 +139,7 @@ def _title(layer: keras.Layer) -> str:
 
 
 def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw the probability of each genre over time for some songs.
+    """Draw the probability of each genre over time for some songs; a second opinion is drawn below the first.
 
     Parameters
     ----------
@@ -152,27 +152,36 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
     if not drawn:
         raise MelzarrError(f"none of the songs could be used, so there is nothing to draw into {path}")
     labels = drawn[0].labels
+    n_opinions = 1 if drawn[0].summary is None else 2
     height = 0.6 + 0.17 * len(labels)
-    figure = new_figure(path, (10, 0.6 + (height + 0.45) * len(drawn)))
-    rows = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
-    for axes, song in zip(rows, drawn, strict=True):
+    figure = new_figure(path, (10, 0.6 + (height * n_opinions + 0.45) * len(drawn)))
+    rows = figure.subplots(len(drawn) * n_opinions, 1, squeeze=False)[:, 0]
+    for number, song in enumerate(drawn):
+        axes = rows[number * n_opinions]
         # Draw the mean over short spans, because single windows of 100 ms flicker.
         edges = np.unique(np.linspace(0, len(song.starts), min(STEPS_DRAWN, len(song.starts)) + 1).astype(int))
         sums = np.add.reduceat(song.probabilities, edges[:-1], axis=0)
-        spans = sums / np.diff(edges)[:, None]
         end = float(song.starts[-1] + (song.starts[1] if len(song.starts) > 1 else 1.0))
-        image = axes.imshow(
-            spans.T,
-            aspect="auto",
-            cmap="magma",
-            vmin=0,
-            vmax=1,
-            extent=(0.0, end, len(labels) - 0.5, -0.5),
-            interpolation="nearest",
-        )
-        axes.set_yticks(range(len(labels)), [drawable(label) for label in labels], fontsize="small")
+        image = _draw_over_time(axes, np.append(song.starts[edges[:-1]], end), sums / np.diff(edges)[:, None], labels)
         told = ", ".join(f"{label} {share:.2f}" for label, share in song.top(3))
         axes.set_title(f"{drawable(song.path.name)}: {told}", loc="left", fontsize="medium", pad=3)
+        if song.summary is not None:
+            axes.set_ylabel("windows", fontsize="small")
+            axes.tick_params(labelbottom=False)
+            below = rows[number * n_opinions + 1]
+            _draw_over_time(below, np.append(song.summary.starts, end), song.summary.probabilities, labels)
+            below.set_ylabel("summary", fontsize="small")
     rows[-1].set_xlabel("time in the song, s")
     figure.colorbar(image, ax=list(rows), label="probability", aspect=40, pad=0.01)
     save(figure, path)
+
+
+def _draw_over_time(
+    axes: Any, edges: npt.NDArray[np.float64], probabilities: npt.NDArray[np.floating], labels: Sequence[str]
+) -> Any:
+    """Draw probabilities, shape (n, n_classes), of the spans between edges, shape (n + 1,), in s."""
+    rows = np.arange(len(labels) + 1) - 0.5
+    image = axes.pcolormesh(edges, rows, probabilities.T, cmap="magma", vmin=0, vmax=1)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), [drawable(label) for label in labels], fontsize="small")
+    return image

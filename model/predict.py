@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.model.evaluate import probabilities, song_probabilities, track_classes, track_scores
+from melzarr.model.song_model import SongModel
+from melzarr.model.song_summary import SongSummary
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features.audio import SILENCE_PEAK, read_header, stream_audio
 from melzarr.pipeline.features.decibels import as_stored
@@ -19,6 +21,28 @@ from melzarr.pipeline.features.mel import mel_windows
 from melzarr.pipeline.spec import FeatureSpec
 
 BLOCK_BYTES = 4 << 20  # bytes of windows and of samples per block, so that memory does not grow with song length
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryOpinion:
+    """What the networks of summaries say of a song.
+
+    Parameters
+    ----------
+    starts : np.ndarray [shape=(n_spans,)], in s
+        Start of each span, which is as long as a track that was trained on. The last is up to twice as long.
+    probabilities : np.ndarray [shape=(n_spans, n_classes)]
+        Probability of each class by the summary of each span.
+    whole : np.ndarray [shape=(n_classes,)]
+        Probability of each class by the summary of the whole song.
+    joined : np.ndarray [shape=(n_classes,)]
+        Probability of each class by the summary of the whole song and by all its windows.
+    """
+
+    starts: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float32]
+    whole: npt.NDArray[np.float64]
+    joined: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +59,20 @@ class Prediction:
         Start of each window.
     probabilities : np.ndarray [shape=(n_windows, n_classes), dtype=float32]
         Probability of each class in each window.
+    summary : SummaryOpinion, optional
+        The second opinion, if the model has one.
     """
 
     path: Path
     labels: tuple[str, ...]
     starts: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float32]
+    summary: SummaryOpinion | None = None
 
     @property
     def genre(self) -> str:
-        """Class with the largest mean log-probability."""
-        return self.labels[track_classes(self.probabilities)[0]]
+        """Class with the largest probability for the whole song."""
+        return self.labels[int(self.song_probabilities.argmax())]
 
     @property
     def vote(self) -> str:
@@ -60,8 +87,8 @@ class Prediction:
 
     @property
     def song_probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability of each class for the whole song, shape (n_classes,)."""
-        return song_probabilities(self.probabilities)
+        """Probability of each class for the whole song, by both opinions if there are two, shape (n_classes,)."""
+        return song_probabilities(self.probabilities) if self.summary is None else self.summary.joined
 
     def top(self, n: int) -> list[tuple[str, float]]:
         """Return the n most probable classes of the song, with their probabilities."""
@@ -70,15 +97,23 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction as a dict for JSON output."""
+        second = {} if self.summary is None else {"opinions": {
+            "windows": self._named(song_probabilities(self.probabilities)),
+            "summary": self._named(self.summary.whole),
+        }}  # fmt: skip
         return {
             "path": str(self.path),
             "status": "ok",
             "genre": self.genre,
             "vote": self.vote,
-            "probabilities": dict(zip(self.labels, self.song_probabilities.tolist(), strict=True)),
-            "votes": dict(zip(self.labels, self.shares.tolist(), strict=True)),
+            "probabilities": self._named(self.song_probabilities),
+            **second,
+            "votes": self._named(self.shares),
             "n_windows": len(self.starts),
         }
+
+    def _named(self, values: npt.NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.labels, values.tolist(), strict=True))
 
 
 def predict(
@@ -93,9 +128,10 @@ def predict(
     Parameters
     ----------
     model : keras.Model
-        Maps windows of the spec to class probabilities.
+        Maps windows of the spec to class probabilities, or all windows of a song to those of the song; see `SongModel`.
     spec : FeatureSpec
-        Spec of the model's windows. Its n_windows is ignored: all windows of the song are used.
+        Spec of the model's windows. All windows of the song are used; n_windows is the length of a span of
+        `SummaryOpinion`.
     labels : tuple of str
         Names of the model's classes.
     path : Path
@@ -108,12 +144,20 @@ def predict(
     AudioError
         If the song is too short, silent or cannot be read.
     """
-    found = []
+    song, found, summary = SongModel.of(model), [], SongSummary(spec)
     for windows in song_windows(path, spec):
-        found.append(probabilities(model, windows).astype(np.float32))
+        found.append(probabilities(song.windows, windows))
+        if song.second is not None:
+            summary.add(windows)
         progress(len(windows))
-    answers = np.concatenate(found)
-    return Prediction(path, labels, np.arange(len(answers)) * spec.stride / spec.sample_rate, answers)
+    answers, seconds = np.concatenate(found), spec.stride / spec.sample_rate
+    starts = np.arange(len(answers), dtype=np.float64) * seconds
+    if song.second is None:
+        return Prediction(path, labels, starts, answers)
+    of_spans = probabilities(song.second.summary, summary.spans())
+    whole, joined = song.second.of_track(track_scores(answers)[0], summary.whole())
+    second = SummaryOpinion(np.array(summary.starts) * seconds, of_spans, whole, joined)
+    return Prediction(path, labels, starts, answers, second)
 
 
 def expected_windows(path: Path, spec: FeatureSpec) -> int:

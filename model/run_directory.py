@@ -64,7 +64,7 @@ class Run:
 
     @property
     def model_file(self) -> Path:
-        """Model after the last finished epoch."""
+        """Model after the last finished epoch, then joined with the second opinion if the recipe has one."""
         return self.path / "model.keras"
 
     @property
@@ -259,6 +259,10 @@ class Run:
         rows = ([figures[name] for name in run_files.FIGURES] for figures in history)
         write_whole(self.history_file, csv_rows([run_files.FIGURES, *rows]))
         self._remove_checkpoints(keep=self.checkpoint(done))
+
+    def keep_model(self, model: keras.Model) -> None:
+        """Save the model of the run in place of that of the last epoch."""
+        _save(model, self.model_file)
 
     def _tell_tensorboard(self, figures: dict[str, float]) -> None:
         """Write the metrics of an epoch as one event file, so that TensorBoard shows each epoch exactly once."""

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from melzarr.model.evaluate import Answers, answer
-from melzarr.model.evaluation_protocol import TRACK, Protocol, every_third, level_statistics, make_protocol
+from melzarr.model.evaluation_protocol import TRACK, WINDOW, Protocol, every_third, level_statistics, make_protocol
 from melzarr.model.loader import Batches
 from melzarr.model.messages import epoch_line
 from melzarr.model.metrics import metrics
@@ -24,7 +24,9 @@ from melzarr.model.network import network
 from melzarr.model.plots import draw_confusion, draw_history, draw_network
 from melzarr.model.run_directory import PICTURES, Run
 from melzarr.model.selection import label_names
-from melzarr.model.training_recipe import TrainRecipe
+from melzarr.model.song_model import SongModel, song_model
+from melzarr.model.train_summary import train_summary_network
+from melzarr.model.training_recipe import SummaryRecipe, TrainRecipe
 from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.errors import RunError, StoreError
 from melzarr.pipeline.report.run_files import History
@@ -121,6 +123,8 @@ def train(
             return found
         run.keep_trained(set(store.column("source_blake3")[parts["train"].tracks].tolist()))
         _fit(store, recipe, protocol, run, seed, memory, feedback)
+        if recipe.summary is not None:
+            _add_second_opinion(store, recipe.summary, protocol, run, seed, feedback)
         model, judged = run.model(), ("valid", "test")
         with feedback.counting(sum(parts[name].tracks.size for name in judged), "evaluate") as tracks:
             answers = {name: answer(model, store, parts[name], tracks) for name in judged}
@@ -226,6 +230,18 @@ def _fit(
             feedback.say(epoch_line(figures, recipe.epochs, n_windows))
 
 
+def _add_second_opinion(
+    store: ReadableStore, recipe: SummaryRecipe, protocol: Protocol, run: Run, seed: int, feedback: Feedback
+) -> None:
+    """Train networks of the summaries of tracks, and join them with the network of windows as the run's model."""
+    if protocol.name == WINDOW:
+        feedback.say("split by window: a track's summary is of all its windows, so the network of windows is alone")
+        return
+    windows = SongModel.of(run.model()).windows  # of an earlier start that was killed, the model may be joined already
+    summaries = train_summary_network(store, protocol.part("train"), recipe, len(label_names(store)), seed, feedback)
+    run.keep_model(song_model(store.spec, windows, summaries, recipe.weight))
+
+
 def _seed_dropout(model: keras.Model, seed: int, step: int) -> None:
     """Seed the dropout from seed and step, because a saved model does not keep its random state."""
     for layer in model.layers:
@@ -298,7 +314,7 @@ def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
     draw = {
         "history.png": lambda path: draw_history(run.history(), path),
         "confusion.png": lambda path: draw_confusion(found["test"], found["protocol"]["words"], path),
-        "network.png": lambda path: draw_network(model, path),
+        "network.png": lambda path: draw_network(SongModel.of(model).windows, path),
     }
     for name in PICTURES:
         try:

@@ -19,6 +19,44 @@ SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SummaryRecipe:
+    """Hyperparameters of a second opinion: small networks of each track's summary, see `melzarr.model.track_summary`.
+
+    Parameters
+    ----------
+    members : int > 0
+        Number of networks, which differ by their initial weights; their log-probabilities are averaged.
+    units : int > 0
+        Units of the dense layer of each.
+    learning_rate, weight_decay : float
+        Parameters of AdamW. The learning rate decreases to 0 as a cosine.
+    batch_size, epochs : int > 0
+        Tracks per batch, and number of epochs.
+    weight : float in [0, 1]
+        Weight of the summary's log-probabilities; the rest is that of the mean log-probabilities of the windows.
+    """
+
+    members: int
+    units: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError if a value is invalid."""
+        for name in ("members", "units", "batch_size", "epochs"):
+            _require_whole(f"summary.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "weight_decay", "weight"):
+            _require_number(f"summary.{name}", getattr(self, name))
+        if not self.learning_rate > 0:
+            raise RecipeError(f"summary.learning_rate={self.learning_rate!r} is not above 0")
+        if self.weight > 1:
+            raise RecipeError(f"summary.weight={self.weight!r} is not in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainRecipe:
     """Hyperparameters of a training.
 
@@ -46,6 +84,8 @@ class TrainRecipe:
         few validation tracks the best epoch is best by chance.
     windows_per_track : int >= 0
         Number of windows per track in an epoch; 0 uses all.
+    summary : SummaryRecipe, optional
+        A second opinion from each whole track; without it, the network of windows is alone.
     """
 
     frontend: str
@@ -60,6 +100,7 @@ class TrainRecipe:
     schedule: str = "constant"
     patience: int = 0
     windows_per_track: int = 0
+    summary: SummaryRecipe | None = None
 
     def __post_init__(self) -> None:
         """Raise RecipeError if a value is invalid."""
@@ -67,20 +108,17 @@ class TrainRecipe:
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         for name, least in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("windows_per_track", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise RecipeError(f"{name}={getattr(self, name)!r} is not a whole number of at least {least}")
+            _require_whole(name, getattr(self, name), least)
         for name in ("learning_rate", "rho", "epsilon", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise RecipeError(f"{name}={value!r} is not a number of at least 0; give one")
+            _require_number(name, getattr(self, name))
         if not self.learning_rate > 0:
             raise RecipeError(f"learning_rate={self.learning_rate!r} is not above 0")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout={self.dropout!r} is not in [0, 1)")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields by name."""
-        return dataclasses.asdict(self)
+        """Return all fields by name, without a summary that there is not."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -94,7 +132,9 @@ class TrainRecipe:
         own = files("melzarr.model") / "recipes" / f"{name}.toml"
         try:
             text = own.read_text(encoding="utf-8") if own.is_file() else Path(name).read_text(encoding="utf-8")
-            return cls(**tomllib.loads(text))
+            found = tomllib.loads(text)
+            summary = found.pop("summary", None)
+            return cls(**found, summary=None if summary is None else SummaryRecipe(**summary))
         except OSError as error:
             raise RecipeError(f"no training recipe {name!r}: use {' or '.join(recipe_names())}, or a file") from error
         except (TypeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -119,3 +159,13 @@ class TrainRecipe:
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with melzarr."""
     return sorted(path.name.removesuffix(".toml") for path in (files("melzarr.model") / "recipes").iterdir())
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise RecipeError(f"{name}={value!r} is not a whole number of at least {least}")
+
+
+def _require_number(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise RecipeError(f"{name}={value!r} is not a number of at least 0; give one")

@@ -18,13 +18,16 @@ METRICS = "metrics.json"  # the metrics of the trained model
 ANSWERS = "answers.csv"  # the model's answer for each track of the valid and test splits
 
 FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # columns of the history
-# Accuracies in the metrics of a split, and what each counts.
+# Accuracies in the metrics of a split, and what each counts. Those of opinions alone are there if there are two.
 ACCURACIES = {
     "window_accuracy": "windows",
     "track_accuracy": "tracks, by mean log-probability",
     "track_accuracy_by_vote": "tracks, by vote of their windows",
+    "track_accuracy_of_windows": "tracks, by their windows alone",
+    "track_accuracy_of_summary": "tracks, by their summary alone",
     "macro_f1": "macro F1 of tracks",
 }
+OPTIONAL = ("track_accuracy_of_windows", "track_accuracy_of_summary")
 # Exceptions that the readers raise for a damaged file.
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
 

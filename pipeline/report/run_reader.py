@@ -159,6 +159,8 @@ def _part(found: Mapping[str, Any]) -> Figures:
         raise ValueError("its confusion matrix does not have a row and a column per label")
     accuracies = []
     for name, words in run_files.ACCURACIES.items():
+        if name in run_files.OPTIONAL and name not in found:
+            continue
         value, low, high = (run_files.finite(found[name][end]) for end in ("value", "low", "high"))
         accuracies.append((words, value, low, high))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])

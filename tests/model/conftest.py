@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,29 @@ def trained(tiny: Store, quick: TrainRecipe, tmp_path_factory: pytest.TempPathFa
 
     run = Run(tmp_path_factory.mktemp("runs") / "trained")
     train(tiny, quick, make_protocol(tiny, "track"), run, seed=SEED)
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_opinions(quick: TrainRecipe) -> TrainRecipe:
+    """One epoch, and two small networks of each track's summary."""
+    from melzarr.model.training_recipe import SummaryRecipe
+
+    summary = SummaryRecipe(
+        members=2, units=8, learning_rate=0.01, weight_decay=0.1, batch_size=2, epochs=4, weight=0.4
+    )
+    return replace(quick, epochs=1, summary=summary)
+
+
+@pytest.fixture(scope="session")
+def joined(tiny: Store, two_opinions: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with a second opinion; not to be changed."""
+    from melzarr.model.evaluation_protocol import make_protocol
+    from melzarr.model.run_directory import Run
+    from melzarr.model.train import train
+
+    run = Run(tmp_path_factory.mktemp("runs") / "joined")
+    train(tiny, two_opinions, make_protocol(tiny, "track"), run, seed=SEED)
     return run
 
 

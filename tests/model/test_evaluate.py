@@ -33,6 +33,8 @@ from melzarr.model.messages import metrics_lines  # noqa: E402
 from melzarr.model.metrics import difference, metrics  # noqa: E402
 from melzarr.model.run_directory import Run  # noqa: E402
 from melzarr.model.selection import select  # noqa: E402
+from melzarr.model.song_model import SongModel  # noqa: E402
+from melzarr.model.track_summary import track_summary  # noqa: E402
 from melzarr.pipeline.errors import RunError, StoreError  # noqa: E402
 from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
 from melzarr.pipeline.zarr_store.reader import Store  # noqa: E402
@@ -112,8 +114,8 @@ def random_answers(n: int, seed: int = 0) -> Answers:
 
 def test_an_interval_of_sixteen_times_the_tracks_is_a_quarter_as_wide() -> None:
     few = random_answers(20)
-    many = Answers(*(np.tile(getattr(few, name), 16) for name in Answers.__dataclass_fields__))
-    many = replace(many, numbers=np.arange(320))
+    names = [name for name in Answers.__dataclass_fields__ if name not in {"numbers", "alone"}]
+    many = replace(few, numbers=np.arange(320), **{name: np.tile(getattr(few, name), 16) for name in names})
     for name in ("window_accuracy", "track_accuracy"):
         small, large = (metrics_of(answers)[name] for answers in (few, many))
         assert large["value"] == pytest.approx(small["value"])
@@ -220,6 +222,26 @@ def test_answers_are_those_of_the_model_for_every_window(tiny: Store, trained: R
     rows = zip(found.numbers, found.labels, found.right, found.n_windows, found.by_mean, strict=True)
     assert [tuple(map(int, row)) for row in rows] == by_hand(model, tiny, "train")
     assert told == [1] * 5
+
+
+def test_two_opinions_are_those_of_the_saved_model_for_all_windows_of_each_track(tiny: Store, joined: Run) -> None:
+    model, labels = joined.model(), ["bells", "drums"]
+    song, group = SongModel.of(model), zarr.open_group(tiny.directory.path, mode="r")
+    found = answer(model, tiny, select(tiny, "train"))
+    for place, number in enumerate(found.numbers):
+        mel = group["mel"][int(number)]
+        whole = np.asarray(model(mel), np.float64)[0]
+        summary = track_summary(10 * np.log10(np.maximum(mel[:, 2].astype(np.float64), 1e-10)))
+        windows = np.asarray(song.windows(mel), np.float64)
+        assert found.by_mean[place] == whole.argmax()
+        assert found.right[place] == (windows.argmax(axis=1) == found.labels[place]).sum()
+        assert found.alone["windows"][place] == np.log(windows).mean(axis=0).argmax()
+        assert found.alone["summary"][place] == np.asarray(song.second.summary(summary[None]))[0].argmax()
+        # Levels of single precision in another order.
+        assert found.of_label[place] == pytest.approx(whole[found.labels[place]], abs=1e-4)
+    figures = metrics(found, labels, found.numbers)
+    for name in ("windows", "summary"):
+        assert figures[f"track_accuracy_of_{name}"]["value"] == (found.alone[name] == found.labels).mean()
 
 
 def test_only_selected_windows_are_answered(tiny: Store, trained: Run) -> None:

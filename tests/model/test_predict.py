@@ -12,12 +12,18 @@ import pytest
 import soundfile
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from melzarr.model import predict as room
+from melzarr.model.evaluate import song_probabilities
+from melzarr.model.messages import prediction_line
+from melzarr.model.plots import draw_songs
 from melzarr.model.predict import Prediction, expected_windows, predict, song_windows
 from melzarr.model.run_directory import Run
+from melzarr.model.song_model import SongModel
+from melzarr.model.track_summary import track_summary
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features import libsndfile_decoder
 from melzarr.pipeline.features.audio import read_audio
@@ -235,3 +241,50 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
             heard(tmp_path / name, SMALL)
         if name != "nan.wav":
             assert expected_windows(tmp_path / name, SMALL) == 0
+
+
+# Two opinions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.1, 2.4, 5.0])
+def test_of_a_song_of_any_length_it_says_what_the_saved_model_says_of_all_windows(
+    joined: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    spec = joined.spec  # its tracks have 24 windows, 1.02 s
+    path = write(tmp_path / "song.wav", round(seconds * RATE))
+    monkeypatch.setattr(room, "BLOCK_BYTES", 10 * 4 * spec.stride)
+    model, labels = joined.model(), tuple(joined.labels)
+    found = predict(model, spec, labels, path)
+    windows = heard(path, spec)
+    np.testing.assert_allclose(found.song_probabilities, np.asarray(model(windows))[0], rtol=0, atol=1e-4)
+    assert found.genre == labels[int(found.song_probabilities.argmax())]
+    told = found.to_dict()
+    assert told["probabilities"] == dict(zip(labels, found.song_probabilities.tolist(), strict=True))
+    assert told["opinions"]["windows"] == dict(zip(labels, song_probabilities(found.probabilities), strict=True))
+    assert told["opinions"]["summary"] == dict(zip(labels, found.summary.whole.tolist(), strict=True))
+
+
+def test_the_summary_over_time_is_that_of_spans_as_long_as_a_track(joined: Run, tmp_path: Path) -> None:
+    spec, path = joined.spec, write(tmp_path / "song.wav", 4 * RATE)
+    found = predict(joined.model(), spec, tuple(joined.labels), path)
+    windows = heard(path, spec)
+    assert len(windows) == 98
+    starts = [0, 24, 48, 72]  # the last has 26 windows, for the two of the end would be too short for a span
+    np.testing.assert_allclose(found.summary.starts, np.array(starts) * 0.04)
+    network = SongModel.of(joined.model()).second.summary
+    for row, begin, end in zip(found.summary.probabilities, starts, [*starts[1:], 98], strict=True):
+        of_span = track_summary(10 * np.log10(np.maximum(windows[begin:end, 2].astype(np.float64), 1e-10)))
+        np.testing.assert_allclose(row, np.asarray(network(of_span[None]))[0], rtol=0, atol=1e-4)
+
+
+def test_both_opinions_are_drawn_over_time(joined: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "song.wav", 4 * RATE)
+    found = predict(joined.model(), joined.spec, tuple(joined.labels), path)
+    alone = replace(found, summary=None)
+    for name, songs in (("two", [found]), ("one", [alone])):
+        draw_songs(songs, tmp_path / f"{name}.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
+        assert two.height > one.height
+    assert prediction_line(found, 1).endswith(
+        f"; its summary: {found.labels[int(found.summary.whole.argmax())]} {found.summary.whole.max():.2f})"
+    )

@@ -13,6 +13,7 @@ pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from melzarr.model import run_directory as run_room
 from melzarr.model import train as room
+from melzarr.model import train_summary
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.run_directory import Run
 from melzarr.model.train import train
@@ -108,6 +109,29 @@ def test_wherever_a_training_is_stopped_it_goes_on_to_the_same_weights(
     assert timeless(run) == timeless(undisturbed)
     assert run.metrics == undisturbed.metrics
     assert sorted(path.name for path in run.path.rglob("*")) == sorted(p.name for p in undisturbed.path.rglob("*"))
+
+
+STOPS_OF_SUMMARY: dict[str, tuple[Any, str]] = {
+    "while networks of summaries are trained": (train_summary, "mean_opinion"),
+    "before the joined model is saved": (Run, "keep_model"),
+    "after the joined model is saved": (Run, "keep_answers"),
+    "before figures are written": (Run, "finish"),
+}
+
+
+@pytest.mark.parametrize("place", STOPS_OF_SUMMARY)
+def test_wherever_a_second_opinion_is_stopped_it_goes_on_to_the_same_weights(
+    tiny: Store, two_opinions: TrainRecipe, joined: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    run, protocol = Run(tmp_path / "run"), make_protocol(tiny, "track")
+    with monkeypatch.context() as patch:
+        patch.setattr(*STOPS_OF_SUMMARY[place], lambda *_, **__: stop())
+        with pytest.raises(Stopped):
+            train(tiny, two_opinions, protocol, run, seed=SEED)
+    assert not run.is_finished
+    assert train(tiny, two_opinions, protocol, run, seed=SEED) == joined.metrics
+    assert same_weights(run, joined)
+    assert sorted(path.name for path in run.path.rglob("*")) == sorted(p.name for p in joined.path.rglob("*"))
 
 
 @pytest.mark.slow

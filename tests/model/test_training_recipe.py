@@ -11,7 +11,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 
-from melzarr.model.training_recipe import TrainRecipe, recipe_names  # noqa: E402
+from melzarr.model.training_recipe import SummaryRecipe, TrainRecipe, recipe_names  # noqa: E402
 from melzarr.pipeline.errors import RecipeError  # noqa: E402
 
 GOOD: dict[str, Any] = {
@@ -50,6 +50,44 @@ def test_a_file_gives_its_fields_and_the_defaults_of_the_others(tmp_path: Path) 
         "patience": 3, "windows_per_track": 0,
     }  # fmt: skip
     assert TrainRecipe.read(write(tmp_path, **recipe.to_dict())) == recipe
+
+
+SUMMARY = {
+    "members": 2, "units": 8, "learning_rate": 0.01, "weight_decay": 0.1, "batch_size": 4, "epochs": 3, "weight": 0.5,
+}  # fmt: skip
+
+
+def with_summary(folder: Path, **fields: Any) -> str:
+    """A recipe file with the hyperparameters of a second opinion."""
+    path, rows = Path(write(folder)), {**SUMMARY, **fields}.items()
+    path.write_text(
+        path.read_text() + "[summary]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in rows)
+    )
+    return str(path)
+
+
+def test_a_second_opinion_is_a_table_of_the_file(tmp_path: Path) -> None:
+    recipe = TrainRecipe.read(with_summary(tmp_path))
+    assert recipe.summary == SummaryRecipe(**SUMMARY)
+    assert recipe.to_dict()["summary"] == SUMMARY
+    assert TrainRecipe.read("default").summary is not None
+    assert "summary" not in TrainRecipe.read("article").to_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"members": 0}, "summary.members=0 is not a whole number of at least 1"),
+        ({"units": 2.5}, "summary.units=2.5 is not a whole number of at least 1"),
+        ({"weight_decay": -1}, "summary.weight_decay=-1 is not a number of at least 0"),
+        ({"learning_rate": 0}, "summary.learning_rate=0 is not above 0"),
+        ({"weight": 1.5}, r"summary.weight=1.5 is not in \[0, 1\]"),
+        ({"colour": 1}, "is not a training recipe: .*colour.*; copy one"),
+    ],
+)
+def test_a_second_opinion_that_cannot_be_is_a_sentence(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        TrainRecipe.read(with_summary(tmp_path, **fields))
 
 
 def steps(recipe: TrainRecipe, start: np.ndarray, gradients: np.ndarray) -> np.ndarray:
