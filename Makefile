@@ -16,7 +16,7 @@ CLUSTER ?= local
 RECIPE  ?= default
 PROTOCOL ?= track
 SHARE   ?= $(basename $(notdir $(STORE)))-share
-RUN     ?= runs/$(basename $(notdir $(STORE)))-$(basename $(notdir $(RECIPE)))-$(PROTOCOL)
+RUN     ?= runs/$(basename $(notdir $(STORE)))-$(basename $(notdir $(RECIPE)))-$(if $(FOLDS),folds-$(FOLDS),$(PROTOCOL))
 
 BIN    := $(VENV)/bin
 PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -33,7 +33,7 @@ endef
 # A store is built from a dataset, which is fetched first, or from a folder or manifest of your own.
 IS_DATASET := $(wildcard datasets/$(SOURCE)/recipe.toml)
 FETCH      := $(if $(FROM),--from "$(FROM)") $(if $(TRACKS_PER_STYLE),--tracks-per-label $(TRACKS_PER_STYLE))
-TRAINING   := --recipe "$(RECIPE)" --protocol "$(PROTOCOL)"
+TRAINING   := --recipe "$(RECIPE)" $(if $(FOLDS),--folds $(FOLDS),--protocol "$(PROTOCOL)")
 # One process more than there are cores, for tests also wait: for disks, servers and other processes.
 SIDE_BY_SIDE = --numprocesses $(or $(WORKERS),$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 8 --dist loadfile
 BUILD      := --cluster $(CLUSTER) $(if $(WORKERS),--workers $(WORKERS)) $(if $(FORCE),--force) $(ARGS)
@@ -56,6 +56,7 @@ help: ## list what can be made
 	@echo "    TRACKS_PER_STYLE=10      a smaller demo, for a quick look"
 	@echo "    FORCE=1                  replace a finished store or run;  ARGS='…'  any other option of the command"
 	@echo "    RECIPE=default|article   how to train, or a file;  PROTOCOL=track|window|NAME  what is tested on"
+	@echo "    FOLDS=5                  judge every track, by a member that has not heard its group, in place of PROTOCOL"
 	@echo "    RUN=path                 the run; by default runs/STORE-RECIPE-PROTOCOL"
 	@echo "    SHARE=path               the dataset for others: a folder, NAME.zarr.zip, or s3://…"
 	@echo "    SONG=path                the song whose genre is asked for"

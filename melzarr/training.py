@@ -96,6 +96,7 @@ def train(
     *,
     recipe: str | Path = "default",
     protocol: str = "track",
+    folds: int | None = None,
     epochs: int | None = None,
     seed: int = 0,
     memory: int | None = None,
@@ -114,10 +115,13 @@ def train(
         "default", "article", or a file.
     protocol : str
         "track", "window", or a split that the dataset's recipe names.
+    folds : int > 1, optional
+        Number of group folds, in place of a protocol: a member is trained for each, every track is judged by the member
+        that has not heard its group, and the run's model is the mean of the members' log-probabilities.
     epochs : int, optional
         Maximum number of epochs; by default that of the recipe.
     seed : int
-        Seed of weights, dropout and order.
+        Seed of weights, dropout and order, and of folds.
     memory : int > 0, optional
         Bytes that decoded tracks may take; by default half of the free memory.
     force : bool
@@ -132,13 +136,14 @@ def train(
     """
     _quiet_tensorflow()
     from melzarr.model.run_directory import Run as RunDirectory
-    from melzarr.model.train import train_by_name
+    from melzarr.model.train_by_name import train_by_name
 
     train_by_name(
         open_store(store).opened,
         RunDirectory(Path(run)),
         recipe=str(recipe),
         protocol=protocol,
+        folds=folds,
         epochs=epochs,
         seed=seed,
         memory=memory,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUN_OPTION = click.option(
-    "--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/STORE-RECIPE-PROTOCOL]"
+    "--run",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: runs/STORE-RECIPE-PROTOCOL, or -folds-N]",
 )
 RECIPE = click.option(
     "--recipe",
@@ -42,13 +44,19 @@ PROTOCOL = click.option(
         "(window); or a split of the dataset's recipe, such as fault-filtered."
     ),
 )
+FOLDS = click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Train one member per fold of the groups, in place of a protocol. Each track is judged by the member that has "
+    "not heard its group; the model of the run is the mean of the members' log-probabilities.",
+)
 EPOCHS = click.option("--epochs", type=click.IntRange(1), help="Maximum number of epochs.  [default: from the recipe]")
 SEED = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Seed of weights, dropout and order.",
+    help="Seed of weights, dropout and order, and of folds.",
 )
 MEMORY = click.option(
     "--memory",
@@ -64,6 +72,7 @@ FORCE = click.option("--force", is_flag=True, help="Start again from the beginni
 @STORE
 @RECIPE
 @PROTOCOL
+@FOLDS
 @RUN_OPTION
 @EPOCHS
 @SEED
@@ -73,6 +82,7 @@ def train(
     store: Directory,
     recipe: str,
     protocol: str,
+    folds: int | None,
     run: Path | None,
     epochs: int | None,
     seed: int,
@@ -82,10 +92,12 @@ def train(
     """Train the network on STORE, and evaluate it.
 
     A run is a folder with the model, its configuration, its history (also for TensorBoard), its metrics and pictures.
-    A training that was stopped resumes after its last epoch.
+    A training that was stopped resumes after its last epoch. On hundreds of tracks a single split says little: --folds
+    judges all of them.
 
     \b
       melzarr train demo.zarr
+      melzarr train music.zarr --folds 5
       melzarr train gtzan.zarr --recipe article --protocol window --run runs/as-in-2017
     """
     load_tensorflow()
@@ -93,15 +105,20 @@ def train(
     from melzarr.pipeline.zarr_store.reader import open_store
 
     opened = open_store(store)
-    folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{protocol}")
-    _train(opened, folder, recipe=recipe, protocol=protocol, epochs=epochs, seed=seed, memory=memory, replace=force)
-    next_step("evaluate", folder.path, store)
+    judged = f"folds-{folds}" if folds else protocol
+    folder = Run(run or Path("runs") / f"{PurePosixPath(store.name).stem}-{Path(recipe).stem}-{judged}")
+    options = {"recipe": recipe, "protocol": protocol, "folds": folds, "epochs": epochs, "seed": seed}
+    _train(opened, folder, **options, memory=memory, replace=force)
+    if folds:
+        next_step("predict", folder.path, "song.mp3")
+    else:
+        next_step("evaluate", folder.path, store)
 
 
 def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
     """Train one run, show its progress and what melzarr.model logs, and print its metrics."""
-    from melzarr.model.messages import metrics_lines
-    from melzarr.model.train import train_by_name
+    from melzarr.model.messages import confusion_lines, metrics_lines, spread_line
+    from melzarr.model.train_by_name import train_by_name
 
     handler, log = _Lines(), logging.getLogger("melzarr.model")
     log.addHandler(handler)
@@ -111,7 +128,11 @@ def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
     finally:
         log.removeHandler(handler)
     for part in ("valid", "test"):
-        show(metrics_lines(part, found["protocol"], found[part]))
+        if part in found:
+            show(metrics_lines(part, found["protocol"], found[part]))
+    if "folds" in found:
+        click.echo(spread_line(found["folds"]))
+        show(confusion_lines(found["test"]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
     return found
 

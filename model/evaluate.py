@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import keras
@@ -100,6 +100,22 @@ def answer(
     answers = Answers(*np.array(rows, np.intp).T, *np.array(shares, np.float64).T)
     by_windows, by_summary = np.array(alone, np.intp).reshape(-1, 2).T
     return replace(answers, alone={"windows": by_windows, "summary": by_summary}) if alone else answers
+
+
+def joined_answers(parts: Sequence[Answers]) -> Answers:
+    """Join the predictions for different tracks."""
+    names = [one.name for one in fields(Answers) if one.name != "alone"]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    alone = {name: np.concatenate([part.alone[name] for part in parts]) for name in parts[0].alone}
+    return Answers(**columns, alone=alone)
+
+
+def answer_rows(store: ReadableStore, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
+    """Yield the answer for each track of a split, as rows of `melzarr.pipeline.report.run_files.Answer`."""
+    names = store.values("track")
+    shares = np.stack([answers.of_answer, answers.of_label], axis=1)
+    for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):
+        yield part, str(names[number]), labels[label], labels[answer_], *(f"{share:.6f}" for share in of)
 
 
 def probabilities(model: keras.Model, windows: npt.NDArray[np.float32]) -> Probabilities:

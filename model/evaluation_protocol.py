@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from melzarr.model.folds import fold_parts, parse_fold
 from melzarr.model.loader import tracks
 from melzarr.model.selection import Selection, select
 from melzarr.model.streams import OF_PARTS, stream
@@ -19,6 +20,7 @@ from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
+FOLD_WORDS = "fold {} of {}: nothing of a test track, nor of its group, was trained on"
 SHARES = (0.7, 0.15, 0.15)  # shares of the windows in each of SPLITS, if a store is split by window
 
 
@@ -92,19 +94,23 @@ def make_protocol(store: ReadableStore, name: str, seed: int = 0) -> Protocol:
     store : ReadableStore
         The store.
     name : str
-        "track" for the split in the store, the name of a split in its dataset's recipe, or "window".
+        "track" for the split in the store, the name of a split in its dataset's recipe, "window", or the name of a
+        fold such as "fold-1-of-5".
     seed : int
-        Seed of the split by window.
+        Seed of the split by window, and of folds.
 
     Raises
     ------
     CatalogError
-        If the store has no protocol of this name, or the split in the recipe cannot be read.
+        If the store has no protocol of this name, the split in the recipe cannot be read, or the store cannot be
+        divided into the folds.
     """
     if name == WINDOW:
         shared = max(0.0, 1 - store.spec.stride / store.spec.window)
         words = f"split by window, which leaks: neighbours of a test window, {shared:.0%} the same, were trained on"
         return Protocol(name, words, _by_window(store, seed))
+    if fold := parse_fold(name):
+        return Protocol(name, FOLD_WORDS.format(*fold), _by_track(store, fold_parts(store, *fold, seed)))
     if name == TRACK:
         unit = "group" if (store.values("group") != store.values("track")).any() else "track"
         words = f"split by {unit}: nothing of a test {unit} was trained on"

@@ -64,6 +64,12 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
     config = run.config
     _require_same_features(run, store)
     trained = run.trained_on()
+    if run.n_folds and store.attributes["uuid"] == config["store"]["uuid"]:
+        raise RunError(
+            f"{run.path} is the mean of {run.n_folds} members, each of which has heard what another judges, so that no "
+            f"track of {store.address} is left to judge; its figures are in {run.metrics_file}, and a member such as "
+            f"{run.member(1).path} can be evaluated"
+        )
     if store.attributes["uuid"] == config["store"]["uuid"]:
         protocol = make_protocol(store, config["protocol"]["name"], config["seed"])
         selection = protocol.part(split)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from melzarr.pipeline.human_units import table
@@ -56,6 +57,13 @@ def ahead_words(baseline: Mapping[str, Any]) -> str:
     if not ahead["value"]:
         return f"the network is level with the {words} ({_interval(ahead)})"
     return f"the network is {'behind' if is_behind else 'ahead of'} {by}, which may be chance"
+
+
+def spread_line(folds: Sequence[Mapping[str, float]]) -> str:
+    """Return a line with the accuracy of tracks in each fold, and their spread."""
+    shares = [fold["track_accuracy"] for fold in folds]
+    told = ", ".join(f"{share:.3f}" for share in shares)
+    return f"right tracks of each fold: {told}; standard deviation {statistics.stdev(shares):.3f}"
 
 
 def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -91,6 +91,16 @@ class Run:
         """Return the path of the state from which training resumes after n_epochs epochs."""
         return self.path / f"checkpoint-{n_epochs:04d}.keras"
 
+    def member(self, number: int) -> Run:
+        """Return the run of one fold, numbered from 1; only a run over folds has them."""
+        return Run(self.path / f"fold-{number}")
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds, or 0 if the run is one training."""
+        folds = self.config.get("folds", 0)
+        return folds if isinstance(folds, int) and 0 <= folds < 1 << 20 else 0
+
     @property
     def is_finished(self) -> bool:
         """Whether training and evaluation are finished."""
@@ -120,7 +130,7 @@ class Run:
                 )
             if not replace:
                 return
-            self._clear()
+            self.clear()
         write_whole(self.config_file, json.dumps(config, indent=2).encode())
 
     def _refuse_foreign(self) -> None:
@@ -132,8 +142,13 @@ class Run:
         ):
             raise RunError(f"{self.path} exists and is not a melzarr run; choose another folder with --run")
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Remove only the files of a training, metrics first: if interrupted, the rest is an unfinished run."""
+        self.metrics_file.unlink(missing_ok=True)
+        for config in sorted(self.path.glob(f"fold-*/{run_files.CONFIG}")):
+            if not config.parent.is_symlink():
+                with Run(config.parent).locked():
+                    Run(config.parent).clear()
         for pattern in OWN_FILES:
             for path in sorted(self.path.glob(pattern)):
                 path.unlink()
@@ -297,6 +312,10 @@ class Run:
         """Return a sentence about the progress of an unfinished training, or "" if it is finished."""
         if self.is_finished:
             return ""
+        if n_folds := self.n_folds:
+            n_done = sum(self.member(number).is_finished for number in range(1, 1 + n_folds))
+            how = f"melzarr train --folds {n_folds}"
+            return f"{self.path} is not finished: {n_done} of {n_folds} folds; continue with {how}"
         recipe = self.config.get("recipe")
         epochs = recipe.get("epochs", "?") if isinstance(recipe, dict) else "?"
         return f"{self.path} is not finished: {len(self.history())} of {epochs} epochs; continue with melzarr train"

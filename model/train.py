@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import re
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -15,14 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from melzarr.model.evaluate import Answers, answer
-from melzarr.model.evaluation_protocol import TRACK, WINDOW, Protocol, every_third, level_statistics, make_protocol
+from melzarr.model.evaluate import answer, answer_rows
+from melzarr.model.evaluation_protocol import TRACK, WINDOW, Protocol, every_third, level_statistics
 from melzarr.model.loader import Batches
 from melzarr.model.messages import epoch_line
 from melzarr.model.metrics import metrics
 from melzarr.model.network import network
-from melzarr.model.plots import draw_confusion, draw_history, draw_network
 from melzarr.model.run_directory import PICTURES, Run
+from melzarr.model.run_pictures import draw_pictures
 from melzarr.model.selection import label_names
 from melzarr.model.song_model import SongModel, song_model
 from melzarr.model.train_summary import train_summary_network
@@ -118,7 +116,7 @@ def train(
         if run.is_finished:
             found = run.metrics
             if not all((run.path / name).is_file() for name in PICTURES):  # the run was killed before they were drawn
-                _draw(run, run.model(), found)
+                draw_pictures(run, run.model(), found)
             feedback.say("already finished, and kept")
             return found
         run.keep_trained(set(store.column("source_blake3")[parts["train"].tracks].tolist()))
@@ -133,47 +131,10 @@ def train(
             "protocol": {"name": protocol.name, "words": protocol.words},
             **{name: metrics(given, labels, groups[given.numbers]) for name, given in answers.items()},
         }
-        run.keep_answers(row for name, given in answers.items() for row in _answered(store, labels, name, given))
+        run.keep_answers(row for name, given in answers.items() for row in answer_rows(store, labels, name, given))
         run.finish(found)
-        _draw(run, model, found)
+        draw_pictures(run, model, found)
     return found
-
-
-def train_by_name(
-    store: ReadableStore,
-    run: Run,
-    *,
-    recipe: str = "default",
-    protocol: str = "track",
-    epochs: int | None = None,
-    seed: int = 0,
-    memory: int | None = None,
-    replace: bool = False,
-    feedback: Feedback = SILENT,
-) -> dict[str, Any]:
-    """Train the network, or resume a training, with a recipe and a protocol that are given by their names.
-
-    Parameters
-    ----------
-    store, run, seed, memory, replace, feedback
-        As for `train`.
-    recipe : str
-        Name of a recipe, or path of a recipe file.
-    protocol : str
-        Name of a protocol; see `make_protocol`.
-    epochs : int > 0, optional
-        Maximum number of epochs; by default that of the recipe.
-
-    Returns
-    -------
-    dict
-        As for `train`.
-    """
-    how = TrainRecipe.read(recipe)
-    how = how if epochs is None else dataclasses.replace(how, epochs=epochs)
-    what = make_protocol(store, protocol, seed)
-    feedback.say(f"{run.path}: recipe {recipe}; {what.words}")
-    return train(store, how, what, run, seed=seed, memory=memory, replace=replace, feedback=feedback)
 
 
 def _fit(
@@ -299,26 +260,3 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
         count = min(self.batch_size, self.left)
         self.left -= count
         self.progress(count)
-
-
-def _answered(store: ReadableStore, labels: list[str], part: str, answers: Answers) -> Iterator[tuple[str, ...]]:
-    """Yield the answer for each track of a split, as rows of `melzarr.pipeline.report.run_files.Answer`."""
-    names = store.values("track")
-    shares = np.stack([answers.of_answer, answers.of_label], axis=1)
-    for number, label, answer_, of in zip(answers.numbers, answers.labels, answers.by_mean, shares, strict=True):
-        yield part, str(names[number]), labels[label], labels[answer_], *(f"{share:.6f}" for share in of)
-
-
-def _draw(run: Run, model: keras.Model, found: dict[str, Any]) -> None:
-    """Draw the pictures of a run; a failure is only logged, because the metrics are complete without them."""
-    draw = {
-        "history.png": lambda path: draw_history(run.history(), path),
-        "confusion.png": lambda path: draw_confusion(found["test"], found["protocol"]["words"], path),
-        "network.png": lambda path: draw_network(SongModel.of(model).windows, path),
-    }
-    for name in PICTURES:
-        try:
-            draw[name](run.path / name)
-        except Exception as error:  # noqa: BLE001  (matplotlib may raise anything)
-            said = "%s could not be drawn (%s: %s); the metrics are complete without it"
-            logger.warning(said, run.path / name, type(error).__name__, error)

@@ -109,7 +109,8 @@ def read_run(folder: Path) -> Training:
             f"{folder / run_files.CONFIG} is not the configuration of a run; it is damaged, train again with --force"
         ) from error
     notes: list[str] = []
-    history = _or_note(_history, folder / run_files.HISTORY, [], notes, "no epoch is done")
+    missing = "" if "folds" in config else "no epoch is done"  # a run over folds has the histories of its members
+    history = _or_note(_history, folder / run_files.HISTORY, [], notes, missing)
     parts = _or_note(_figures, folder / run_files.METRICS, {}, notes, "it is not finished")
     without = (
         "it was trained by a version that did not keep the answers for single tracks; train again to get them"

@@ -130,6 +130,11 @@ def train(scene: Scene) -> list[list[object]]:
     return [["train", "s.zarr", "--recipe", scene.recipe, "--run", "run", "--seed", 3]]
 
 
+def train_folds(scene: Scene) -> list[list[object]]:
+    scene.of_some("s.zarr", *range(12))
+    return [["train", "s.zarr", "--recipe", scene.recipe, "--run", "run", "--seed", 3, "--folds", 2]]
+
+
 def fetch(scene: Scene) -> list[list[object]]:
     recipe = scene.folder / "datasets/tiny/recipe.toml"
     recipe.parent.mkdir(parents=True)
@@ -148,6 +153,7 @@ CASES = {
     "share": Case(functools.partial(share, "shared"), "shared"),
     "share as an archive": Case(functools.partial(share, "shared.zarr.zip"), "shared.zarr.zip"),
     "train": Training(train, "run"),
+    "train --folds": Training(train_folds, "run"),
     "fetch": Case(fetch, "datasets/tiny/audio"),
 }
 STRUCK = [(0.3, signal.SIGKILL), (0.7, signal.SIGKILL), (0.97, signal.SIGKILL), (0.7, signal.SIGINT)]

@@ -60,6 +60,18 @@ def test_a_newer_python_than_tensorflow_knows_makes_features(tmp_path: Path) -> 
     assert (done.returncode, "\npython3 -m venv --clear" in done.stdout) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ("FOLDS=5", '--folds 5 --run "runs/music-default-folds-5"'),
+        ("FOLDS=", '--protocol "track" --run "runs/music-default-track"'),
+    ],
+)
+def test_folds_take_the_place_of_a_protocol(tmp_path: Path, folds: str, words: str) -> None:
+    done = make(tmp_path, "-n", "train", folds, "STORE=music.zarr", python3="3.13")
+    assert (done.returncode, f'melzarr train "music.zarr" --recipe "default" {words}' in done.stdout) == (0, True)
+
+
 @pytest.mark.parametrize("target", ["train", "evaluate", "reproduce", "test", "lint"])
 def test_but_training_and_tests_are_refused_at_once_with_what_to_install(tmp_path: Path, target: str) -> None:
     done = make(tmp_path, target, python3="3.14")

@@ -156,6 +156,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     import keras
 
     from melzarr.model import train as room
+    from melzarr.model import train_folds
 
     made: list[dict[str, Any]] = []
 
@@ -170,5 +171,6 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return model
 
     monkeypatch.setattr(room, "network", network)
-    monkeypatch.setattr(room, "_draw", lambda *_: None)
+    monkeypatch.setattr(room, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(train_folds, "draw_pictures", lambda *_: None)
     return made

@@ -1,0 +1,112 @@
+"""Group folds: divisions of a store in which each track is judged once, by a network that has not heard its group."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.sources.split import UNUSED
+from melzarr.pipeline.zarr_store.readable_store import ReadableStore
+
+VALID_SHARE = 10  # one of so many parts of the tracks that are not judged validates; the others are trained on
+
+Parts = npt.NDArray[np.object_]
+Numbers = npt.NDArray[np.intp]
+
+
+def fold_name(number: int, n_folds: int) -> str:
+    """Return the name of the protocol of one fold, numbered from 1."""
+    return f"fold-{number}-of-{n_folds}"
+
+
+def parse_fold(name: str) -> tuple[int, int] | None:
+    """Return the number of a fold and that of all folds, or None if it is not the name of one."""
+    found = re.fullmatch(r"fold-(\d{1,6})-of-(\d{1,6})", name)
+    return (int(found[1]), int(found[2])) if found and 1 <= int(found[1]) <= int(found[2]) > 1 else None
+
+
+def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> Parts:
+    """Divide a store into train, valid and test for one fold.
+
+    Parameters
+    ----------
+    store : ReadableStore
+        The store.
+    number : int
+        Number of the fold, from 1.
+    n_folds : int > 1
+        Number of folds.
+    seed : int
+        Seed of the division.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_tracks,)]
+        "test" for the tracks that the fold judges, "train" and "valid" for the others, and "unused" for tracks that
+        are not ok. Groups are whole, and labels are divided as evenly as groups allow (scikit-learn's
+        `StratifiedGroupKFold`). If a label has no group left to train on, none of it is in "valid".
+
+    Raises
+    ------
+    CatalogError
+        If the groups are too few, or each label is a single group.
+    """
+    judges = _judges(store, n_folds, seed)
+    parts = np.full(store.n_tracks, UNUSED, object)
+    parts[judges == number] = "test"
+    others = np.flatnonzero((judges > 0) & (judges != number))
+    parts[others] = "train"
+    labels, groups = _numbered(store, "label")[others], _numbered(store, "group")[others]
+    valid = (
+        _divided(labels, groups, min(VALID_SHARE, len(np.unique(groups)), int(np.bincount(labels).max())), seed) == 1
+    )
+    alone = valid & ~np.isin(labels, labels[~valid])  # their labels would have no track to train on
+    parts[others[valid & ~np.isin(groups, groups[alone])]] = "valid"
+    return parts
+
+
+def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
+    """Return the fold that judges each track, from 1, or 0 for a track that is not ok."""
+    ok = np.flatnonzero(store.column("status") == "ok")
+    labels, groups = _numbered(store, "label")[ok], _numbered(store, "group")[ok]
+    n_groups, largest = len(np.unique(groups)), int(np.bincount(labels).max(initial=0))
+    if n_groups < n_folds:
+        raise CatalogError(
+            f"{store.address}: the ok tracks are in {n_groups} groups, too few for {n_folds} folds; use fewer "
+            f"folds, or give more groups"
+        )
+    pairs = np.unique(np.stack([labels, groups]), axis=1)
+    if len(np.unique(labels)) > 1 and len(np.unique(pairs[0])) == pairs.shape[1]:
+        raise CatalogError(
+            f"{store.address}: each label is one group, so no fold could train on a label that it judges; give more "
+            f"groups of each label, such as artists or albums"
+        )
+    if largest < n_folds:
+        raise CatalogError(
+            f"{store.address}: no label has more than {largest} ok tracks, too few for {n_folds} folds; use fewer "
+            f"folds, or give more tracks"
+        )
+    judges = np.zeros(store.n_tracks, np.intp)
+    judges[ok] = _divided(labels, groups, n_folds, seed)
+    return judges
+
+
+def _divided(labels: Numbers, groups: Numbers, n_parts: int, seed: int) -> Numbers:
+    """Return the part of each track, from 1; 0 for all tracks if there would be one part."""
+    found = np.zeros(len(labels), np.intp)
+    if n_parts > 1:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # not every part has each label
+            splits = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed).split(labels, labels, groups)
+            for number, (_, part) in enumerate(splits, start=1):
+                found[part] = number
+    return found
+
+
+def _numbered(store: ReadableStore, column: str) -> Numbers:
+    return np.asarray(np.unique(store.values(column).astype(str), return_inverse=True)[1], np.intp)
