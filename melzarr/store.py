@@ -164,6 +164,7 @@ class Store(_Readable):
         dtype: str | None = None,
         audio: str | Path | None = None,
         hugging_face: bool = False,
+        arrays: bool = False,
         title: str | None = None,
         licence: str | None = None,
         origin: str | None = None,
@@ -186,7 +187,9 @@ class Store(_Readable):
         audio : str or Path, optional
             The source that the store was made from, if its audio is shared too.
         hugging_face : bool
-            Whether the folder is to be uploaded to Hugging Face.
+            Whether the folder is to be uploaded to Hugging Face; it then has tables that the library `datasets` reads.
+        arrays : bool
+            Whether these tables contain the windows too, as levels in dB and float16.
         title, licence, origin, author, published : str, optional
             Metadata of the dataset; by default those of its recipe. The date is such as 2026-11-23.
         force : bool
@@ -215,6 +218,7 @@ class Store(_Readable):
             dtype=dtype,
             audio=None if audio is None else audio_root(str(audio), Path(datasets), "audio"),
             for_hub=hugging_face,
+            arrays=arrays,
             title=title,
             licence=licence,
             origin=origin,

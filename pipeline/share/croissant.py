@@ -1,4 +1,4 @@
-"""Describe a shared store for crawlers and loaders in Croissant 1.0, the vocabulary of MLCommons for datasets."""
+"""Describe a shared store for crawlers and loaders in Croissant 1.1, the vocabulary of MLCommons for datasets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any, Final
 
 from melzarr.pipeline.inspection.describe import Description
 from melzarr.pipeline.share.dataset_card import About, citation, description
-from melzarr.pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TRACKS
+from melzarr.pipeline.zarr_store.companion_files import CARD, CROISSANT, REPORT, TABLES, TRACKS
 from melzarr.pipeline.zarr_store.tracks_table import columns
 
-CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
+CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.1"
 
 # The vocabulary of each name, from the specification (docs.mlcommons.org/croissant, appendix 1).
 OF_CROISSANT: Final = (
-    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
-    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
-    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+    "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty",
+    "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5", "parentField",
+    "path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate", "separator", "source",
+    "subField", "transform",
 )  # fmt: skip
 CONTEXT: Final[Mapping[str, Any]] = {
     "@language": "en",
@@ -28,11 +29,14 @@ CONTEXT: Final[Mapping[str, Any]] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
+    "name": {"@container": "@language"},
     "rai": "http://mlcommons.org/croissant/RAI/",
     "sc": "https://schema.org/",
 }
 
+TABLES_WORDS: Final = "The tracks as tables, one per split, each with a picture of its mel spectrogram."
 KINDS: Final = {str: "sc:Text", int: "sc:Integer", float: "sc:Float"}
 MEDIA: Final = {
     CARD: "text/markdown",
@@ -77,14 +81,17 @@ def croissant(facts: Description, about: About, digests: Mapping[str, str]) -> b
         "keywords": ["music", "audio", "mel spectrogram", "genre classification", "zarr"],
         "distribution": [
             *(_file(name, digest) for name, digest in sorted(digests.items())),
-            {
-                "@type": "cr:FileSet",
-                "@id": "chunks-of-mel",
-                "name": "chunks-of-mel",
-                "description": "Mel windows, as chunks of the Zarr array mel, whose metadata are mel/zarr.json.",
-                "encodingFormat": "application/octet-stream",
-                "includes": "mel/c/**",
-            },
+            _files(
+                "chunks-of-mel",
+                "Mel windows, as chunks of the Zarr array mel, whose metadata are mel/zarr.json.",
+                "application/octet-stream",
+                "mel/c/**",
+            ),
+            *(
+                [_files("tables", TABLES_WORDS, "application/vnd.apache.parquet", f"{TABLES}/**")]
+                if about.tables
+                else []
+            ),
         ],
         "recordSet": [
             {
@@ -98,6 +105,17 @@ def croissant(facts: Description, about: About, digests: Mapping[str, str]) -> b
         ],
     }
     return (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _files(name: str, words: str, kind: str, pattern: str) -> dict[str, str]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": name,
+        "name": name,
+        "description": words,
+        "encodingFormat": kind,
+        "includes": pattern,
+    }
 
 
 def _file(name: str, digest: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import jinja2
 
 from melzarr.pipeline.inspection.describe import Description
 from melzarr.pipeline.shard_receipt import STATUSES
+from melzarr.pipeline.share.parquet_tables import Tables
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.layout import COORDINATES
 from melzarr.pipeline.zarr_store.reader import Store
@@ -46,8 +47,8 @@ class About:
         Known faults of the tracks.
     derived : sequence of str
         How the store was derived from another one.
-    for_hub : bool
-        Whether the card begins with the metadata of Hugging Face.
+    tables : Tables, optional
+        The tables for Hugging Face, whose metadata the card then begins with.
     has_audio : bool
         Whether the audio is shared too.
     picture : str
@@ -60,7 +61,7 @@ class About:
     author: str
     faults: Sequence[str]
     derived: Sequence[str]
-    for_hub: bool
+    tables: Tables | None
     has_audio: bool
     picture: str
 
@@ -101,7 +102,7 @@ def card(store: Store, facts: Description, about: About) -> str:
         split=", ".join(f"{name} {value}" for name, value in facts.split.items()),
         versions=", ".join(f"{name} {value}" for name, value in facts.versions.items()),
         troubled="\n".join(_troubled(facts.troubled)),
-        hub=_hub(facts) if about.for_hub else None,
+        hub=_hub(facts),
     )
 
 

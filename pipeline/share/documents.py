@@ -19,6 +19,7 @@ from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.page import write_report
 from melzarr.pipeline.share.croissant import croissant
 from melzarr.pipeline.share.dataset_card import About, card
+from melzarr.pipeline.share.parquet_tables import write_tables
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.storage.atomic import files_below, write_whole
 from melzarr.pipeline.storage.digests import SHA256, copy_with_digests, digest_of
@@ -31,6 +32,7 @@ from melzarr.pipeline.zarr_store.companion_files import (
     CHECKSUMS,
     CROISSANT,
     PICTURES,
+    TABLES,
     TRACKS,
     checksum_lines,
 )
@@ -39,7 +41,7 @@ from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
-ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**")
+ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**", f"{TABLES}/**")
 
 
 def explain(
@@ -69,6 +71,9 @@ def explain(
         drawing = beside.submit(_draw_examples, store, folder, draw)
         found = find(store, step("look", store.n_tracks), step)
         picture = drawing.result()
+    tables = None
+    if options.for_hub:
+        tables = write_tables(store, folder, arrays=options.arrays, progress=step("tables", store.n_tracks))
     recipe_faults = store.attributes["recipe"].get("faults", [])
     said = recipe_faults if isinstance(recipe_faults, list) else []
     about = About(
@@ -78,7 +83,7 @@ def explain(
         author=options.author,
         faults=[*found.faults(), *map(str, said)],
         derived=list(_derived_lines(store.attributes.get("derived"))),
-        for_hub=options.for_hub,
+        tables=tables,
         has_audio=options.audio is not None,
         picture=picture,
     )

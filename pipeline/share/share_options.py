@@ -32,7 +32,9 @@ class ShareOptions:
     audio : Directory, optional
         Directory of the audio files, if they are shared too.
     for_hub : bool
-        Whether the share is for upload to Hugging Face.
+        Whether the share is for upload to Hugging Face, with tables that the library `datasets` reads.
+    arrays : bool
+        Whether these tables contain the windows too.
     published : str, optional
         Date of publication, year first; by default from the dataset's recipe.
     author : str
@@ -48,6 +50,7 @@ class ShareOptions:
     dtype: str | None = None
     audio: Directory | None = None
     for_hub: bool = False
+    arrays: bool = False
     published: str | None = None
     author: str = ""
     title: str | None = None

@@ -26,6 +26,7 @@ from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.mel_figure import require_matplotlib
 from melzarr.pipeline.share.documents import explain
+from melzarr.pipeline.share.parquet_tables import require_pyarrow
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.spec import FeatureSpec
@@ -83,6 +84,7 @@ def share(
     """
     where, numbers, spec = open_directory(target), options.select(store), options.spec(store)
     about, said, parts = options.about(store), repr(options), [TrackSelection(store, numbers)]
+    _require_form(where, options)
     require_matplotlib()  # checked first, because a copy can take hours
     _require_audio(store, numbers, options.audio)
     if not is_made(parts, where, about, spec=spec, replace=replace, said=said):
@@ -107,6 +109,16 @@ def share(
 def archive_sha256(where: Directory) -> str:
     """Return an archive's SHA-256, in hexadecimal, from the file beside it; empty if `where` is not an archive."""
     return read_checksums(digest_file(where.path).read_bytes())[where.name] if isinstance(where, ZipDirectory) else ""
+
+
+def _require_form(where: Directory, options: ShareOptions) -> None:
+    """Raise if a share for Hugging Face cannot be written, or windows are asked for in tables that there are not."""
+    if options.arrays and not options.for_hub:
+        raise CallError("arrays are part of a share for Hugging Face only; add --for hugging-face")
+    if options.for_hub:
+        require_pyarrow()
+        if isinstance(where, ZipDirectory):
+            raise CallError(f"{where} is one file, and Hugging Face reads a folder of files; give the path of a folder")
 
 
 def _require_audio(store: Store, numbers: npt.NDArray[np.intp], root: Directory | None) -> None:

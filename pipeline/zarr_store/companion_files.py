@@ -17,7 +17,8 @@ REPORT: Final = "report.html"
 TRACKS: Final = "tracks.csv"
 PICTURES: Final = "report"  # folder of the report's figures
 AUDIO: Final = "audio"  # folder of the audio files, if they are shared too
-NAMES: Final = frozenset({CARD, CHECKSUMS, CROISSANT, REPORT, TRACKS, PICTURES, AUDIO})
+TABLES: Final = "data"  # folder of the tables for Hugging Face
+NAMES: Final = frozenset({CARD, CHECKSUMS, CROISSANT, REPORT, TRACKS, PICTURES, AUDIO, TABLES})
 
 # How sha256sum of GNU coreutils escapes a name that would break a line. Such a line starts with a backslash.
 _ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}

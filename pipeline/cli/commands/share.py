@@ -30,7 +30,13 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--scale", type=click.Choice(SCALES), help="Store power, or its level in dB.  [default: the store's]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Data type; float16 needs --scale db.  [default: the store's]")
 @click.option("--audio", metavar="SOURCE", help="Include the audio files, from the source of the store.")
-@click.option("--hugging-face", is_flag=True, help="Write a folder that can be uploaded to Hugging Face unchanged.")
+@click.option(
+    "--for",
+    "site",
+    type=click.Choice(["hugging-face"]),
+    help="Write a folder to upload there unchanged, with tables of the tracks that load_dataset and the viewer read.",
+)
+@click.option("--arrays", is_flag=True, help="With --for, the tables contain the windows too, in dB and float16.")
 @click.option("--title", help="Title of the dataset.  [default: from the dataset's recipe]")
 @click.option("--licence", "--license", help="Licence of the dataset.  [default: from the dataset's recipe]")
 @click.option("--origin", help="Who made the music, and where it is from.  [default: from the dataset's recipe]")
@@ -50,7 +56,8 @@ def share(
     scale: str | None,
     dtype: str | None,
     audio: str | None,
-    hugging_face: bool,
+    site: str | None,
+    arrays: bool,
     title: str | None,
     licence: str | None,
     origin: str | None,
@@ -73,7 +80,7 @@ def share(
       melzarr share demo.zarr demo.zarr.zip --published 2026-11-23
       melzarr share demo.zarr small.zarr.zip --scale db --dtype float16
       melzarr share demo.zarr s3://music/demo --label bells --label choir
-      melzarr share demo.zarr hub --hugging-face
+      melzarr share demo.zarr hub --for hugging-face
     """
     from melzarr.pipeline.cli.inputs import audio_root
     from melzarr.pipeline.cli.messages import share_lines
@@ -88,7 +95,8 @@ def share(
         scale=scale,
         dtype=dtype,
         audio=None if audio is None else audio_root(audio, datasets, "--audio"),
-        for_hub=hugging_face,
+        for_hub=site is not None,
+        arrays=arrays,
         author=author,
         published=published,
         title=title,

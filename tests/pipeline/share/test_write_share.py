@@ -33,11 +33,12 @@ from melzarr.cli import main
 from melzarr.pipeline.builder.plan import make_plan
 from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
-from melzarr.pipeline.errors import BuildError, CallError, SpecError
+from melzarr.pipeline.errors import BuildError, CallError, MelzarrError, SpecError
 from melzarr.pipeline.features.decibels import level_db
 from melzarr.pipeline.inspection.describe import describe
 from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.share.dataset_card import About, card, escape
+from melzarr.pipeline.share.parquet_tables import Table, Tables, features_of
 from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share as share_and_draw
 from melzarr.pipeline.sources.catalog import read_catalog
@@ -82,7 +83,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_it_is_the_store_as_it_was_and_what_explains_it(finished: Store, shared_folder: Path) -> None:
     found, store = files(shared_folder), files(finished.directory.path)
     assert {name: data for name, data in found.items() if name in store} == store
-    assert {name.partition("/")[0] for name in found.keys() - store.keys()} == NAMES - {"audio"}
+    assert {name.partition("/")[0] for name in found.keys() - store.keys()} == NAMES - {"audio", "data"}
     assert open_store(shared_folder).attributes["uuid"] == finished.attributes["uuid"]
 
 
@@ -189,7 +190,7 @@ def test_its_card_says_what_there_is_and_what_is_wrong(finished: Store, shared_f
 
 def test_its_card_says_how_the_windows_were_made(finished: Store) -> None:
     about = About(
-        name="s.zarr", is_zip=False, published="", author="", faults=(), derived=(), for_hub=False, has_audio=False,
+        name="s.zarr", is_zip=False, published="", author="", faults=(), derived=(), tables=None, has_audio=False,
         picture="",
     )  # fmt: skip
 
@@ -230,7 +231,7 @@ def test_its_description_for_crawlers_is_valid(
     folder = shared_folder
     if not published:
         folder = tmp_path / "music"
-        share(finished, folder, ShareOptions())
+        share(finished, folder, ShareOptions(for_hub=True))
     said = mlcroissant("validate", "--jsonld", "croissant.json", cwd=folder)
     found = [line for line in said.splitlines() if "warning" in line.lower() or line.strip().startswith("-")]
     if published:
@@ -471,10 +472,55 @@ def test_for_hugging_face_its_card_begins_with_what_is_read_there(finished: Stor
     assert facts["license"] == "other"
     assert facts["license_name"] == "not stated"
     assert facts["size_categories"] == ["n<1K"]
-    assert facts["configs"] == [{"config_name": "tracks", "data_files": "tracks.csv"}]
+    files_of = [{"split": split, "path": f"data/{split}-*"} for split in ("train", "valid")]
+    assert facts["configs"] == [{"config_name": "default", "data_files": files_of}]
+    assert facts["dataset_info"]["features"][1] == {
+        "name": "label", "dtype": {"class_label": {"names": {"0": "bells", "1": "drums"}}}
+    }  # fmt: skip
+    counts = {row["name"]: row["num_examples"] for row in facts["dataset_info"]["splits"]}
+    assert counts == dict(zip(*np.unique(finished.values("split").astype(str), return_counts=True), strict=True))
+    assert facts["dataset_info"]["download_size"] == sum(f.stat().st_size for f in (tmp_path / "hub/data").iterdir())
     assert text.lstrip().startswith("# ")
+    assert "data/** filter=lfs" in (tmp_path / "hub/.gitattributes").read_text()
     assert "mel/c/** filter=lfs" in (tmp_path / "hub/.gitattributes").read_text()
     assert not verify(open_store(tmp_path / "hub")).problems
+
+
+def test_the_head_of_its_card_is_sound_whatever_the_labels_are(finished: Store, tmp_path: Path) -> None:
+    labels = ["no", "1e3", "a: 'b'", '"#"', "{x}", "曲 \\ \u2028", "---"]
+    share(finished, tmp_path / "hub", ShareOptions(for_hub=True))
+    tables = Tables((Table("train", 7, 1, 1),), features_of(labels, SPEC, arrays=True))
+    about = About(
+        name="hub", is_zip=False, published="", author="", faults=(), derived=(), tables=tables, has_audio=False,
+        picture="",
+    )  # fmt: skip
+    _, head, _ = card(finished, describe(finished), about).split("---\n", 2)
+    label, array = (yaml.safe_load(head)["dataset_info"]["features"][n] for n in (1, -1))
+    assert list(label["dtype"]["class_label"]["names"].values()) == labels
+    assert array == {"name": "mel_db", "dtype": {"array3_d": {"shape": [60, 5, 128], "dtype": "float16"}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("music", ShareOptions(arrays=True), "add --for hugging-face"),
+        ("music.zarr.zip", ShareOptions(for_hub=True), "is one file, and Hugging Face reads a folder"),
+    ],
+)
+def test_tables_that_nobody_could_read_are_refused(
+    finished: Store, tmp_path: Path, name: str, options: ShareOptions, said: str
+) -> None:
+    with pytest.raises(CallError, match=said):
+        share(finished, tmp_path / name, options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_without_pyarrow_are_a_sentence(
+    finished: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MelzarrError, match=r"needs pyarrow, which is not installed; pip install 'melzarr\[parquet\]'"):
+        share(finished, tmp_path / "hub", ShareOptions(for_hub=True))
 
 
 def test_what_strangers_have_written_is_text_in_the_card(music: Path, tmp_path: Path) -> None:
