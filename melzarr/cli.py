@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from melzarr.model.cli import evaluate, predict, reproduce, train
+from melzarr.model.share_command import share
 from melzarr.pipeline.cli.commands.append_and_merge import append, merge
 from melzarr.pipeline.cli.commands.features import features
 from melzarr.pipeline.cli.commands.fetch import fetch
@@ -12,7 +13,6 @@ from melzarr.pipeline.cli.commands.inspect import inspect
 from melzarr.pipeline.cli.commands.job_array import job_array
 from melzarr.pipeline.cli.commands.report import report
 from melzarr.pipeline.cli.commands.scan import scan
-from melzarr.pipeline.cli.commands.share import share
 from melzarr.pipeline.cli.commands.verify import verify
 from melzarr.pipeline.cli.options import InOrder
 

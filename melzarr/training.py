@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,28 +157,31 @@ def train(
 
 
 class Run:
-    """The folder of a training: its model, its figures, and answers for songs and stores.
+    """A training or a shared run: its model, its figures, and answers for songs and stores.
 
     Parameters
     ----------
     path : str or Path
-        The folder.
+        The folder of a training; or a shared run: a folder, a ``NAME.zip``, or an address of either.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = path if isinstance(path, str) and "://" in path else Path(path)
 
     def __repr__(self) -> str:
         """Return its path."""
         return f"<melzarr.Run {self.path}>"
 
-    @property
+    @cached_property
     def folder(self) -> RunDirectory:
-        """The folder as the training writes it."""
+        """The folder as the training writes it; a temporary copy of an archive and of what is at an address."""
         _quiet_tensorflow()
-        from melzarr.model.run_directory import Run as RunDirectory
+        from melzarr.model.shared_run import opened_run
 
-        return RunDirectory(self.path)
+        copy = ExitStack()
+        run = copy.enter_context(opened_run(self.path))
+        weakref.finalize(self, copy.close)
+        return run
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -236,7 +242,50 @@ class Run:
         from melzarr.model.evaluate import evaluate
 
         options: dict[str, Any] = {"with_trained": with_trained, "with_baselines": baselines}
-        return evaluate(folder, opened, split, **options, feedback=feedback(progress))
+        found = evaluate(folder, opened, split, **options, feedback=feedback(progress))
+        return {**found, "run": str(self.path)}
+
+    def share(
+        self,
+        to: str | Path,
+        *,
+        hugging_face: bool = False,
+        onnx: bool = False,
+        title: str = "",
+        licence: str = "",
+        author: str = "",
+        published: str = "",
+        force: bool = False,
+    ) -> Run:
+        """Write the run as a model for others: with a card, its figures and checksums.
+
+        Parameters
+        ----------
+        to : str or Path
+            A folder, an archive ``NAME.zip``, or an address in an object store.
+        hugging_face : bool
+            Whether the folder is to be uploaded to Hugging Face.
+        onnx : bool
+            Whether the network is written as ONNX too.
+        title, licence, author, published : str
+            Metadata of the model. The date is such as 2026-11-23.
+        force : bool
+            Whether a shared run at `to` is replaced.
+
+        Returns
+        -------
+        Run
+            The share.
+        """
+        folder = self.folder
+        from melzarr.model.share_run import RunShareOptions, share_run
+        from melzarr.pipeline.storage.open_storage import open_directory
+
+        options = RunShareOptions(
+            for_hub=hugging_face, onnx=onnx, title=title, licence=licence, author=author, published=published
+        )
+        share_run(folder, open_directory(to), options, replace=force)
+        return Run(to)
 
 
 def _quiet_tensorflow() -> None:

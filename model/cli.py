@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melzarr.model.tensorflow_setup import load_tensorflow
-from melzarr.pipeline.cli.options import AS_JSON, STORE, Guarded, read_size
+from melzarr.pipeline.cli.options import AS_JSON, STORE, Address, Guarded, read_size
 from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import SHOWN, beside_bar, say
 from melzarr.pipeline.errors import AudioError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from melzarr.model.run_directory import Run
     from melzarr.pipeline.zarr_store.reader import Store
 
-RUN = click.argument("run", type=click.Path(path_type=Path))
+RUN = click.argument("run", type=Address())
 RUN_OPTION = click.option(
     "--run",
     type=click.Path(path_type=Path),
@@ -160,12 +160,13 @@ class _Lines(logging.Handler):
     help="Also train a majority class and an SVM on the train split of RUN, and say whether RUN is ahead of them.",
 )
 @AS_JSON
-def evaluate(run: Path, store: Directory, split: str, with_trained: bool, baselines: bool, as_json: bool) -> None:
+def evaluate(run: Directory, store: Directory, split: str, with_trained: bool, baselines: bool, as_json: bool) -> None:
     """Evaluate the model of RUN on a split of STORE.
 
     Print the accuracy of windows and of tracks, each with a 95 % interval, and the protocol. If tracks are in groups,
     such as albums, intervals are over the groups. If RUN was trained on another store, tracks of the same audio files
-    are left out, and their number is printed.
+    are left out, and their number is printed. RUN is the folder of a training, or a shared run: a folder, NAME.zip, or
+    an address.
 
     With --baselines, the same tracks are also classified by the most frequent label, and by an SVM on each track's
     mean spectrum and its deviations, both trained on the tracks that RUN was trained on. A network that is not ahead of
@@ -179,12 +180,14 @@ def evaluate(run: Path, store: Directory, split: str, with_trained: bool, baseli
     load_tensorflow()
     from melzarr.model.evaluate import evaluate as evaluate_run
     from melzarr.model.messages import baseline_lines, confusion_lines, metrics_lines
-    from melzarr.model.run_directory import Run
+    from melzarr.model.shared_run import opened_run
     from melzarr.pipeline.zarr_store.reader import open_store
 
     feedback = replace(SHOWN, warn=beside_bar)
     options: dict[str, Any] = {"with_trained": with_trained, "with_baselines": baselines, "feedback": feedback}
-    found = evaluate_run(Run(run), open_store(store), split, **options)
+    with opened_run(run) as folder:
+        found = evaluate_run(folder, open_store(store), split, **options)
+    found["run"] = str(run)
     if as_json:
         click.echo(as_text(found))
         return
@@ -204,27 +207,31 @@ def evaluate(run: Path, store: Directory, split: str, with_trained: bool, baseli
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw genre over time, as .png or .svg.")
 @AS_JSON
 @click.pass_context
-def predict(ctx: click.Context, run: Path, songs: tuple[Path, ...], top: int, plot: Path | None, as_json: bool) -> None:
+def predict(
+    ctx: click.Context, run: Directory, songs: tuple[Path, ...], top: int, plot: Path | None, as_json: bool
+) -> None:
     """Predict the genre of each SONG, of any length and in any format that can be read.
 
     All windows of a song are used. Its genre is the one with the largest mean log-probability. The exit code is 1 if
-    a song is too short, silent or cannot be read; the other songs are still processed.
+    a song is too short, silent or cannot be read; the other songs are still processed. RUN is the folder of a training,
+    or a shared run: a folder, NAME.zip, or an address.
 
     \b
       melzarr predict runs/demo-default-track song.mp3
       melzarr predict runs/demo-default-track *.flac --json
+      melzarr predict s3://music/genres.zip song.mp3
     """
     load_tensorflow()
     from melzarr.model.messages import prediction_line
     from melzarr.model.plots import draw_songs
     from melzarr.model.predict import expected_windows
     from melzarr.model.predict import predict as predict_song
-    from melzarr.model.run_directory import Run
+    from melzarr.model.shared_run import opened_run
 
-    folder = Run(run)
-    spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
-    if said := folder.unfinished():
-        beside_bar(said)
+    with opened_run(run) as folder:
+        spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
+        if said := folder.unfinished():
+            beside_bar(said)
     heard, answers = [], []
     n_windows = sum(expected_windows(path, spec) for path in songs)
     with SHOWN.counting(n_windows, "predict", "window") as progress:

@@ -6,11 +6,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from melzarr.pipeline.human_units import table
+from melzarr.pipeline.human_units import count, size, table
 from melzarr.pipeline.report.run_files import ACCURACIES, drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
+
+
+def shared_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Format the summary of a shared run."""
+    lines = [f"shared {facts['run']} as {facts['share']}: {count(facts['files'], 'file')}, {size(facts['bytes'])}"]
+    if facts["sha256"]:
+        lines.append(f"  sha256    {facts['sha256']}, also in {facts['share']}.sha256")
+    if facts["unsaid"]:
+        lines.append(f"  not given: {', '.join(facts['unsaid'])}, which tell users how to use and cite it")
+    return lines
 
 
 def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> str:

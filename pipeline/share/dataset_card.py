@@ -187,9 +187,14 @@ def _for_bibtex(text: str) -> str:
     return re.sub(r"([&%$#_])", r"\\\1", plain)
 
 
+def hub_licence(licence: str) -> str:
+    """Return the name under which Hugging Face knows a licence, or "other"."""
+    name = licence.lower().strip()
+    return name if name in HUB_LICENCES else "other"
+
+
 def _hub(facts: Description) -> dict[str, str]:
-    licence = facts.licence.lower().strip()
     return {
-        "licence": licence if licence in HUB_LICENCES else "other",
+        "licence": hub_licence(facts.licence),
         "size": next(name for name, bound in HUB_SIZES if facts.dims["track"] < bound),
     }
