@@ -27,9 +27,10 @@ IMAGE: Final = "image"  # column of the pictures
 ARRAY: Final = "mel_db"  # column of the windows
 # The Hub's viewer reads a row group to show one of its rows, and wants at most 100 MB in it; 100 rows are also what the
 # library `datasets` holds in memory of tables with pictures (datasets.config, MAX_ROW_GROUP_SIZE and
-# ARROW_RECORD_BATCH_SIZE_FOR_IMAGE_DATASETS). Its largest file is of 500 MB (MAX_SHARD_SIZE).
+# ARROW_RECORD_BATCH_SIZE_FOR_IMAGE_DATASETS). Its largest file is of 500 MB (MAX_SHARD_SIZE). To write nested lists,
+# pyarrow takes ten times their size, hence a third of the 100 MB.
 GROUP_ROWS: Final = 100
-GROUP_BYTES: Final = 100_000_000
+GROUP_BYTES: Final = 32_000_000
 FILE_BYTES: Final = 500_000_000
 # Pages that end where their content says so, hence a changed dataset uploads only what changed (DEFAULT_CDC_OPTIONS).
 PAGES: Final = {"min_chunk_size": 256 << 10, "max_chunk_size": 1 << 20, "norm_level": 0}
