@@ -11,8 +11,8 @@ import jinja2
 import keras
 import numpy as np
 
-from melzarr.model.evaluate import LEAST
 from melzarr.model.run_directory import Run
+from melzarr.model.song_model import LEAST
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.report.run_reader import SPLITS, Figures, Training, read_run
 from melzarr.pipeline.share.dataset_card import escape, hub_licence, markdown_table

@@ -31,7 +31,7 @@ class SongSummary:
 
     def add(self, windows: npt.NDArray[np.float32]) -> None:
         """Add the next windows of the song, shape (n, n_frames, n_mels), with the values that a store holds."""
-        levels = quick_levels(windows[:, middle_frame(self.spec.n_frames)], self.spec)
+        levels = quick_levels(windows[:, middle_frame(self.spec.n_frames)], self.spec).astype(np.float64)  # for sums
         self._levels.add(levels)
         self._changes.add(np.diff(np.concatenate([self._last, levels]), axis=0))
         self._last = levels[-1:]
