@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,13 +70,14 @@ def interval_of_share(right: Numbers, sizes: Numbers, units: Numbers, seed: int)
     independent, alike or between, it contained the true share in 92 to 99 % of cases, and in 89 % if few of the groups
     had most of the tracks. Of 5 groups, the quantiles of draws with replacement contained it in 14 to 92 %.
     """
-    size = _size_of_a_unit(sizes, units)
+    n_right, n_answers = _sums(right, units), _sums(sizes, units)
+    size = _size_of_a_unit(n_answers)
 
     def share(weights: Floats, extra: Floats) -> float:
         gained, lost = extra[:, 0] * size
-        return float((weights @ right + gained) / (weights @ sizes + gained + lost))
+        return float((weights @ n_right + gained) / (weights @ n_answers + gained + lost))
 
-    return _ends(share, units, np.full((2, 1), PRIOR), seed)
+    return _ends(share, n_answers.size, np.full((2, 1), PRIOR), seed)
 
 
 def interval_of_difference(right: Numbers, other: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
@@ -96,13 +98,14 @@ def interval_of_difference(right: Numbers, other: Numbers, units: Numbers, seed:
     It adds `PRIOR` of a unit that only the one model has right, and as much of one that only the other has right, as
     Agresti and Min (2005) do for matched pairs. So a single track does not decide which model is ahead.
     """
-    ahead, size = right.astype(np.int64) - other.astype(np.int64), _size_of_a_unit(np.ones(len(units)), units)
+    n_ahead, n_answers = _sums(right, units) - _sums(other, units), _sums(np.ones(len(units)), units)
+    size = _size_of_a_unit(n_answers)
 
     def difference(weights: Floats, extra: Floats) -> float:
         gained, lost = extra[:, 0] * size
-        return float((weights @ ahead + gained - lost) / (weights.sum() + gained + lost))
+        return float((weights @ n_ahead + gained - lost) / (weights @ n_answers + gained + lost))
 
-    return _ends(difference, units, np.full((2, 1), PRIOR), seed)
+    return _ends(difference, n_answers.size, np.full((2, 1), PRIOR), seed)
 
 
 def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: int) -> tuple[float, float]:
@@ -132,10 +135,12 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
     place = np.full(int(np.max([true, found])) + 1, n)  # n: a class that does not occur
     place[there] = np.arange(n)
     answers, is_right = place[found], true == found
-    size = _size_of_a_unit(np.ones(len(units)), units)
+    _, unit = np.unique(units, return_inverse=True)
+    n_tracks = np.bincount(unit)
+    size = _size_of_a_unit(n_tracks)
 
-    def mean_f1(weights: Floats, extra: Floats) -> float:
-        gained, lost = extra * size
+    def mean_f1(of_units: Floats, extra: Floats) -> float:
+        weights, (gained, lost) = of_units[unit], extra * size
         scale = sizes / (np.bincount(classes, weights, n) + gained + lost)
         weights, gained, lost = weights * scale[classes], gained * scale, lost * scale
         hits = np.bincount(classes[is_right], weights[is_right], n) + gained
@@ -143,27 +148,27 @@ def interval_of_macro_f1(true: Numbers, found: Numbers, units: Numbers, seed: in
         answered = np.bincount(answers, weights, n + 1)[:n] + gained + others
         return float(np.mean(2 * hits / (sizes + answered)))
 
-    low, high = _ends(mean_f1, units, np.full((2, n), PRIOR / n), seed)
-    value = mean_f1(np.ones(len(units)), np.zeros((2, n)))
-    m = max(2.0, np.unique(np.stack([classes, units]), axis=1).shape[1] / n)
+    low, high = _ends(mean_f1, n_tracks.size, np.full((2, n), PRIOR / n), seed)
+    value = mean_f1(np.ones(n_tracks.size), np.zeros((2, n)))
+    m = max(2.0, np.unique(np.stack([classes, unit]), axis=1).shape[1] / n)
     wider = math.sqrt((m + 1) / (m - 1))
     return max(0.0, value + (min(low, value) - value) * wider), min(1.0, value + (max(high, value) - value) * wider)
 
 
-def _size_of_a_unit(sizes: npt.NDArray[np.number], units: Numbers) -> float:
-    """Return the number of answers in the unit of an answer, on average over the answers."""
+def _sums(values: npt.NDArray[Any], units: Numbers) -> Floats:
+    """Add up the values of each unit's tracks, in the order of the units' numbers."""
     _, unit = np.unique(units, return_inverse=True)
-    totals = np.bincount(unit, sizes)
-    return float(totals @ totals / totals.sum())
+    return np.bincount(unit, values).astype(np.float64, copy=False)
 
 
-def _ends(
-    statistic: Callable[[Floats, Floats], float], units: Numbers, prior: Floats, seed: int
-) -> tuple[float, float]:
+def _size_of_a_unit(sizes: npt.NDArray[Any]) -> float:
+    """Return the number of answers in the unit of an answer, on average over the answers."""
+    return float(sizes @ sizes / sizes.sum())
+
+
+def _ends(statistic: Callable[[Floats, Floats], float], n_units: int, prior: Floats, seed: int) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % quantiles over random weights, drawn one set at a time to bound the memory."""
     rng = stream(OF_INTERVALS, seed)
-    found, unit = np.unique(units, return_inverse=True)
-    n_units = len(found)
-    drawn = [statistic(rng.standard_exponential(n_units)[unit], rng.standard_gamma(prior)) for _ in range(DRAWS)]
+    drawn = [statistic(rng.standard_exponential(n_units), rng.standard_gamma(prior)) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
