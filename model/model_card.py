@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,20 @@ def model_card(run: Run, model: keras.Model, about: AboutModel) -> str:
         training=training,
         tables=["\n".join(_figures(part, training.parts[part])) for part in SPLITS if part in training.parts],
         results=[(part, list(_results(training.parts[part]))) for part in SPLITS if part in training.parts],
-        settings=", ".join(f"{name} {value}" for name, value in training.recipe.items()),
-        versions=", ".join(f"{name} {value}" for name, value in dict(config.get("versions", {})).items()),
+        settings=_listed(training.recipe),
+        versions=_listed(dict(config.get("versions", {}))),
         seed=config["seed"],
         leaks=training.protocol == "window",
         citation=_citation(title, training, about),
+    )
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Return settings as one line; those of a part of the recipe follow its name."""
+    return ", ".join(
+        f"{name} ({_listed(value)})" if isinstance(value, Mapping) else f"{name} {value}"
+        for name, value in settings.items()
+        if value is not None
     )
 
 

@@ -357,3 +357,15 @@ def test_what_does_not_fit_is_a_sentence(
 def test_its_card_needs_nothing_of_melzarr(shared_run: Path) -> None:
     assert "melzarr" not in "".join(lines_of(shared_run))
     assert "melzarr" in sys.modules  # so the lines are also run in an environment without it: tests/open_share.py
+
+
+def test_a_run_without_a_history_and_with_a_recipe_in_parts_has_a_card(own_run: Run, tmp_path: Path) -> None:
+    own_run.history_file.unlink()
+    config = json.loads(own_run.config_file.read_text())
+    config["recipe"] |= {"summary": {"units": 256, "weight": 0.5}, "other": None}
+    own_run.config_file.write_text(json.dumps(config))
+    share(own_run, tmp_path / "genres")
+    text = (tmp_path / "genres/README.md").read_text().replace("\\", "")
+    assert "summary (units 256, weight 0.5); seed 3.\n" in text
+    assert "| `metrics.json` | its figures |" in text
+    assert "history.csv" not in text
