@@ -106,7 +106,7 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 def _figures(part: str, figures: Figures) -> Iterator[str]:
     rows = [[f"{value:.3f}", words, f"{low:.3f} to {high:.3f}"] for words, value, low, high in figures.accuracies]
-    yield f"{figures.n_tracks} tracks and {figures.n_windows} windows of the {part} split:"
+    yield f"{figures.n_tracks} tracks and {figures.n_windows} windows of the {part} split{figures.drawn}:"
     yield ""
     yield from markdown_table(["right", "of", "95 % interval"], rows)
 
