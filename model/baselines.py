@@ -102,6 +102,16 @@ def baselines(
     ]
 
 
+def pooled_baselines(folds: Sequence[Sequence[Baseline]]) -> list[Baseline]:
+    """Join the answers of each baseline over folds, in which different tracks are trained on and classified."""
+    joined = [np.concatenate([one.answers for one in found]) for found in zip(*folds, strict=True)]
+    names = {"majority": "majority class of each fold"}
+    first = folds[0]
+    return [
+        Baseline(one.name, names.get(one.name, one.words), answers) for one, answers in zip(first, joined, strict=True)
+    ]
+
+
 def compare(
     found: Sequence[Baseline], true: Classes, answers: Classes, groups: npt.NDArray[Any], seed: int = 0
 ) -> dict[str, dict[str, Any]]:

@@ -117,7 +117,7 @@ def train(
 
 def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
     """Train one run, show its progress and what melzarr.model logs, and print its metrics."""
-    from melzarr.model.messages import confusion_lines, metrics_lines, spread_line
+    from melzarr.model.messages import baseline_lines, confusion_lines, metrics_lines, spread_line
     from melzarr.model.train_by_name import train_by_name
 
     handler, log = _Lines(), logging.getLogger("melzarr.model")
@@ -131,6 +131,7 @@ def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
         if part in found:
             show(metrics_lines(part, found["protocol"], found[part]))
     if "folds" in found:
+        show(baseline_lines(found["test"]))
         click.echo(spread_line(found["folds"]))
         show(confusion_lines(found["test"]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")

@@ -5,6 +5,7 @@ A network alone maps each window to probabilities. A joined model maps all windo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ class SongModel:
 def summary_network(
     n_classes: int, mean: Sequence[float], std: Sequence[float], *, units: int, n_members: int
 ) -> keras.Model:
-    """Build some small networks of a track's summary, as one model with an output for each.
+    """Build some small networks of a track's summary, side by side in one model.
 
     Parameters
     ----------
@@ -93,20 +94,38 @@ def summary_network(
     units : int > 0
         Units of the dense layer.
     n_members : int > 0
-        Number of networks. They differ by their initial weights.
+        Number of networks. They share no weight, and differ by their initial weights.
 
     Returns
     -------
     keras.Model
-        Maps (n, len(mean)) summaries to a list of (n, n_classes) probabilities.
+        Maps (n, len(mean)) summaries to (n, n_members, n_classes) probabilities.
     """
     # As in `network`: what never varies carries no information.
     variance = [max(float(one), 1e-3) ** 2 for one in std]
     given = keras.Input((len(mean),), name="summary")
     x = layers.Normalization(mean=[float(one) for one in mean], variance=variance, name="standardised")(given)
-    hidden = [layers.Dense(units, activation="relu", name=f"dense{number}")(x) for number in range(n_members)]
-    outputs = [layers.Dense(n_classes, activation="softmax", name=f"genre{n}")(one) for n, one in enumerate(hidden)]
-    return keras.Model(given, outputs, name=SUMMARY)
+    x = _dense("bf,fmu->bmu", len(mean), n_members, units, "relu", "dense")(x)
+    x = _dense("bmu,muc->bmc", units, n_members, n_classes, "softmax", "genre")(x)
+    return keras.Model(given, x, name=SUMMARY)
+
+
+def _dense(equation: str, n_inputs: int, n_members: int, n_outputs: int, activation: str, name: str) -> keras.Layer:
+    """Return a dense layer of each member, with the initial weights of Glorot and Bengio (2010)."""
+    limit = math.sqrt(6 / (n_inputs + n_outputs))
+    return layers.EinsumDense(
+        equation,
+        (n_members, n_outputs),
+        activation=activation,
+        bias_axes=equation[-2:],
+        kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
+        name=name,
+    )
+
+
+def mean_of_members(network: keras.Model) -> keras.Model:
+    """Return a model with the geometric mean of the members of `summary_network`, normalised: (n, n_classes)."""
+    return keras.Model(network.input, ops.softmax(ops.mean(_log(network.output), axis=1)), name=network.name)
 
 
 def mean_opinion(models: Sequence[keras.Model], name: str) -> keras.Model:
@@ -115,17 +134,13 @@ def mean_opinion(models: Sequence[keras.Model], name: str) -> keras.Model:
     Parameters
     ----------
     models : sequence of keras.Model
-        Each has one output or several, all (n, n_classes) probabilities.
+        Each gives (n, n_classes) probabilities.
     name : str
         Name of the model.
     """
     given = keras.Input(models[0].input_shape[1:], name=models[0].input.name)
     members = [_renamed(model, f"member{number}") for number, model in enumerate(models, start=1)]
-    found: list[keras.KerasTensor] = []
-    for member in members:
-        outputs = member(given)
-        found += outputs if isinstance(outputs, list) else [outputs]
-    logs = [_log(one) for one in found]
+    logs = [_log(member(given)) for member in members]
     mean = sum(logs[1:], logs[0]) / len(logs)
     return keras.Model(given, ops.softmax(mean), name=name)
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from melzarr.model.baselines import baselines, compare, pooled_baselines
 from melzarr.model.evaluate import answer, answer_rows, joined_answers
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.folds import fold_name
@@ -56,8 +57,9 @@ def train_folds(
     Returns
     -------
     dict
-        Contents of metrics.json: the protocol, the metrics of all judged tracks as those of the test split, and the
-        accuracy of tracks in each fold. The run's model gives the mean of its members' log-probabilities.
+        Contents of metrics.json: the protocol; the metrics of all judged tracks as those of the test split, with those
+        of baselines over the same folds (see `melzarr.model.baselines.compare`); and the accuracy of tracks in each
+        fold. The run's model gives the mean of its members' log-probabilities.
 
     Raises
     ------
@@ -83,10 +85,18 @@ def train_folds(
         judged = [protocol.part("test") for protocol in protocols]
         with feedback.counting(sum(part.tracks.size for part in judged), "evaluate") as progress:
             answers = [answer(model, store, part, progress) for model, part in zip(models, judged, strict=True)]
-        pooled, groups = joined_answers(answers), store.column("group")
+        pooled = joined_answers(answers)
+        groups = store.column("group")[pooled.numbers]
+        others = [
+            baselines(store, protocol.part("train"), given.numbers, labels, feedback)
+            for protocol, given in zip(protocols, answers, strict=True)
+        ]
         found = {
             "protocol": told,
-            "test": metrics(pooled, labels, groups[pooled.numbers]),
+            "test": {
+                **metrics(pooled, labels, groups),
+                "baselines": compare(pooled_baselines(others), pooled.labels, pooled.by_mean, groups),
+            },
             "folds": [
                 {"n_tracks": len(given.labels), "track_accuracy": float((given.by_mean == given.labels).mean())}
                 for given in answers

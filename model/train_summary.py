@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from melzarr.model.selection import Selection
-from melzarr.model.song_model import SUMMARY, mean_opinion, summary_network
+from melzarr.model.song_model import mean_of_members, summary_network
 from melzarr.model.track_summary import track_summaries
 from melzarr.model.training_recipe import SummaryRecipe
 from melzarr.pipeline.builder.feedback import Feedback
@@ -47,18 +47,15 @@ def train_summary_network(
     network = summary_network(n_classes, mean.tolist(), std.tolist(), units=recipe.units, n_members=recipe.members)
     n_steps = recipe.epochs * -(-len(summaries) // recipe.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, n_steps)
-    # The loss is the sum of those of the members, which share no weight: each is trained as it would be alone.
-    network.compile(
-        keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
-        ["sparse_categorical_crossentropy"] * recipe.members,
-    )
+    # The members share no weight, and AdamW scales each gradient: each is trained as it would be alone.
+    network.compile(keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay), "sparse_categorical_crossentropy")
     with feedback.counting(recipe.epochs, "train on summaries", "epoch") as progress:
         network.fit(
             summaries,
-            [selection.labels] * recipe.members,
+            np.repeat(selection.labels[:, None], recipe.members, axis=1),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
             verbose=0,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: progress(1))],
         )
-    return mean_opinion([network], SUMMARY)
+    return mean_of_members(network)

@@ -187,6 +187,20 @@ def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
     assert found.n_trained == len(set(finished.values("source_blake3")[found.selection.tracks]) & heard) > 0
 
 
+def test_baselines_are_judged_over_the_same_folds(tiny: Store, folded: Run) -> None:
+    labels, right = np.unique(tiny.values("label"), return_inverse=True)[1], []
+    for number in (1, 2):
+        parts = fold_parts(tiny, number, 2, SEED)
+        most = int(np.bincount(labels[parts == "train"], minlength=2).argmax())
+        right += (labels[parts == "test"] == most).tolist()
+    test = folded.metrics["test"]
+    majority = test["baselines"]["majority"]
+    assert majority["words"] == "majority class of each fold"
+    assert majority["track_accuracy"]["value"] == np.mean(right)
+    assert majority["ahead"]["value"] == pytest.approx(test["track_accuracy"]["value"] - np.mean(right))
+    assert set(test["baselines"]) == {"majority", "svm"}
+
+
 def test_the_report_shows_its_figures_and_misses_no_history(folded: Run) -> None:
     training = read_run(folded.path)
     assert training.notes == ()

@@ -112,7 +112,7 @@ def test_wherever_a_training_is_stopped_it_goes_on_to_the_same_weights(
 
 
 STOPS_OF_SUMMARY: dict[str, tuple[Any, str]] = {
-    "while networks of summaries are trained": (train_summary, "mean_opinion"),
+    "while networks of summaries are trained": (train_summary, "mean_of_members"),
     "before the joined model is saved": (Run, "keep_model"),
     "after the joined model is saved": (Run, "keep_answers"),
     "before figures are written": (Run, "finish"),

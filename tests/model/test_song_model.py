@@ -10,7 +10,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="the training extra is not installed")
 
 from melzarr.model.network import network  # noqa: E402
-from melzarr.model.song_model import SUMMARY, SongModel, mean_opinion, song_model, summary_network  # noqa: E402
+from melzarr.model.song_model import SongModel, mean_of_members, mean_opinion, song_model, summary_network  # noqa: E402
 from melzarr.model.song_summary import SongSummary  # noqa: E402
 from melzarr.model.track_summary import track_summary  # noqa: E402
 from melzarr.pipeline.spec import FeatureSpec  # noqa: E402
@@ -32,7 +32,7 @@ def of_summaries(seed: int, n_mels: int = 16) -> "keras.Model":
     keras.utils.set_random_seed(seed)
     mean, std = np.array([-40.0, 40.0, 60.0]), np.array([9.0, 4.0, 5.0])
     several = summary_network(3, mean.repeat(n_mels), std.repeat(n_mels), units=8, n_members=2)
-    return mean_opinion([several], SUMMARY)
+    return mean_of_members(several)
 
 
 def geometric_mean(probabilities: list[np.ndarray]) -> np.ndarray:
@@ -46,8 +46,24 @@ def test_the_mean_of_opinions_is_their_geometric_mean() -> None:
     np.testing.assert_allclose(mean_opinion(networks, "mean")(x), expected, atol=1e-6)
     several = summary_network(3, [0.0] * 48, [1.0] * 48, units=4, n_members=3)
     summaries = np.random.default_rng(0).normal(size=(4, 48))
-    expected = geometric_mean([np.asarray(one) for one in several(summaries)])
-    np.testing.assert_allclose(mean_opinion([several], "mean")(summaries), expected, atol=1e-6)
+    expected = geometric_mean([np.asarray(several(summaries))[:, number] for number in range(3)])
+    np.testing.assert_allclose(mean_of_members(several)(summaries), expected, atol=1e-6)
+
+
+def test_each_small_network_is_a_dense_layer_of_its_own() -> None:
+    keras.utils.set_random_seed(0)
+    several = summary_network(3, [-40.0] * 48, [9.0] * 48, units=200, n_members=2)
+    x = np.random.default_rng(0).normal(-40, 9, (5, 48))
+    dense, biases, genre, _ = several.trainable_weights
+    found = np.asarray(several(x))
+    for number in range(2):
+        hidden = np.maximum((x + 40) / 9 @ np.asarray(dense)[:, number] + np.asarray(biases)[number], 0)
+        scores = hidden @ np.asarray(genre)[number]
+        expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[:, number], expected, atol=1e-5)
+        # A uniform distribution of Glorot and Bengio's variance, 2 / (inputs + outputs).
+        assert np.asarray(dense)[:, number].std() == pytest.approx(np.sqrt(2 / (48 + 200)), rel=0.05)
+    assert not np.array_equal(found[:, 0], found[:, 1])
 
 
 def by_hand(windows: "keras.Model", summaries: "keras.Model", x: np.ndarray) -> np.ndarray:
