@@ -91,6 +91,9 @@ def train(
 ) -> None:
     """Train the network on STORE, and evaluate it.
 
+    The default recipe also trains small networks of the summary of each whole track, in seconds. The model of the run
+    joins both.
+
     A run is a folder with the model, its configuration, its history (also for TensorBoard), its metrics and pictures.
     A training that was stopped resumes after its last epoch. On hundreds of tracks a single split says little: --folds
     judges all of them.
@@ -213,9 +216,11 @@ def predict(
 ) -> None:
     """Predict the genre of each SONG, of any length and in any format that can be read.
 
-    All windows of a song are used. Its genre is the one with the largest mean log-probability. The exit code is 1 if
-    a song is too short, silent or cannot be read; the other songs are still processed. RUN is the folder of a training,
-    or a shared run: a folder, NAME.zip, or an address.
+    All windows of a song are used. Its genre is the one with the largest mean log-probability. A run of the default
+    recipe has a second opinion, of the summary of the whole song; the genre is that of both together, and each alone is
+    shown too: in the line, in --json, and over time in --plot. The exit code is 1 if a song is too short, silent or
+    cannot be read; the other songs are still processed. RUN is the folder of a training, or a shared run: a folder,
+    NAME.zip, or an address.
 
     \b
       melzarr predict runs/demo-default-track song.mp3

@@ -205,6 +205,8 @@ def test_the_report_shows_its_figures_and_misses_no_history(folded: Run) -> None
     training = read_run(folded.path)
     assert training.notes == ()
     assert training.parts["test"].n_tracks == folded.metrics["test"]["n_tracks"]
+    told = {words for words, *_ in training.parts["test"].accuracies}
+    assert {"tracks, by their windows alone", "tracks, by their summary alone"} <= told
 
 
 class Stopped(BaseException):

@@ -24,9 +24,12 @@ from melzarr.model import train as room
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.plots import draw_confusion
 from melzarr.model.run_directory import Run
-from melzarr.model.selection import label_names
+from melzarr.model.selection import label_names, select
+from melzarr.model.song_model import SongModel
+from melzarr.model.track_summary import track_summaries
 from melzarr.model.train import train, windows_per_epoch
-from melzarr.model.training_recipe import TrainRecipe
+from melzarr.model.train_summary import train_summary_network
+from melzarr.model.training_recipe import SummaryRecipe, TrainRecipe
 from melzarr.pipeline.builder.feedback import Feedback
 from melzarr.pipeline.builder.run_build import build
 from melzarr.pipeline.clusters.task_runner import InProcess
@@ -315,3 +318,30 @@ def test_a_picture_that_fails_is_a_remark_and_the_figures_are_there(
     monkeypatch.undo()
     train(tiny, quick, make_protocol(tiny, "track"), own_run, seed=SEED)
     assert (own_run.path / "confusion.png").is_file()
+
+
+@pytest.mark.usefixtures("light")
+def test_a_split_by_windows_has_no_second_opinion(tiny: Store, two_opinions: TrainRecipe, tmp_path: Path) -> None:
+    run, said = Run(tmp_path / "run"), list[str]()
+    train(tiny, two_opinions, make_protocol(tiny, "window"), run, feedback=Feedback(say=said.append))
+    assert SongModel.of(run.model()).second is None
+    assert "track_accuracy_of_summary" not in run.metrics["test"]
+    assert [line for line in said if "a track's summary is of all its windows" in line]
+
+
+def test_small_networks_learn_what_the_summaries_of_tracks_tell_apart(tiny: Store) -> None:
+    recipe = SummaryRecipe(
+        members=3, units=16, learning_rate=0.01, weight_decay=0.01, batch_size=4, epochs=20, weight=0.5
+    )
+    selection = select(tiny, "train")
+    done: list[int] = []
+    feedback = Feedback(counting=lambda *_: nullcontext(done.append))
+    model = train_summary_network(tiny, selection, recipe, 2, SEED, feedback)
+    summaries = track_summaries(tiny, selection.tracks)
+    found = np.asarray(model(summaries))
+    assert found.argmax(axis=1).tolist() == selection.labels.tolist()
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert sum(done) == len(selection.tracks) + recipe.epochs
+    again = train_summary_network(tiny, selection, recipe, 2, SEED, Feedback())
+    pairs = zip(model.get_weights(), again.get_weights(), strict=True)
+    assert all(one.tobytes() == other.tobytes() for one, other in pairs)
