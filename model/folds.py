@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 
@@ -9,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
+from melzarr.model.streams import OF_PARTS, stream
 from melzarr.pipeline.errors import CatalogError
 from melzarr.pipeline.sources.split import UNUSED
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
-VALID_SHARE = 10  # one of so many parts of the tracks that are not judged validates; the others are trained on
+VALID_SHARE = 0.05  # about this share of the tracks that are not judged validates; the others are trained on
 
 Parts = npt.NDArray[np.object_]
 Numbers = npt.NDArray[np.intp]
@@ -49,7 +51,7 @@ def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> Pa
     np.ndarray [shape=(n_tracks,)]
         "test" for the tracks that the fold judges, "train" and "valid" for the others, and "unused" for tracks that
         are not ok. Groups are whole, and labels are divided as evenly as groups allow (scikit-learn's
-        `StratifiedGroupKFold`). If a label has no group left to train on, none of it is in "valid".
+        `StratifiedGroupKFold`). "valid" takes no group without which a label had no track to train on.
 
     Raises
     ------
@@ -62,11 +64,7 @@ def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> Pa
     others = np.flatnonzero((judges > 0) & (judges != number))
     parts[others] = "train"
     labels, groups = _numbered(store, "label")[others], _numbered(store, "group")[others]
-    valid = (
-        _divided(labels, groups, min(VALID_SHARE, len(np.unique(groups)), int(np.bincount(labels).max())), seed) == 1
-    )
-    alone = valid & ~np.isin(labels, labels[~valid])  # their labels would have no track to train on
-    parts[others[valid & ~np.isin(groups, groups[alone])]] = "valid"
+    parts[others[_validation(labels, groups, seed)]] = "valid"
     return parts
 
 
@@ -96,15 +94,32 @@ def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
     return judges
 
 
+def _validation(labels: Numbers, groups: Numbers, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw whole groups of about `VALID_SHARE` of the tracks, such that each label keeps tracks to train on."""
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    valid, n_valid, wanted = np.zeros(len(labels), bool), 0, math.ceil(VALID_SHARE * len(labels))
+    left = np.bincount(labels)
+    drawn = stream(OF_PARTS, seed).permutation(len(members)).tolist()
+    for number in sorted(drawn, key=lambda group: len(members[group]) > wanted):  # a large one if there is no other
+        tracks = members[number]
+        if n_valid >= wanted or (n_valid and len(tracks) > wanted):
+            break
+        taken = np.bincount(labels[tracks], minlength=len(left))
+        if (left > taken)[taken > 0].all():
+            valid[tracks] = True
+            left, n_valid = left - taken, n_valid + len(tracks)
+    return valid
+
+
 def _divided(labels: Numbers, groups: Numbers, n_parts: int, seed: int) -> Numbers:
-    """Return the part of each track, from 1; 0 for all tracks if there would be one part."""
+    """Return the part of each track, from 1."""
     found = np.zeros(len(labels), np.intp)
-    if n_parts > 1:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # not every part has each label
-            splits = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed).split(labels, labels, groups)
-            for number, (_, part) in enumerate(splits, start=1):
-                found[part] = number
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # not every part has each label
+        splits = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed).split(labels, labels, groups)
+        for number, (_, part) in enumerate(splits, start=1):
+            found[part] = number
     return found
 
 
