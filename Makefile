@@ -102,7 +102,7 @@ predict: can-train $(VENV)/.train-$(PYVER) ## name the genre of SONG
 
 reproduce: can-train $(VENV)/.train-$(PYVER) ## repeat the article's experiment on the store, and report; hours for a thousand tracks
 	@test -d "$(STORE)" || $(BIN)/melzarr inspect "$(STORE)" >/dev/null 2>&1 || $(MAKE) features ARGS=
-	$(BIN)/melzarr reproduce "$(STORE)" $(ARGS)
+	$(BIN)/melzarr reproduce "$(STORE)" $(if $(FOLDS),--folds $(FOLDS)) $(ARGS)
 
 test: can-train $(VENV)/.dev-$(PYVER) ## run the tests that are fast, which are nearly all, on all cores
 	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
