@@ -40,7 +40,8 @@ DATASETS = Path(__file__).parents[2] / "datasets"
 LABELS = 10
 COMPARED = 5
 FEW = 4  # tracks of one shard, which one worker computes
-POLL = 0.05  # s
+POLL = 0.05  # s between looks for the first result
+MEMORY_POLL = 0.5  # s between looks at memory: to add up the pages of all processes takes a part of a core
 VERIFY, REPORT, SHARE, COPY = "melzarr verify --source", "melzarr report", "melzarr share", "cp -r, sha256sum"
 MELZARR, JOBLIB, LHOTSE = "melzarr features", "joblib, one batched librosa call, np.save", "lhotse"
 BY_LHOTSE_EACH = 50  # one in so many tracks goes through lhotse, which takes long; its time is extrapolated
@@ -99,14 +100,15 @@ class Timing:
 
 def timed(results: Callable[[], bool], *command: str) -> Timing:
     """Run a process to its end, and watch its memory, that of its children, and whether there is a result."""
-    start, first, peak = time.perf_counter(), float("nan"), 0
+    start, first, peak, looked = time.perf_counter(), float("nan"), 0, 0.0
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **one_thread})
         while process.poll() is None:
             if np.isnan(first) and results():
                 first = time.perf_counter() - start
-            peak = max(peak, tree_memory(process.pid))
+            if time.perf_counter() - looked > MEMORY_POLL:
+                peak, looked = max(peak, tree_memory(process.pid)), time.perf_counter()
             time.sleep(POLL)
         wall = time.perf_counter() - start
         output.seek(0)
