@@ -81,7 +81,7 @@ def baselines(
     """
     counts = np.bincount(train.labels, minlength=len(labels))
     if (counts > 0).sum() < 2:
-        only = labels[int(counts.argmax())]
+        only = labels[int(np.argmax(counts))]
         raise RunError(f"{store.address}: all tracks to train a baseline on have the label {only!r}; give other labels")
     is_bounded = train.tracks.size > MAX_TRAINED
     taken = stream(OF_BASELINES, 0).choice(train.tracks.size, MAX_TRAINED, replace=False) if is_bounded else slice(None)
@@ -94,7 +94,7 @@ def baselines(
             part = slice(start, start + BLOCK)
             found[part] = svm.predict(summaries[part])
             progress(len(summaries[part]))
-    most = int(counts.argmax())
+    most = int(np.argmax(counts))
     words = f", trained on {MAX_TRAINED} of {train.tracks.size} tracks" if is_bounded else ""
     return [
         Baseline("majority", f"majority class ({labels[most]})", np.full(tracks.size, most, np.intp)),

@@ -92,8 +92,8 @@ def answer(
             if song.second is not None:
                 summary = track_summary(quick_levels(windows[:, middle_frame(store.spec.n_frames)], store.spec))
                 of_summary, whole = song.second.of_track(track_scores(found)[0], summary)
-                alone.append((first, int(of_summary.argmax())))
-            by_mean = int(whole.argmax())
+                alone.append((first, int(np.argmax(of_summary))))
+            by_mean = int(np.argmax(whole))
             rows.append((number, label, right, len(windows), by_mean, by_vote))
             shares.append((whole[by_mean], whole[label]))
         progress(1)

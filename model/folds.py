@@ -72,7 +72,7 @@ def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
     """Return the fold that judges each track, from 1, or 0 for a track that is not ok."""
     ok = np.flatnonzero(store.column("status") == "ok")
     labels, groups = _numbered(store, "label")[ok], _numbered(store, "group")[ok]
-    n_groups, largest = len(np.unique(groups)), int(np.bincount(labels).max(initial=0))
+    n_groups, largest = len(np.unique(groups)), int(np.max(np.bincount(labels), initial=0))
     if n_groups < n_folds:
         raise CatalogError(
             f"{store.address}: the ok tracks are in {n_groups} groups, too few for {n_folds} folds; use fewer "

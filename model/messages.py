@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from melzarr.pipeline.human_units import count, size, table
 from melzarr.pipeline.report.run_files import ACCURACIES, drawn_words
 
@@ -95,6 +97,6 @@ def prediction_line(song: Prediction, n_top: int) -> str:
     top = ", ".join(f"{label} {share:.2f}" for label, share in song.top(n_top))
     said = f"{max(song.shares):.0%} of {len(song.starts)} windows vote {song.vote}"
     if song.summary is not None:
-        number = int(song.summary.whole.argmax())
+        number = int(np.argmax(song.summary.whole))
         said += f"; its summary: {song.labels[number]} {song.summary.whole[number]:.2f}"
     return f"{song.path}: {top}  ({said})"

@@ -72,7 +72,7 @@ class Prediction:
     @property
     def genre(self) -> str:
         """Class with the largest probability for the whole song."""
-        return self.labels[int(self.song_probabilities.argmax())]
+        return self.labels[int(np.argmax(self.song_probabilities))]
 
     @property
     def vote(self) -> str:

@@ -45,8 +45,8 @@ def main(music: str | None, group: str | None, tracks: int, scale: str, only: tu
         chosen = {name: arguments for name, arguments in benchmarks.items() if not only or name in only}
         if chosen.keys() & {"store", "loader", "objects"}:
             stores(here, demo, real, music, group)
-        found = [run(name, arguments, here / f"{name}.json") for name, arguments in chosen.items()]
-    write(found)
+        for name, arguments in chosen.items():
+            write(run(name, arguments, here / f"{name}.json"))
 
 
 def stores(here: Path, demo: Path, real: Path, music: str | None, group: str | None) -> None:
@@ -73,11 +73,11 @@ def run(name: str, arguments: list[Any], out: Path) -> dict[str, Any]:
     return found
 
 
-def write(new: list[dict[str, Any]]) -> None:
-    """Write tables and goals to the documentation, with earlier results of the other benchmarks."""
+def write(new: dict[str, Any]) -> None:
+    """Write tables and goals of a benchmark to the documentation, with earlier results of the other ones."""
     data = ROOT / "docs/benchmarks.json"
     earlier = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else []
-    results = {result["name"]: result for result in [*earlier, *new]}
+    results = {result["name"]: result for result in [*earlier, new]}
     found = list(results.values())
     data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     machines = {", ".join(f"{name} {value}" for name, value in result["machine"].items()) for result in found}
