@@ -257,7 +257,8 @@ def goals(read: dict[str, float], graph: dict[str, float], trained: dict[str, fl
     ]  # fmt: skip
     if TORCH in read:
         best = max(rate for name, rate in read.items() if name.startswith(TENSORS))
-        found.append(at_least(f"{loader}, PyTorch, cached, relative to its DataLoader", 5, read[TORCH] / best))
+        ratio = read[TORCH] / best
+        found.append(at_least(f"{loader}, PyTorch, cached, relative to its DataLoader", 5, ratio, "copying windows"))
     if ANNBATCH in read:
         streamed = read[NUMPY_STREAMED] / read[ANNBATCH]
         found.append(at_least(f"{loader}, numpy, streamed, relative to annbatch with zarrs", 1.5, streamed, "decoding"))

@@ -299,7 +299,7 @@ def goals(rows: list[dict[str, float]]) -> list[Goal]:
         at_most(f"{n_tracks}: client CPU per track, relative to {smaller['tracks']:,} tracks", 1.2,
                 largest["client_us"] / smaller["client_us"]),
         at_most(f"{n_tracks}: an interrupted build until its first shard, s", 10, largest["resume_s"]),
-        at_most(f"{n_tracks}: inspect, s", 2, largest["inspect_s"],
+        at_most(f"{n_tracks}: inspect, s", 1.5, largest["inspect_s"],
                 "reading labels, splits and statuses as text, and the sources of the 2 % that are not ok"),
         at_most(f"{n_tracks}: xarray.open_zarr, s", 2, largest["xarray_s"]),
     ]  # fmt: skip
