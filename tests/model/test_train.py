@@ -20,6 +20,7 @@ from processes import wait_for
 
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
+from melzarr.model import run_pictures
 from melzarr.model import train as room
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.plots import draw_confusion
@@ -311,7 +312,7 @@ def test_a_picture_that_fails_is_a_remark_and_the_figures_are_there(
         raise ValueError("no")
 
     (own_run.path / "confusion.png").unlink()
-    monkeypatch.setattr(room, "draw_confusion", fail)
+    monkeypatch.setattr(run_pictures, "draw_confusion", fail)
     found = train(tiny, quick, make_protocol(tiny, "track"), own_run, seed=SEED)
     assert found == own_run.metrics
     assert "confusion.png could not be drawn (ValueError: no)" in caplog.text
