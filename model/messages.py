@@ -58,7 +58,7 @@ def baseline_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def ahead_words(baseline: Mapping[str, Any]) -> str:
-    """Return a sentence that says whether the network is ahead of a baseline, by the paired interval."""
+    """Return a sentence that compares the network with a baseline, with the paired interval of the difference."""
     ahead, words = baseline["ahead"], baseline["words"]
     is_behind = ahead["value"] < 0
     if is_behind:

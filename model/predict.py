@@ -25,7 +25,7 @@ BLOCK_BYTES = 4 << 20  # bytes of windows and of samples per block, so that memo
 
 @dataclass(frozen=True, slots=True)
 class SummaryOpinion:
-    """What the networks of summaries say of a song.
+    """Class probabilities of a song by its summary, and by both opinions.
 
     Parameters
     ----------

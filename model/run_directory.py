@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from typing import Any
 
 import filelock
 import keras
-import tensorflow as tf
 
+from melzarr.model.tensorboard_events import write_event
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import run_files
@@ -29,11 +28,12 @@ CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "se
 # Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
 LOCK = ".lock"
+MODEL, TRAINED = "model.keras", "trained-on.txt"
 BLAKE3 = "blake3:"  # marks a digest in a list of what was trained on; an earlier version wrote SHA-256 without a mark
 PICTURES = ("history.png", "confusion.png", "network.png")
 # Files that a training writes, in the order in which they may be removed.
 OWN_FILES = (
-    run_files.METRICS, run_files.ANSWERS, *PICTURES, "model.keras", "checkpoint-*.keras", "trained-on.txt",
+    run_files.METRICS, run_files.ANSWERS, *PICTURES, MODEL, "checkpoint-*.keras", TRAINED,
     ".*.part.keras", ".*.part", run_files.HISTORY, "tensorboard/events.out.tfevents.*.melzarr", run_files.CONFIG,
 )  # fmt: skip
 
@@ -65,7 +65,7 @@ class Run:
     @property
     def model_file(self) -> Path:
         """Model after the last finished epoch, then joined with the second opinion if the recipe has one."""
-        return self.path / "model.keras"
+        return self.path / MODEL
 
     @property
     def metrics_file(self) -> Path:
@@ -80,7 +80,7 @@ class Run:
     @property
     def trained_file(self) -> Path:
         """Digest of each audio file whose windows were trained on, one per line; without a prefix, it is a SHA-256."""
-        return self.path / "trained-on.txt"
+        return self.path / TRAINED
 
     @property
     def tensorboard(self) -> Path:
@@ -270,7 +270,7 @@ class Run:
         done = len(history)
         _save(model, self.checkpoint(done))
         _save(model, self.model_file)
-        self._tell_tensorboard(history[-1])
+        write_event(self.tensorboard, history[-1])
         rows = ([figures[name] for name in run_files.FIGURES] for figures in history)
         write_whole(self.history_file, csv_rows([run_files.FIGURES, *rows]))
         self._remove_checkpoints(keep=self.checkpoint(done))
@@ -278,19 +278,6 @@ class Run:
     def keep_model(self, model: keras.Model) -> None:
         """Save the model of the run in place of that of the last epoch."""
         _save(model, self.model_file)
-
-    def _tell_tensorboard(self, figures: dict[str, float]) -> None:
-        """Write the metrics of an epoch as one event file, so that TensorBoard shows each epoch exactly once."""
-        name, epoch = "events.out.tfevents", int(figures["epoch"])
-        path = self.tensorboard / f"{name}.{epoch:010d}.melzarr"
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f".{epoch}.part")
-        values = [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
-        event = tf.compat.v1.Event(wall_time=time.time(), step=epoch, summary=tf.compat.v1.Summary(value=values))
-        with tf.io.TFRecordWriter(str(part)) as writer:
-            writer.write(tf.compat.v1.Event(file_version="brain.Event:2").SerializeToString())
-            writer.write(event.SerializeToString())
-        part.replace(path)
 
     def keep_trained(self, digests: Iterable[str]) -> None:
         """Write the digests of the audio files whose windows are trained on, if there is no such list yet."""

@@ -15,8 +15,8 @@ import keras
 
 from melzarr.model.model_card import AboutModel, model_card
 from melzarr.model.onnx_export import export_onnx, require_onnx
-from melzarr.model.run_directory import PICTURES, Run
-from melzarr.model.shared_run import MODEL, REQUIRED, TRAINED, ZIP
+from melzarr.model.run_directory import MODEL, PICTURES, TRAINED, Run
+from melzarr.model.shared_run import REQUIRED, ZIP
 from melzarr.pipeline.errors import BuildError, CallError, RunError, StoreError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.publishing.zip_workspace import digest_file

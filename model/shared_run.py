@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from melzarr.model.run_directory import Run
+from melzarr.model.run_directory import MODEL, TRAINED, Run
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.report import run_files
 from melzarr.pipeline.storage.directory import Directory
@@ -19,8 +19,6 @@ from melzarr.pipeline.storage.zip import ZipDirectory
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, read_checksums
 
 ZIP: Final = ".zip"  # ending of a shared run in one file
-MODEL: Final = "model.keras"
-TRAINED: Final = "trained-on.txt"
 REQUIRED: Final = (run_files.CONFIG, run_files.METRICS, MODEL)  # without which a run is of no use
 USED: Final = (*REQUIRED, run_files.HISTORY, TRAINED)
 

@@ -22,8 +22,8 @@ class TorchWindows(IterableDataset):  # type: ignore[misc]
     Each iteration is the next epoch. It yields windows, (batch, n_frames, n_mels) float32, and classes, (batch,)
     int64. The workers of a `DataLoader`, and the ranks if `torch.distributed` is initialised, each get the windows of
     other tracks; together they are the epoch. The numbers of batches may differ between ranks by those of one track,
-    so that training in parallel needs `torch.distributed.algorithms.Join`. It has no length, because each worker has a
-    last batch of its own, and the number of batches depends on the workers.
+    so that training in parallel needs `torch.distributed.algorithms.Join`. It has no length: the number
+    of batches depends on the number of workers, because the last batch of each may be small.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ class LevelSums:
     spec : FeatureSpec
         Spec of the windows.
     guess : np.ndarray [shape=(n_mels,)], in dB
-        About the mean of each band; where it is not finite, 0 is taken.
+        Roughly the mean of each band. A value that is not finite counts as 0.
     """
 
     def __init__(self, spec: FeatureSpec, guess: npt.NDArray[np.floating]) -> None:

@@ -86,7 +86,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "in the middle of an epoch": (room._Batches, "on_train_batch_end", 8),
     "before the model is saved": (run_room, "_save", 2),
     "before figures are written": (run_room, "write_whole", 3),
-    "before TensorBoard is told": (Run, "_tell_tensorboard", 2),
+    "before TensorBoard is told": (run_room, "write_event", 2),
 }
 
 
