@@ -1,4 +1,4 @@
-"""Map a function over items in threads, with only as many items in flight as keep the threads busy."""
+"""Work in threads: a function of many items, with only a few in flight, and a function beside other work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -40,3 +41,12 @@ def in_order(
         finally:
             for future in running:
                 future.cancel()
+
+
+@contextmanager
+def done_beside(function: Callable[[], object]) -> Iterator[None]:
+    """Call a function in a thread while the block runs; it has returned at the end of the block."""
+    with ThreadPoolExecutor(1, thread_name_prefix="melzarr-beside") as pool:
+        result = pool.submit(function)
+        yield
+        result.result()

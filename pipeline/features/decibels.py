@@ -12,7 +12,9 @@ from melzarr.pipeline.shard_receipt import BandSums
 from melzarr.pipeline.spec import FeatureSpec
 
 AMIN = 1e-10  # power below which all levels are the same, as for silence; librosa.power_to_db's amin
+MOST = np.float32(1e18)  # mel value above which mean levels are the same, so that products of two stay finite
 BLOCK_WINDOWS = 128  # windows whose levels are summed at a time, so that they fit into a core's cache
+MANY_WINDOWS = 1024  # windows whose means are computed at a time: threads that take turns at short steps are slow
 
 
 def level_db(mel: npt.NDArray[np.float32], spec: FeatureSpec) -> npt.NDArray[np.float32]:
@@ -100,6 +102,47 @@ def sum_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> BandSums:
             sums += levels.sum(axis=0), np.square(levels, out=levels).sum(axis=0)
     level, square = (tuple(row.tolist()) for row in sums)
     return BandSums(count=len(rows), level=level, square=square)
+
+
+def mean_levels(stored: npt.NDArray[Any], spec: FeatureSpec) -> tuple[npt.NDArray[np.float32], float]:
+    """Return the levels of a track in dB: the mean of each window's frames, and the level of the mean power.
+
+    Parameters
+    ----------
+    stored : np.ndarray [shape=(n, n_frames, n_mels), dtype=spec.dtype]
+        Valid windows of the track, in the spec's scale; n > 0.
+    spec : FeatureSpec
+        Spec of the store; gives the scale.
+
+    Returns
+    -------
+    levels : np.ndarray [shape=(n, n_mels), dtype=float32], in dB
+        Means within 1e-4 dB. Values above `MOST` count as `MOST`.
+    loudness : float, in dB
+        Level of the mean power, at least -100 dB; NaN if a value is not finite.
+
+    Notes
+    -----
+    The sum of the logarithms of two frames is the logarithm of their product, which halves the number of logarithms.
+    """
+    means, power = np.empty((len(stored), spec.n_mels), np.float32), 0.0
+    for start in range(0, len(stored), MANY_WINDOWS):
+        block = stored[start : start + MANY_WINDOWS]
+        out = means[start : start + MANY_WINDOWS]
+        if spec.scale == "power" and spec.power == 2:
+            power += float(block.sum())
+        else:
+            power += float(np.exp(quick_levels(block, spec) * np.float32(math.log(10) / 10)).sum())
+        if spec.scale == "db":
+            block.mean(axis=1, dtype=np.float32, out=out)
+            continue
+        mel = np.clip(block, _floor(spec), MOST)
+        pairs = mel[:, :-1:2] * mel[:, 1::2]
+        np.log(pairs, out=pairs).sum(axis=1, out=out)
+        if spec.n_frames % 2:
+            out += np.log(mel[:, -1])
+        out *= np.float32(_db_of_log(spec) / spec.n_frames)
+    return means, 10 * math.log10(max(power / stored.size, AMIN)) if math.isfinite(power) else math.nan
 
 
 def add_sums(sums: list[BandSums], n_mels: int) -> BandSums:

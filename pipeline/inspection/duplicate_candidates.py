@@ -17,12 +17,12 @@ RANGE_DB = 30.0  # below a track's mean power; a codec drops quieter content fir
 # Measured on 100 clips of real music: copies by MP3, Vorbis and Opus at medium quality are within 0.6 dB of their
 # originals. Copies that begin 5 s later or last 15 s instead of 24 s are mostly within 2 dB. Different music is mostly
 # further apart, but all white noise is within 0.2 dB. Near tracks are therefore candidates, to be compared over time.
-NEAR_DB = 3.0
+NEAR_DB = 3.2
 NEAREST = 3  # candidates for each track, in each split
 
 WAVES = 6  # slowest waves of a spectrum over its bands, used to search neighbours
 SOUGHT = 16  # neighbours found by these waves; the nearest of them are kept
-BLOCK = 1 << 14  # fingerprints that are compared at a time: 32 MB; or levels, which stay in a core's cache
+BLOCK = 1 << 14  # fingerprints that are compared at a time: 32 MB
 
 Prints = npt.NDArray[np.float16]
 
@@ -35,49 +35,45 @@ def print_size(n_mels: int) -> int:
 def band_means(values: npt.NDArray[np.floating], n_bands: int) -> npt.NDArray[np.floating]:
     """Average neighbouring bands, on the last axis, to at most `n_bands`."""
     n_mels = values.shape[-1]
-    starts = np.linspace(0, n_mels, min(n_mels, n_bands), endpoint=False).astype(np.intp)
+    step, rest = divmod(n_mels, min(n_mels, n_bands))
+    if not rest:  # a tenth of the time of `reduceat`
+        total = values[..., ::step]
+        for band in range(1, step):
+            total = total + values[..., band::step]
+        return np.asarray(total / step)
+    starts = np.linspace(0, n_mels, n_bands, endpoint=False).astype(np.intp)
     sizes = np.diff(np.append(starts, n_mels)).astype(values.dtype)
     return np.asarray(np.add.reduceat(values, starts, axis=-1) / sizes)
 
 
-def loudness_db(levels: npt.NDArray[np.floating]) -> float:
-    """Return the level of a track's mean power in dB, from the levels of its frames and bands."""
-    flat, power, memory = levels.reshape(-1), 0.0, np.empty(BLOCK, np.float32)
-    for start in range(0, flat.size, BLOCK):
-        some = flat[start : start + BLOCK]
-        part = np.multiply(some, np.float32(np.log(10) / 10), out=memory[: some.size], casting="same_kind")
-        power += float(np.exp(part, out=part).sum())
-    return float(10 * np.log10(power / flat.size))
+def heard_levels(levels: npt.NDArray[np.float32], loudness: float) -> npt.NDArray[np.float32]:
+    """Return levels relative to a track's loudness; those more than 30 dB below it are raised to 30 dB below it.
+
+    Parameters
+    ----------
+    levels : np.ndarray [shape=(n, n_mels), dtype=float32], in dB
+        Mean level of each of its windows.
+    loudness : float, in dB
+        Level of the track's mean power.
+    """
+    heard = levels - np.float32(loudness)
+    return np.asarray(np.maximum(heard, np.float32(-RANGE_DB), out=heard))
 
 
-def fingerprint(levels: npt.NDArray[np.floating], loudness: float) -> npt.NDArray[np.float32]:
+def fingerprint(heard: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return mean and deviation of a track's level in each band, which re-encoding, a shift or a gain hardly change.
 
     Parameters
     ----------
-    levels : np.ndarray [shape=(n, n_mels)], in dB
-        Level of each of its frames.
-    loudness : float, in dB
-        Level of their mean power.
+    heard : np.ndarray [shape=(n, n_mels), dtype=float32], in dB
+        From `heard_levels`.
 
     Returns
     -------
     np.ndarray [shape=(print_size(n_mels),), dtype=float32], in dB
-        First the means, relative to the level of the track's mean power, then the deviations. Levels more than 30 dB
-        below that level are raised to 30 dB below it.
+        First the means, then the deviations.
     """
-    n_rows = BLOCK // levels.shape[1] or 1
-    base = np.float32(loudness - RANGE_DB)
-    guess = np.maximum(levels[:n_rows] - base, 0).mean(axis=0, dtype=np.float32)  # so that sums are small, and exact
-    sums, memory = np.zeros((2, levels.shape[1])), np.empty((n_rows, levels.shape[1]), np.float32)
-    for start in range(0, len(levels), n_rows):
-        some = levels[start : start + n_rows]
-        heard = np.subtract(some, base + guess, out=memory[: len(some)], casting="same_kind")
-        np.maximum(heard, -guess, out=heard)
-        sums += heard.sum(axis=0), np.einsum("ij,ij->j", heard, heard)
-    mean, square = sums / len(levels)
-    both = np.stack([mean + guess - RANGE_DB, np.sqrt(np.maximum(square - mean**2, 0))])
-    return np.asarray(band_means(both, GROUPS).ravel(), np.float32)
+    return np.asarray(band_means(np.stack([heard.mean(axis=0), heard.std(axis=0)]), GROUPS).ravel(), np.float32)
 
 
 def apart_db(first: Prints, second: Prints) -> npt.NDArray[Any]:

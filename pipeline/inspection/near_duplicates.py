@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.pipeline.inspection.duplicate_candidates import Prints, candidates
-from melzarr.pipeline.inspection.time_alignment import MAX_WINDOWS, SAME, Levels, Outline, alike, outline
+from melzarr.pipeline.inspection.time_alignment import BANDS, MAX_WINDOWS, SAME, Levels, Outline, alike, outline
 from melzarr.pipeline.storage.digests import SHA256
-from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store
 
 MAX_COMPARED = 100_000  # pairs of tracks that are compared over time, the nearest first: a minute
 MAX_READ = 20_000  # tracks that are read again for this: some minutes
 DIGEST = re.compile(f"({SHA256})?[0-9a-f]{{64}}")
-HELD = 100_000_000  # bytes of prepared tracks that are held at a time
+HELD = 100_000_000  # bytes of prepared tracks that are held at a time, for 300 tracks at the defaults
 
 # Starts a step with a name and a number of tracks; returns a callback for its progress.
 Step = Callable[[str, int], Callable[[int], object]]
@@ -73,6 +72,12 @@ class Duplicates:
     n_left: int
 
 
+def load_search() -> None:
+    """Import what the search needs; this takes half a second."""
+    for module in ("scipy.fft", "scipy.spatial"):
+        importlib.import_module(module)
+
+
 def find_duplicates(
     store: Store,
     parts: npt.NDArray[np.integer],
@@ -104,7 +109,7 @@ def find_duplicates(
     copies, firsts = _same_bytes(store, parts)
     found = [(int(copy), int(first), np.inf, 0) for copy, first in copies]
     longest = min(store.spec.n_windows, MAX_WINDOWS)
-    bytes_of_one = 40 * longest * 32  # levels, sums and spectrum of 32 bands, in double precision
+    bytes_of_one = 16 * longest * BANDS  # levels, their sums and their spectrum, in single precision
 
     @lru_cache(maxsize=max(4, HELD // bytes_of_one))
     def prepared(number: int) -> Outline | None:
@@ -118,20 +123,15 @@ def find_duplicates(
     compared = near[: np.count_nonzero(n_read <= MAX_READ)]
     progress = step("compare copies", len(np.unique(compared[:, 0])))
 
-    def copies_of(pairs: list[list[int]]) -> list[tuple[int, int, float, int]]:
-        copies = []
-        for earlier, later in pairs:
-            first, second = prepared(later), prepared(earlier)
+    # In order, so that a track is prepared once for consecutive pairs. Threads would take longer: the steps are short.
+    for earlier, pairs_of in itertools.groupby(sorted(compared.tolist()), key=lambda pair: pair[0]):
+        second = prepared(earlier)
+        for _, later in pairs_of:
+            first = prepared(later)
             if first is not None and second is not None:
                 likeness, shift = alike(first, second)
                 if likeness >= SAME:
-                    copies.append((later, earlier, likeness, shift))
-        return copies
-
-    # In order, so that a track is prepared once for consecutive pairs.
-    pairs_of = (list(pairs) for _, pairs in itertools.groupby(sorted(compared.tolist()), key=lambda pair: pair[0]))
-    for more in in_order(copies_of, pairs_of, os.cpu_count() or 1):
-        found += more
+                    found.append((later, earlier, likeness, shift))
         progress(1)
     pairs = [Pair(*one, bool(parts[one[0]] != parts[one[1]]), bool(labels[one[0]] != labels[one[1]])) for one in found]
     pairs.sort(key=lambda p: (not p.is_across, not p.is_relabelled, -round(p.likeness, 4), p.first, p.second))

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from melzarr.pipeline.inspection.describe import Description, describe
 from melzarr.pipeline.inspection.durations import Lengths, lengths
 from melzarr.pipeline.inspection.named_tracks import LISTED, Listing, Noted, TrackNames
-from melzarr.pipeline.inspection.near_duplicates import Step, find_duplicates
+from melzarr.pipeline.inspection.near_duplicates import Step, find_duplicates, load_search
 from melzarr.pipeline.inspection.time_alignment import FEWEST
 from melzarr.pipeline.inspection.track_statistics import Example, envelope_reader, examples, listen, n_valid
 from melzarr.pipeline.shard_receipt import STATUSES
 from melzarr.pipeline.sources.split import SPLITS, UNUSED
+from melzarr.pipeline.threads import done_beside
 from melzarr.pipeline.zarr_store.reader import Store
 
 # A mastered track peaks within a few dB of full scale. A track with a peak 40 dB below it uses at most ten of 16 bits,
@@ -181,7 +182,8 @@ def find(
     place = {name: number for number, name in enumerate(labels)}
     classes = np.fromiter((place.get(name, -1) for name in label), np.intp, len(label))
     heard = (status == "ok") | (status == "short")
-    sound = listen(store, heard, classes, len(labels), progress)
+    with done_beside(load_search):
+        sound = listen(store, heard, classes, len(labels), progress)
     if sound.n_unreadable:
         store.refuse_replaced()
     parts = np.select([split == part for part in SPLITS], range(len(SPLITS)), -1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.inspection.duplicate_candidates import RANGE_DB, band_means
+from melzarr.pipeline.inspection.duplicate_candidates import band_means
 
 BANDS = 32  # bands that are compared; more are averaged
 MAX_WINDOWS = 4096  # windows that are compared; only the first ones of longer tracks
@@ -26,24 +26,20 @@ Levels = npt.NDArray[np.float16]
 Floats = npt.NDArray[np.float64]
 
 
-def envelope(levels: npt.NDArray[np.floating], loudness: float) -> Levels:
+def envelope(heard: npt.NDArray[np.float32]) -> Levels:
     """Return the level of a track in a few broad bands, over its windows.
 
     Parameters
     ----------
-    levels : np.ndarray [shape=(n, n_frames, n_mels)], in dB
-        Level of each frame of its valid windows.
-    loudness : float, in dB
-        Level of their mean power.
+    heard : np.ndarray [shape=(n, n_mels), dtype=float32], in dB
+        From `heard_levels`.
 
     Returns
     -------
     np.ndarray [shape=(min(n, MAX_WINDOWS), min(n_mels, BANDS)), dtype=float16], in dB
-        Mean level of the frames of each window, relative to the track's loudness. Levels more than 30 dB below that
-        are raised to 30 dB below it.
+        Means over neighbouring bands.
     """
-    heard = np.einsum("wfb->wb", levels[:MAX_WINDOWS]) / levels.shape[1] - loudness  # `mean` takes three times as long
-    return band_means(np.maximum(heard, -RANGE_DB), BANDS).astype(np.float16)
+    return band_means(heard[:MAX_WINDOWS], BANDS).astype(np.float16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +51,11 @@ class Outline:
     levels : np.ndarray [shape=(n, n_bands)], in dB
         Its envelope minus each band's mean.
     sums : np.ndarray [shape=(n + 1, n_bands)]
-        Cumulative sums of the levels of each band, from 0 on.
+        Cumulative sums of the levels of each band, from 0 on; the last ones are 0 too.
     squares : np.ndarray [shape=(n + 1,)]
         Cumulative sums of squared levels over all bands, from 0 on.
+    heads, tails : np.ndarray [shape=(n + 1,)]
+        Norms of the first k windows, and of the last k windows; see `_norms`.
     spectrum : np.ndarray [shape=(n_fft / 2 + 1, n_bands)]
         Fourier transform of each band over time.
     """
@@ -65,6 +63,8 @@ class Outline:
     levels: npt.NDArray[np.float32]
     sums: npt.NDArray[np.float32]
     squares: Floats
+    heads: Floats
+    tails: Floats
     spectrum: npt.NDArray[np.complex64]
 
 
@@ -74,9 +74,34 @@ def outline(track: Levels, longest: int) -> Outline:
 
     levels = track.astype(np.float32)  # half the time of double precision; a likeness is exact to 1e-5
     levels -= levels.mean(axis=0)
-    sums = np.concatenate([np.zeros((1, levels.shape[1]), np.float32), levels.cumsum(axis=0)])
-    squares = np.concatenate([np.zeros(1), np.einsum("wb,wb->w", levels, levels).cumsum(dtype=np.float64)])
-    return Outline(levels, sums, squares, fft.rfft(levels, 2 * fft.next_fast_len(longest, real=True), axis=0))
+    sums = np.zeros((len(levels) + 1, levels.shape[1]), np.float32)
+    levels[:-1].cumsum(axis=0, out=sums[1:-1])
+    squares = np.concatenate([np.zeros(1), np.vecdot(levels, levels).cumsum(dtype=np.float64)])
+    count, square_sums = np.arange(len(squares)), np.vecdot(sums, sums)
+    heads = _norms(squares, square_sums, count, levels.shape[1])
+    tails = _norms(squares[-1] - squares[::-1], square_sums[::-1], count, levels.shape[1])
+    spectrum = fft.rfft(levels, 2 * fft.next_fast_len(longest, real=True), axis=0)
+    return Outline(levels, sums, squares, heads, tails, spectrum)
+
+
+def _norms(
+    squares: Floats, square_sums: npt.NDArray[np.floating], count: npt.NDArray[np.integer], n_bands: int
+) -> Floats:
+    """Return the norms of sections of a track, with each band centred within its section.
+
+    Parameters
+    ----------
+    squares : np.ndarray [shape=(n,)]
+        Sum of all squared levels of each section.
+    square_sums : np.ndarray [shape=(n,)]
+        Sum of the squared sums of its bands.
+    count : np.ndarray [shape=(n,)]
+        Number of its windows.
+    n_bands : int > 0
+        Number of bands; each adds `STEADY_DB` in quadrature.
+    """
+    count = np.maximum(count, 1)
+    return np.asarray(np.sqrt(np.maximum(squares - square_sums / count, 0) + count * n_bands * STEADY_DB**2))
 
 
 def alike(first: Outline, second: Outline) -> tuple[float, int]:
@@ -121,20 +146,33 @@ def _best_shift(first: Outline, second: Outline, least: int) -> tuple[int, float
     from scipy import fft  # noqa: PLC0415  (slow to import)
 
     n, m = len(first.levels), len(second.levels)
+    if n < m:  # so that the second track is the shorter one
+        shift, correlation = _best_shift(second, first, least)
+        return -shift, correlation
+    # As the shift grows, the second track reaches into the first one, lies within it, and reaches out of it.
+    n_in, n_within = m - least, n - m + 1
     n_fft = 2 * (len(first.spectrum) - 1)
     products = fft.irfft(np.vecdot(second.spectrum, first.spectrum), n_fft)
-    shifts = np.arange(least - m, n - least + 1)
-    x = np.maximum(shifts, 0), np.minimum(shifts + m, n)
-    y = x[0] - shifts, x[1] - shifts
-    pairs, count = ((first, x), (second, y)), x[1] - x[0]
-    sum_x, sum_y = (np.take(of.sums, stop, 0) - np.take(of.sums, start, 0) for of, (start, stop) in pairs)
-    covariance = products[shifts] - np.einsum("sb,sb->s", sum_x, sum_y) / count
-    variance_x = first.squares[x[1]] - first.squares[x[0]] - np.einsum("sb,sb->s", sum_x, sum_x) / count
-    variance_y = second.squares[y[1]] - second.squares[y[0]] - np.einsum("sb,sb->s", sum_y, sum_y) / count
-    steady = count * first.levels.shape[1] * STEADY_DB**2
-    correlation = covariance / np.sqrt((np.maximum(variance_x, 0) + steady) * (np.maximum(variance_y, 0) + steady))
+    products = np.concatenate([products[n_fft - n_in :], products[: n_within + n_in]])
+    count = np.concatenate([np.arange(least, m), np.full(n_within, m), np.arange(m - 1, least - 1, -1)])
+    # The sums of a whole track are 0, and those of its end are minus those of its start.
+    sums = np.zeros(len(count), np.float32)
+    sums[:n_in] = np.vecdot(first.sums[least:m], second.sums[n_in:0:-1])
+    sums[n_in + n_within :] = np.vecdot(first.sums[n - m + 1 :][:n_in], second.sums[m - 1 :: -1][:n_in])
+    starts = np.arange(n_within)
+    inner = _norms(
+        first.squares[starts + m] - first.squares[starts],
+        np.square(first.sums[starts + m] - first.sums[starts]).sum(axis=1),
+        np.full(n_within, m),
+        first.levels.shape[1],
+    )
+    norm_x = np.concatenate([first.heads[least:m], inner, first.tails[m - 1 : least - 1 : -1]])
+    norm_y = np.concatenate(
+        [second.tails[least:m], np.full(n_within, second.heads[m]), second.heads[m - 1 : least - 1 : -1]]
+    )
+    correlation = (products + sums / count) / (norm_x * norm_y)
     best = int(np.argmax(correlation))
-    return int(shifts[best]), float(correlation[best])
+    return best - n_in, float(correlation[best])
 
 
 def _likeness(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> float:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.pipeline.features.decibels import AMIN, quick_levels
-from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, loudness_db, print_size
+from melzarr.pipeline.features.decibels import mean_levels, quick_levels
+from melzarr.pipeline.inspection.duplicate_candidates import fingerprint, heard_levels, print_size
 from melzarr.pipeline.inspection.time_alignment import Levels, envelope
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store
@@ -25,7 +25,6 @@ SECONDS = 10.0  # s, duration of each example
 COLUMNS = 500  # maximum number of time columns in each example
 BLOCK = 256  # tracks that are read before their results are added up
 KEPT = 200_000_000  # bytes of envelopes that are kept, for 5000 tracks at the defaults; others are read again
-CACHED = 32  # windows whose levels are computed at a time, so that they fit into a core's cache
 NAMED = 50  # damaged tracks whose errors are kept
 
 Floats = npt.NDArray[np.float64]
@@ -99,7 +98,7 @@ def listen(
         Called with 1 after each track.
     """
     n_mels = store.spec.n_mels
-    totals, frames = np.zeros((n_labels + 1, n_mels)), np.zeros(n_labels + 1, np.int64)  # the last of all other labels
+    totals, windows = np.zeros((n_labels + 1, n_mels)), np.zeros(n_labels + 1, np.int64)  # the last of all other labels
     prints = np.full((store.n_tracks, print_size(n_mels)), np.nan, np.float16)
     unreadable: list[tuple[int, str]] = []
     n_unreadable, room = 0, KEPT
@@ -109,16 +108,16 @@ def listen(
             n_unreadable += 1
             unreadable += [(number, sound)] if len(unreadable) < NAMED else []
         elif sound and heard[number]:
-            total, n_frames, print_, levels = sound
+            total, n_windows, print_, levels = sound
             totals[classes[number]] += total
-            frames[classes[number]] += n_frames
+            windows[classes[number]] += n_windows
             prints[number] = print_
             if (room := room - levels.nbytes) >= 0:
                 envelopes[number] = levels
     with np.errstate(invalid="ignore"):
         return Sound(
-            totals[:-1] / np.where(frames, frames, np.nan)[:-1, None],
-            totals.sum(axis=0) / (frames.sum() or np.nan),
+            totals[:-1] / np.where(windows, windows, np.nan)[:-1, None],
+            totals.sum(axis=0) / (windows.sum() or np.nan),
             prints,
             envelopes,
             unreadable,
@@ -142,7 +141,7 @@ def envelope_reader(store: Store) -> Callable[[int], Levels | None]:
     return one
 
 
-_Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, number of frames, fingerprint, envelope
+_Heard = tuple[Floats, int, npt.NDArray[np.float32], Levels]  # sum of levels, number of windows, fingerprint, envelope
 
 
 def _sounds(store: Store, progress: Callable[[int], object]) -> Iterator[tuple[int, _Heard | str | None]]:
@@ -166,7 +165,7 @@ def _listener(store: Store) -> Callable[[int], _Heard | str | None]:
 
     def listen_to(number: int) -> _Heard | str | None:
         if not hasattr(own, "mel"):
-            own.mel, own.levels = np.empty(spec.shape, spec.dtype), np.empty(spec.shape, np.float32)
+            own.mel = np.empty(spec.shape, spec.dtype)
         n = int(valid[number])
         try:
             read(number, own.mel)
@@ -174,24 +173,19 @@ def _listener(store: Store) -> Callable[[int], _Heard | str | None]:
             return "the file of its shard is missing"
         except (OSError, ValueError, RuntimeError) as error:
             return f"it is damaged: {error}"
-        return _heard(own.mel[:n], own.levels[:n], spec) if n else None
+        return _heard(own.mel[:n], spec) if n else None
 
     return listen_to
 
 
-def _heard(mel: npt.NDArray[Any], levels: npt.NDArray[np.float32], spec: FeatureSpec) -> _Heard | str:
-    """Return what is kept of valid windows; `levels` is memory for their levels."""
-    total = np.zeros(spec.n_mels)
+def _heard(mel: npt.NDArray[Any], spec: FeatureSpec) -> _Heard | str:
+    """Return what is kept of valid windows."""
     with np.errstate(all="ignore"):  # values that are not finite are reported below
-        for start in range(0, len(mel), CACHED):  # the rounding is far below the stored precision
-            block = quick_levels(mel[start : start + CACHED], spec, out=levels[start : start + CACHED])
-            total += block.reshape(-1, spec.n_mels).sum(axis=0)
-        if not np.isfinite(total).all():
-            return "it is damaged: its windows are not finite numbers"
-        frames = levels.reshape(-1, spec.n_mels)
-        is_power = spec.scale == "power" and spec.power == 2  # their mean needs no exponentials of levels
-        loudness = 10 * math.log10(max(float(mel.mean()), AMIN)) if is_power else loudness_db(frames)
-        return total, len(frames), fingerprint(frames, loudness), envelope(levels, loudness)
+        levels, loudness = mean_levels(mel, spec)
+    if not math.isfinite(loudness):
+        return "it is damaged: its windows are not finite numbers"
+    heard = heard_levels(levels, loudness)
+    return levels.sum(axis=0, dtype=np.float64), len(levels), fingerprint(heard), envelope(heard)
 
 
 def examples(

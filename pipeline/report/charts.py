@@ -200,7 +200,9 @@ def _style() -> AbstractContextManager[None]:
         "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 0.8,
         "patch.linewidth": 0.5, "svg.fonttype": "none", "svg.hashsalt": "melzarr",
     }  # fmt: skip
-    return mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **own})
+    # Without the backend: asking for it imports pyplot.
+    defaults: dict[Any, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+    return mpl.rc_context({**defaults, **own})
 
 
 def _chart(pixels: tuple[int, int]) -> tuple[Figure, Axes]:

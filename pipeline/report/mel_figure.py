@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import warnings
@@ -108,12 +107,6 @@ def require_matplotlib(what: str = "a report") -> None:
         import matplotlib as mpl  # noqa: F401, PLC0415  (an extra)
     except ImportError as error:
         raise MelzarrError(f"{what} needs matplotlib, which is not installed; pip install 'melzarr[plot]'") from error
-
-
-def load_drawing() -> None:
-    """Import what draws: half a second, in which other threads can read tracks."""
-    for name in ("matplotlib.figure", "matplotlib.backends.backend_svg"):
-        importlib.import_module(name)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
+import importlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,12 @@ from melzarr.pipeline.inspection.track_statistics import MAX_DRAWN, Example
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
-from melzarr.pipeline.report.mel_figure import RANGE_DB, load_drawing, require_matplotlib
+from melzarr.pipeline.report.mel_figure import RANGE_DB, require_matplotlib
 from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
+from melzarr.pipeline.threads import done_beside
 from melzarr.pipeline.zarr_store.reader import Store
 
 if TYPE_CHECKING:
@@ -92,10 +93,8 @@ def report(
     require_matplotlib()
     if run:
         read_run(run)
-    with feedback.steps() as step, ThreadPoolExecutor(1) as beside:
-        loading = beside.submit(load_drawing)
+    with feedback.steps() as step, done_beside(_load_drawing):
         found = quality.find(store, step("report", store.n_tracks), step)
-        loading.result()
     return write_report(store, found, folder, run, read_built(store)), found
 
 
@@ -295,6 +294,13 @@ def _confusion(training: Training | None) -> dict[str, Any] | None:
     rows = list(zip(figures.labels, cells, np.diag(shares).tolist(), there.tolist(), strict=True))
     is_table = len(counts) <= MAX_CELLS
     return {"labels": figures.labels, "rows": rows if is_table else [], "pairs": pairs, "n_wrong": int(wrong.sum())}
+
+
+def _load_drawing() -> None:
+    """Load what draws and fills a page; this takes most of a second."""
+    for module in ("matplotlib.figure", "matplotlib.backends.backend_svg"):
+        importlib.import_module(module)
+    _environment().get_template(PAGE)
 
 
 # Filters and functions of the page's template.

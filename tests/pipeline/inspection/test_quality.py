@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from faulty_store import HOSTILE, RATE, Song, encoded, make_store, song
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melzarr.pipeline.features.decibels import level_db
+from melzarr.pipeline.features.decibels import as_stored, mean_levels, stored_levels
 from melzarr.pipeline.features.mel import mel_windows
 from melzarr.pipeline.inspection.duplicate_candidates import (
     NEAREST,
@@ -24,7 +25,7 @@ from melzarr.pipeline.inspection.duplicate_candidates import (
     apart_db,
     candidates,
     fingerprint,
-    loudness_db,
+    heard_levels,
 )
 from melzarr.pipeline.inspection.named_tracks import LISTED
 from melzarr.pipeline.inspection.quality import (
@@ -34,7 +35,7 @@ from melzarr.pipeline.inspection.quality import (
     QualityReport,
     find,
 )
-from melzarr.pipeline.inspection.time_alignment import SAME, Outline, alike, envelope, outline
+from melzarr.pipeline.inspection.time_alignment import SAME, STEADY_DB, Outline, _best_shift, alike, envelope, outline
 from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store, open_store
@@ -253,7 +254,8 @@ def test_what_the_reader_keeps_no_longer_is_read_again(faulty: Store, found, mon
 def test_alike_is_what_brute_force_finds() -> None:
     rng = np.random.default_rng(4)
     smooth = np.cumsum(rng.normal(size=(500, 8)), axis=0)
-    one, other = (envelope(smooth[some, None], 0.0).astype(np.float64) for some in (slice(0, 300), slice(120, 420)))
+    one, other = (envelope(heard_levels(smooth[some].astype(np.float32), 0.0)).astype(np.float64)
+                  for some in (slice(0, 300), slice(120, 420)))  # fmt: skip
     likeness, shift = alike(outline(one.astype(np.float16), 300), outline(other.astype(np.float16), 300))
     by_shift = {}
     for lag in range(-100, 101):
@@ -267,21 +269,57 @@ def test_alike_is_what_brute_force_finds() -> None:
     )
 
 
+@pytest.mark.parametrize("n", [70, 120, 200, 300])
+def test_the_shift_of_tracks_of_any_length_is_that_of_brute_force(n: int) -> None:
+    rng = np.random.default_rng(n)
+    smooth = np.cumsum(rng.normal(size=(500, 8)), axis=0).astype(np.float16)
+    tracks, least = (smooth[:200], smooth[60 : 60 + n] + rng.normal(size=(n, 8)).astype(np.float16)), 60
+    for one, other in (tracks, tracks[::-1]):
+        by_shift = {}
+        for lag in range(least - len(other), len(one) - least + 1):
+            start, stop = max(lag, 0), min(lag + len(other), len(one))
+            x, y = one[start:stop].astype(np.float64), other[start - lag : stop - lag].astype(np.float64)
+            x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+            steady = x.size * STEADY_DB**2
+            by_shift[lag] = (x * y).sum() / np.sqrt(((x * x).sum() + steady) * ((y * y).sum() + steady))
+        shift, correlation = _best_shift(outline(one, 300), outline(other, 300), least)
+        assert shift == max(by_shift, key=by_shift.__getitem__)
+        assert correlation == pytest.approx(by_shift[shift], abs=1e-4)  # single precision, over hundreds of windows
+
+
+@pytest.mark.parametrize("scale", [{}, {"power": 1.0}, {"scale": "db"}, {"scale": "db", "dtype": "float16"}])
+def test_mean_levels_are_those_of_numpy(scale: dict[str, Any]) -> None:
+    spec, rng = FeatureSpec(n_windows=2500, n_mels=8, **scale), np.random.default_rng(0)
+    mel = 10 ** rng.uniform(-16, 9, (2500, spec.n_frames, 8)).astype(np.float32)
+    mel[5] = 0
+    stored = as_stored(mel, spec)
+    levels, loudness = mean_levels(stored, spec)
+    exact = stored_levels(stored.astype(np.float64), spec)
+    np.testing.assert_allclose(levels, exact.mean(axis=1), rtol=0, atol=2e-4)
+    assert loudness == pytest.approx(10 * np.log10((10 ** (exact / 10)).mean()), abs=1e-3)
+    for wrong in (np.nan, np.inf):
+        stored[1234, 1, 3] = wrong
+        assert np.isnan(mean_levels(stored, spec)[1])
+
+
 def test_a_fingerprint_is_that_of_numpy_and_does_not_know_how_loud(faulty: Store) -> None:
     levels = levels_of(faulty, 0)
     loudness = 10 * np.log10((10 ** (levels / 10)).mean())
-    assert loudness_db(levels) == pytest.approx(loudness)
-    heard = np.maximum(levels - loudness, -30)
-    np.testing.assert_allclose(fingerprint(levels, loudness), [*heard.mean(axis=0), *heard.std(axis=0)], atol=2e-3)
-    np.testing.assert_allclose(fingerprint(levels - 20, loudness - 20), fingerprint(levels, loudness), atol=2e-3)
+    means = levels.reshape(-1, faulty.spec.n_frames, faulty.spec.n_mels).mean(axis=1).astype(np.float32)
+    heard = np.maximum(means - loudness, -30)
+    found = fingerprint(heard_levels(means, loudness))
+    np.testing.assert_allclose(found, [*heard.mean(axis=0), *heard.std(axis=0)], atol=2e-3)
+    np.testing.assert_allclose(fingerprint(heard_levels(means - 20, loudness - 20)), found, atol=2e-3)
 
 
-def test_a_fingerprint_of_many_bands_is_bounded() -> None:
-    levels = np.random.default_rng(0).normal(size=(50, 300))
-    print_ = fingerprint(levels, loudness_db(levels))
+@pytest.mark.parametrize("n_mels", [128, 256, 300])
+def test_a_fingerprint_of_many_bands_is_bounded(n_mels: int) -> None:
+    heard = np.random.default_rng(0).normal(size=(50, n_mels)).astype(np.float32)
+    print_ = fingerprint(heard)
     assert print_.shape == (256,)
-    heard = np.maximum(levels - 10 * np.log10((10 ** (levels / 10)).mean()), -30)
-    assert print_[:128].mean() == pytest.approx(heard.mean(), abs=0.02)
+    starts = np.linspace(0, n_mels, 128, endpoint=False).astype(int)
+    means = [some.mean() for some in np.split(heard.mean(axis=0), starts[1:])]
+    np.testing.assert_allclose(print_[:128], means, atol=1e-5)
 
 
 @settings(max_examples=40)
@@ -332,9 +370,8 @@ def test_real_music_is_found_again_and_different_songs_are_not(shared: Path) -> 
 
     def heard(samples: np.ndarray) -> tuple[np.ndarray, Outline]:
         mel = mel_windows(samples.astype(np.float32), spec)
-        levels = level_db(mel[np.isfinite(mel).all(axis=(1, 2))], spec)
-        loudness = loudness_db(levels)
-        return fingerprint(levels.reshape(-1, spec.n_mels), loudness), outline(envelope(levels, loudness), 599)
+        heard = heard_levels(*mean_levels(mel[np.isfinite(mel).all(axis=(1, 2))], spec))
+        return fingerprint(heard), outline(envelope(heard), 599)
 
     songs = [soundfile.read(folder / row["path"])[0] for row in rows]
     mp3 = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
