@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ LOCK = ".lock"
 MODEL, TRAINED = "model.keras", "trained-on.txt"
 BLAKE3 = "blake3:"  # marks a digest in a list of what was trained on; an earlier version wrote SHA-256 without a mark
 PICTURES = ("history.png", "confusion.png", "network.png")
-# Files that a training writes, in the order in which they may be removed.
+# Files that a training writes, in the order in which they may be removed; the configuration comes after them.
 OWN_FILES = (
     run_files.METRICS, run_files.ANSWERS, *PICTURES, MODEL, "checkpoint-*.keras", TRAINED,
-    ".*.part.keras", ".*.part", run_files.HISTORY, "tensorboard/events.out.tfevents.*.melzarr", run_files.CONFIG,
+    ".*.part.keras", ".*.part", run_files.HISTORY, "tensorboard/events.out.tfevents.*.melzarr",
 )  # fmt: skip
 
 
@@ -135,23 +135,29 @@ class Run:
 
     def _refuse_foreign(self) -> None:
         """Raise RunError if the path is a file, or a folder that is not empty and holds no run."""
-        if not self.path.exists():
-            return
-        if not self.path.is_dir() or (
-            not self.config_file.is_file() and any(path.name != LOCK for path in self.path.iterdir())
-        ):
+        if self.path.exists() and not self.is_run_or_empty():
             raise RunError(f"{self.path} exists and is not a melzarr run; choose another folder with --run")
 
+    def is_run_or_empty(self) -> bool:
+        """Return whether the path is a folder that holds a run, or nothing."""
+        return self.path.is_dir() and (
+            self.config_file.is_file() or all(path.name == LOCK for path in self.path.iterdir())
+        )
+
     def clear(self) -> None:
-        """Remove only the files of a training, metrics first: if interrupted, the rest is an unfinished run."""
+        """Remove only what a training made, metrics first: if interrupted, the rest is an unfinished run."""
         self.metrics_file.unlink(missing_ok=True)
-        for config in sorted(self.path.glob(f"fold-*/{run_files.CONFIG}")):
-            if not config.parent.is_symlink():
-                with Run(config.parent).locked():
-                    Run(config.parent).clear()
+        for member in map(Run, sorted(self.path.glob("fold-[0-9]*"))):
+            if not member.path.is_symlink() and member.is_run_or_empty():
+                with member.locked():
+                    member.clear()
+                    (member.path / LOCK).unlink()
+                _remove_if_empty(member.path)
         for pattern in OWN_FILES:
             for path in sorted(self.path.glob(pattern)):
                 path.unlink()
+        _remove_if_empty(self.tensorboard)
+        self.config_file.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -335,6 +341,12 @@ class Run:
         for path in self.path.glob("checkpoint-*.keras"):
             if path != keep:
                 path.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder, unless it contains files that are not of a training."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _save(model: keras.Model, path: Path) -> None:

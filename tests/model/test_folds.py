@@ -258,7 +258,7 @@ def test_of_the_articles_network_alone_the_mean_is_a_network_of_windows(
         train_folds(tiny, replace(quick, epochs=1), 3, run, seed=SEED)
     run.start({**run.config, "folds": 0}, replace=True)
     assert not list(run.path.rglob("*.keras"))
-    assert not run.member(1).config_file.is_file()
+    assert not run.member(1).path.exists()
 
 
 # By name --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_another_run_is_refused_by_what_differs_and_replaced_only_if_asked(run: 
     assert not run.model_file.exists()
     assert not list(run.path.glob("tensorboard/*"))
     assert (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_members_of_a_run_that_is_replaced_leave_no_folders(run: Run) -> None:
+    for number in range(1, 6):
+        member = run.member(number)
+        with member.locked():
+            member.start(CONFIG)
+            train_epochs(member, [0.5])
+    (run.member(2).path / "notes.txt").write_text("mine")
+    shutil.rmtree(run.member(4).path)  # as a kill leaves the folder of a member that is being removed
+    run.member(4).path.mkdir()
+    (run.member(4).path / ".lock").touch()
+    (run.path / "fold-6").symlink_to(run.path.parent)
+    (run.path / "fold-7").mkdir()
+    (run.path / "fold-7/notes.txt").write_text("mine")
+    run.start({**CONFIG, "folds": 3}, replace=True)
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "fold-2", "fold-6", "fold-7"}
+    assert [path.name for path in run.member(2).path.iterdir()] == ["notes.txt"]
 
 
 # Its history, its models ----------------------------------------------------------------------------------------------
