@@ -256,6 +256,7 @@ class Run:
         author: str = "",
         published: str = "",
         force: bool = False,
+        progress: bool | None = None,
     ) -> Run:
         """Write the run as a model for others: with a card, its figures and checksums.
 
@@ -271,6 +272,8 @@ class Run:
             Metadata of the model. The date is such as 2026-11-23.
         force : bool
             Whether a shared run at `to` is replaced.
+        progress : bool, optional
+            Whether progress is shown; by default in a terminal and in a notebook.
 
         Returns
         -------
@@ -284,7 +287,8 @@ class Run:
         options = RunShareOptions(
             for_hub=hugging_face, onnx=onnx, title=title, licence=licence, author=author, published=published
         )
-        share_run(folder, open_directory(to), options, replace=force)
+        with feedback(progress).steps() as step:
+            share_run(folder, open_directory(to), options, replace=force, step=step)
         return Run(to)
 
 

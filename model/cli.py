@@ -103,7 +103,7 @@ def train(
       melzarr train music.zarr --folds 5
       melzarr train gtzan.zarr --recipe article --protocol window --run runs/as-in-2017
     """
-    load_tensorflow()
+    load_tensorflow(SHOWN)
     from melzarr.model.run_directory import Run
     from melzarr.pipeline.zarr_store.reader import open_store
 
@@ -181,7 +181,7 @@ def evaluate(run: Directory, store: Directory, split: str, with_trained: bool, b
       melzarr evaluate runs/demo-default-track demo.zarr --baselines
       melzarr evaluate runs/demo-default-track demo.zarr --split valid --json
     """
-    load_tensorflow()
+    load_tensorflow(SHOWN)
     from melzarr.model.evaluate import evaluate as evaluate_run
     from melzarr.model.messages import baseline_lines, confusion_lines, metrics_lines
     from melzarr.model.shared_run import opened_run
@@ -227,7 +227,7 @@ def predict(
       melzarr predict runs/demo-default-track *.flac --json
       melzarr predict s3://music/genres.zip song.mp3
     """
-    load_tensorflow()
+    load_tensorflow(SHOWN)
     from melzarr.model.messages import prediction_line
     from melzarr.model.plots import draw_songs
     from melzarr.model.predict import expected_windows
@@ -290,7 +290,7 @@ def reproduce(
       melzarr reproduce gtzan.zarr
       melzarr reproduce music.zarr --folds 5
     """
-    load_tensorflow()
+    load_tensorflow(SHOWN)
     from melzarr.model.reproduce import reproduce as reproduce_all
     from melzarr.model.reproduce_folds import reproduce_folds
     from melzarr.pipeline.zarr_store.reader import open_store

@@ -150,12 +150,13 @@ def _share_run(folder: Path, dest: Directory, *, as_json: bool, replace: bool, *
     """Share a run, and print what was made."""
     from melzarr.model.tensorflow_setup import load_tensorflow
 
-    load_tensorflow()
+    load_tensorflow(SHOWN)
     from melzarr.model.messages import shared_lines
     from melzarr.model.run_directory import Run
     from melzarr.model.share_run import RunShareOptions, share_run
 
-    found = share_run(Run(folder), dest, RunShareOptions(**options), replace=replace)
+    with SHOWN.steps() as step:
+        found = share_run(Run(folder), dest, RunShareOptions(**options), replace=replace, step=step)
     unsaid = [f"--{name}" for name in ("licence", "author", "published") if not options[name]]
     facts = {"share": str(dest), "run": str(folder), **found, "unsaid": unsaid}
     if as_json:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from melzarr.model.run_directory import MODEL, TRAINED, Run
-from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.errors import RunError, StorageError, StoreError
 from melzarr.pipeline.report import run_files
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.storage.remote_zip import RemoteZipDirectory
 from melzarr.pipeline.storage.zip import ZipDirectory
-from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, read_checksums
+from melzarr.pipeline.zarr_store.companion_files import CARD, CHECKSUMS, read_checksums
 
 ZIP: Final = ".zip"  # ending of a shared run in one file
 REQUIRED: Final = (run_files.CONFIG, run_files.METRICS, MODEL)  # without which a run is of no use
@@ -45,6 +45,17 @@ def opened_run(where: str | Path | Directory) -> Iterator[Run]:
     with tempfile.TemporaryDirectory(prefix="melzarr-run-") as folder:
         _fetch(directory, Path(folder))
         yield Run(Path(folder))
+
+
+def checksums_of_run(directory: Directory) -> dict[str, str]:
+    """Return the SHA-256 of each file of a shared run, by name; nothing if the directory is not one."""
+    try:
+        listed = read_checksums(directory.read(CHECKSUMS))
+    except StorageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError, StoreError):
+        return {}
+    return listed if {CARD, *REQUIRED} <= listed.keys() else {}
 
 
 def files_of_run(where: str | Path | Directory) -> Directory:

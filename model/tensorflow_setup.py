@@ -10,15 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.errors import MelzarrError
 
 
-def load_tensorflow() -> None:
-    """Import TensorFlow; what it prints meanwhile is shown only if the import fails.
+def load_tensorflow(feedback: Feedback = SILENT) -> None:
+    """Import TensorFlow, which takes seconds; what it prints meanwhile is shown only if the import fails.
 
     Two environment variables are set first, unless the user has set them. One hides the log lines of the native
     libraries. The other enables oneDNN, which is the default only on some x86 processors and trains this network twice
     as fast on others.
+
+    Parameters
+    ----------
+    feedback : Feedback
+        Shows that it is loading.
 
     Raises
     ------
@@ -29,7 +35,7 @@ def load_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its warnings are for programmers
     try:
-        with _held_back_stderr():
+        with feedback.counting(None, "load TensorFlow"), _held_back_stderr():
             importlib.import_module("tensorflow")
             importlib.import_module("keras")
     except ModuleNotFoundError as error:

@@ -36,8 +36,8 @@ class Feedback:
     made : callable
         Called with the summary of a store that was built.
     counting : callable
-        Called with a number of items, the name of a step, and the unit if it is not "track"; returns a context manager
-        that yields an `Advance`.
+        Called with a number of items, or None if there is nothing to count; the name of a step; and the unit if it is
+        not "track". Returns a context manager that yields an `Advance`.
     building : callable
         Called with a number of tracks and the name of a step; returns a context manager that yields a `Progress`.
     force : str
@@ -52,8 +52,8 @@ class Feedback:
     force: str = "force=True"
 
     @contextmanager
-    def steps(self) -> Iterator[Callable[[str, int], Advance]]:
-        """Yield a function that starts a step, given its name and its number of tracks, and returns its `Advance`."""
+    def steps(self) -> Iterator[Callable[[str, int | None], Advance]]:
+        """Yield a function that starts a step; it takes the first two arguments of `counting`, the name first."""
         with ExitStack() as stack:
             yield lambda name, n_tracks: stack.enter_context(self.counting(n_tracks, name))
 

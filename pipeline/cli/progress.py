@@ -48,17 +48,22 @@ def show_made(summary: Summary) -> None:
 
 
 @contextmanager
-def _bar(total: int, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
-    """Show done, rate and time left on stderr; if that is not a terminal, print a line every ten seconds."""
+def _bar(total: int | None, what: str, unit: str = "track") -> Iterator[tqdm.tqdm[Any]]:
+    """Show done, rate and time left on stderr; if that is not a terminal, print a line every ten seconds.
+
+    A step without a total is shown by its name, in a terminal.
+    """
     import tqdm
 
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, desc=what, unit=unit, mininterval=interval, delay=0.5, leave=False, position=0) as bar:
+    how: dict[str, Any] = {"mininterval": 0.1 if sys.stderr.isatty() else 10.0, "delay": 0.5}
+    if total is None:
+        how = {"bar_format": "{desc}", "disable": not sys.stderr.isatty()}
+    with tqdm.tqdm(total=total, desc=what, unit=unit, leave=False, position=0, **how) as bar:
         yield bar
 
 
 @contextmanager
-def counting(total: int, what: str, unit: str = "track") -> Iterator[Advance]:
+def counting(total: int | None, what: str, unit: str = "track") -> Iterator[Advance]:
     """Show the progress of a step."""
     with _bar(total, what, unit) as bar:
         yield bar.update

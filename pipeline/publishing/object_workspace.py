@@ -19,22 +19,30 @@ from melzarr.pipeline.storage.lock import Lease
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.shard import shard_name
 
-METADATA = "zarr.json"  # of the group: without it, the store does not open
 BEGUN = "publishing"
 DESCRIBED = "described"  # description of a store that replaces another one: a folder, and a .json file
 
 
 class ObjectWorkspace(Workspace):
-    """A workspace under a prefix. Shards are moved to the target, which does not open as a store in the meantime."""
+    """A workspace under a prefix. Shards are moved to the target, which does not open as a store in the meantime.
 
-    def __init__(self, target: Directory, plan_id: str = "") -> None:
+    Parameters
+    ----------
+    target, plan_id
+        As for `Staging`.
+    entry : str
+        File without which the target does not open: it is written last, and removed first.
+    """
+
+    def __init__(self, target: Directory, plan_id: str = "", entry: str = "zarr.json") -> None:
         if not target.can_list:
             raise CallError(
-                f"{target} can be read but not written; build the store in a folder, or at s3://, gs:// or az://"
+                f"{target} can be read but not written; use a folder, or an address at s3://, gs:// or az://"
             )
         if not urlsplit(str(target)).path:
-            raise CallError(f"{target} is a whole bucket; give a store in it, such as {target}/music.zarr")
+            raise CallError(f"{target} is a whole bucket; give a place in it, such as {target}/music.zarr")
         super().__init__(target, plan_id)
+        self.entry = entry
         self._lease = Lease(_bucket(self.root), "lock", str(target))
 
     def _store(self) -> Directory:
@@ -42,7 +50,7 @@ class ObjectWorkspace(Workspace):
 
     def occupied(self) -> bool:
         """Return whether the target has a store, or files that are not from an interrupted publish."""
-        return self.target.size(METADATA) is not None or (self.target.exists() and self.root.size(BEGUN) is None)
+        return self.target.size(self.entry) is not None or (self.target.exists() and self.root.size(BEGUN) is None)
 
     def reuse_published_shard(self, receipt: Receipt) -> None:
         """Write only the receipt: a worker finds the shard in the target."""
@@ -88,14 +96,14 @@ class ObjectWorkspace(Workspace):
         """Move the store to the target, and remove everything else there."""
         self.root.write(BEGUN)  # from here on, files in the target are from this build
         if replace:
-            self.target.remove([METADATA])
+            self.target.remove([self.entry])
         self.move_shards(digests, sizes)
         self._lease.require()
         expected = set(map(shard_name, range(len(digests))))
         self.target.remove([name for name, _ in self.target.files() if name not in expected])
-        self._copy(described, self.target, without=METADATA)
+        self._copy(described, self.target, without=self.entry)
         self._lease.require()
-        self._appear(described.read(METADATA))
+        self._appear(described.read(self.entry))
 
     def _copy(self, source: Directory, directory: Directory, without: str = "") -> None:
         """Copy all files except one; all are small."""
@@ -117,7 +125,7 @@ class ObjectWorkspace(Workspace):
 
     def finish_interrupted_publish(self) -> None:
         """Publish a store whose replacement of another one was interrupted, if all its shards are there."""
-        if self.target.size(METADATA) is not None or self.root.size(f"{DESCRIBED}.json") is None:
+        if self.target.size(self.entry) is not None or self.root.size(f"{DESCRIBED}.json") is None:
             return
         with self.locked():
             try:
@@ -130,7 +138,7 @@ class ObjectWorkspace(Workspace):
                 self.discard()
 
     def _remove_target(self) -> None:
-        self.target.remove([METADATA])
+        self.target.remove([self.entry])
         self.target.remove(name for name, _ in list(self.target.files()))
 
     def _require_hold(self) -> None:
@@ -139,9 +147,9 @@ class ObjectWorkspace(Workspace):
 
     def _appear(self, metadata: bytes) -> None:
         try:
-            _bucket(self.target).exchange(METADATA, metadata, None)
+            _bucket(self.target).exchange(self.entry, metadata, None)
         except FileExistsError as error:
-            if self.target.read(METADATA) != metadata:  # if equal, it was written and the response was lost
+            if self.target.read(self.entry) != metadata:  # if equal, it was written and the response was lost
                 raise BuildError(
                     f"{self.target} was created by another process in the meantime; check it, and build to another path"
                 ) from error

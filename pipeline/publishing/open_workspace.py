@@ -14,8 +14,8 @@ from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.storage.zip import ZipDirectory
 
 
-def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "") -> Workspace:
-    """Return the workspace of a store on a disk, in a zip archive, or in an object store.
+def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "", entry: str = "zarr.json") -> Workspace:
+    """Return the workspace of a store, or of another folder, on a disk, in a zip archive, or in an object store.
 
     Parameters
     ----------
@@ -23,6 +23,8 @@ def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "")
         Path or address of the store; a link is followed. A workspace is returned unchanged, with its lock.
     plan_id : str
         Plan whose receipts are read and written; empty for a build in one piece.
+    entry : str
+        File without which the target does not open. In an object store it appears last.
     """
     if isinstance(where, Workspace):
         return where
@@ -32,7 +34,7 @@ def open_workspace(where: str | Path | Directory | Workspace, plan_id: str = "")
     if not target.folder:
         from melzarr.pipeline.publishing.object_workspace import ObjectWorkspace  # noqa: PLC0415  (an extra: most stores are local)
 
-        return ObjectWorkspace(target, plan_id)
+        return ObjectWorkspace(target, plan_id, entry)
     if not target.folder.is_symlink():
         return LocalWorkspace(target, plan_id)
     place = Path(os.path.realpath(target.folder))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from melzarr.pipeline.errors import BuildError, CallError, StorageError, StoreError
@@ -22,8 +23,44 @@ from melzarr.pipeline.zarr_store.reader import is_store
 GENERATED = ".gitattributes"  # a share for Hugging Face has one, which Git may have changed
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is created at a target, and may be replaced there.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    is_one : callable
+        Returns whether a directory is one.
+    has_file : callable
+        Returns whether a name is that of one of its files; the files that its checksums list are its own too.
+    """
+
+    name: str
+    is_one: Callable[[Directory], bool]
+    has_file: Callable[[str], bool]
+
+
+def _is_store(target: Directory) -> bool:
+    try:
+        return is_store(target)
+    except StorageError:
+        raise
+    except StoreError:  # not a valid archive
+        return False
+
+
+STORE = Kind("store", _is_store, is_file_of_a_store)
+
+
 def refuse_place(
-    workspace: Workspace, others: Iterable[Directory] = (), *, replace: bool, catalog: Catalog | None = None
+    workspace: Workspace,
+    others: Iterable[Directory] = (),
+    *,
+    replace: bool,
+    catalog: Catalog | None = None,
+    kind: Kind = STORE,
 ) -> None:
     """Raise if a store cannot be created at its target, or if existing data would be lost.
 
@@ -32,11 +69,13 @@ def refuse_place(
     workspace : Workspace
         Workspace of the new store.
     others : iterable of Directory
-        Stores that it is derived from and that stay.
+        What it is derived from, such as stores, and must stay.
     replace : bool
         Whether an existing store may be replaced; anything else is never replaced.
     catalog : Catalog, optional
         The tracks that it is built from.
+    kind : Kind
+        What is created, if it is not a store.
 
     Raises
     ------
@@ -47,16 +86,16 @@ def refuse_place(
     """
     target = workspace.target
     if target.name in {"", ".", ".."}:
-        raise CallError(f"{target} is not the name of a store; give the path of a new folder")
+        raise CallError(f"{target} is not the name of a {kind.name}; give the path of a new folder")
     if target.name.endswith(".zip") and not isinstance(target, ZipDirectory) and not target.exists():
-        remedy = "choose a folder there" if target.name.endswith(ZIP_SUFFIX) else f"end it in {ZIP_SUFFIX}"
+        remedy = f"end it in {ZIP_SUFFIX}" if target.folder else "choose a folder there"
         raise CallError(f"{target} would not be an archive; {remedy}")
     refuse_inside(target)
     for other in others:
         here, there = _place(target), _place(other)
         if here.is_relative_to(there) or there.is_relative_to(here):
             where = "is" if here == there else "is inside" if here.is_relative_to(there) else "contains"
-            raise CallError(f"{target} {where} the store {other}, which must be kept; choose another path")
+            raise CallError(f"{target} {where} {other}, which must be kept; choose another path")
     if catalog:
         _refuse_source(target, catalog)
     workspace.probe()
@@ -65,14 +104,16 @@ def refuse_place(
         workspace.cleanup_after_crash()  # left by a kill after the last step
     if not workspace.occupied():
         return
-    if not _is_store(target):
-        raise BuildError(f"{target} exists and is not a melzarr store; choose another path, or remove it yourself")
+    if not kind.is_one(target):
+        raise BuildError(
+            f"{target} exists and is not a melzarr {kind.name}; choose another path, or remove it yourself"
+        )
     if not replace:
         raise BuildError(f"{target} already exists; choose another path, or replace it with --force")
-    if foreign := min(_foreign_files(target), default=""):
+    if foreign := min(_foreign_files(target, kind), default=""):
         raise BuildError(
-            f"{target} contains {foreign}, which is not part of the store and would be removed with it; move it, or "
-            f"make the new store elsewhere"
+            f"{target} contains {foreign}, which is not part of the {kind.name} and would be removed with it; move it, "
+            f"or make the new {kind.name} elsewhere"
         )
 
 
@@ -133,8 +174,8 @@ def _lead_into(place: PurePosixPath, catalog: Catalog) -> bool:
     return any(file.startswith(f"{place}/") for file in files)
 
 
-def _foreign_files(target: Directory) -> Iterator[str]:
-    """Yield the names of files in a store's folder that neither the store nor its list of checksums contains."""
+def _foreign_files(target: Directory, kind: Kind) -> Iterator[str]:
+    """Yield the names of files at a target that are neither of its kind nor in its list of checksums."""
     if isinstance(target, ZipDirectory):
         return
     try:
@@ -142,17 +183,8 @@ def _foreign_files(target: Directory) -> Iterator[str]:
     except (FileNotFoundError, ValueError):
         listed = set()
     for name, _ in target.files():
-        if not (is_file_of_a_store(name) or name in listed or name == GENERATED or is_worthless(name)):
+        if not (kind.has_file(name) or name in listed or name == GENERATED or is_worthless(name)):
             yield name
-
-
-def _is_store(target: Directory) -> bool:
-    try:
-        return is_store(target)
-    except StorageError:
-        raise
-    except StoreError:  # not a valid archive
-        return False
 
 
 def _place(directory: Directory) -> PurePosixPath:

@@ -48,6 +48,7 @@ class Scene:
     store: Store
     recipe: Path
     folder: Path
+    trained: Callable[[], Path]
 
     def of_some(self, name: str, *numbers: int) -> Path:
         """Make a store of some of the tracks."""
@@ -135,6 +136,15 @@ def train_folds(scene: Scene) -> list[list[object]]:
     return [["train", "s.zarr", "--recipe", scene.recipe, "--run", "run", "--seed", 3, "--folds", 2]]
 
 
+def share_run(scene: Scene) -> list[list[object]]:
+    return [["share", scene.trained(), "genres"]]
+
+
+def share_run_again(scene: Scene) -> list[list[object]]:
+    run(scene.folder, ["share", scene.trained(), "genres", "--licence", "cc0-1.0"])
+    return [["share", scene.trained(), "genres", "--force"]]
+
+
 def fetch(scene: Scene) -> list[list[object]]:
     recipe = scene.folder / "datasets/tiny/recipe.toml"
     recipe.parent.mkdir(parents=True)
@@ -154,6 +164,8 @@ CASES = {
     "share as an archive": Case(functools.partial(share, "shared.zarr.zip"), "shared.zarr.zip"),
     "train": Training(train, "run"),
     "train --folds": Training(train_folds, "run"),
+    "share of a run": Case(share_run, "genres"),
+    "share of a run --force": Case(share_run_again, "genres"),
     "fetch": Case(fetch, "datasets/tiny/audio"),
 }
 STRUCK = [(0.3, signal.SIGKILL), (0.7, signal.SIGKILL), (0.97, signal.SIGKILL), (0.7, signal.SIGINT)]
@@ -164,7 +176,17 @@ def scene_in(music: Path, finished: Store, tmp_path_factory: pytest.TempPathFact
     recipe = tmp_path_factory.mktemp("recipe") / "quick.toml"
     settings = ('frontend = "db"', 'optimizer = "adamw"', "learning_rate = 1e-3", "batch_size = 16", "epochs = 2")
     recipe.write_text("\n".join([*settings, "windows_per_track = 16"]))
-    return lambda folder: Scene(music, finished, recipe, folder)
+
+    @functools.cache
+    def trained() -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        n_changes(run(folder, *train(scene(folder))))
+        return folder / "run"
+
+    def scene(folder: Path) -> Scene:
+        return Scene(music, finished, recipe, folder, trained)
+
+    return scene
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +219,7 @@ def test_it_goes_on_and_ends_in_the_same_bytes(
     else:
         assert struck.returncode in {0, 1}, struck.stderr
         assert "Traceback" not in struck.stderr
-    if case.made == "s.zarr" and (tmp_path / "s.zarr").exists():
+    if case.made in {"s.zarr", "genres"}:
         assert case.facts(tmp_path) in (before, expected)
     again = run(tmp_path, first)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -206,4 +228,4 @@ def test_it_goes_on_and_ends_in_the_same_bytes(
     assert case.facts(tmp_path) == expected
     if case.made.endswith((".zarr", ".zip", "shared")):
         assert verify(open_store(tmp_path / case.made)).problems == []
-        assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".building", ".appended"))]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".building", ".trash", ".appended"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import shutil
 import socket
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +22,17 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from keras import ops
+from nginx import Nginx, program
 
 import melzarr
 from melzarr.cli import main
 from melzarr.model.predict import predict
 from melzarr.model.run_directory import Run
 from melzarr.model.share_run import RunShareOptions, share_run
-from melzarr.model.shared_run import opened_run
+from melzarr.model.shared_run import files_of_run, opened_run
 from melzarr.pipeline.errors import BuildError, CallError, MelzarrError, RunError
+from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.zarr_store.reader import Store
@@ -44,6 +49,10 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("tf2onnx", "onnx", "onnxruntime")),
     reason="tf2onnx and onnxruntime are not here: pip install 'melzarr[onnx]' onnxruntime",
 )
+
+
+class Stopped(BaseException):
+    """What a test stops a share by."""
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -245,6 +254,55 @@ def test_in_an_object_store_it_is_used_as_the_run_is(
     assert b"not stated" in bucket.child("genres").read("README.md")
 
 
+@pytest.fixture(params=["http", "https"])
+def web(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
+    """A web server that gives what the test has in its folder ``web``."""
+    if program() is None:
+        pytest.skip("nginx is not here: apt-get install nginx-light")
+    (tmp_path / "web").mkdir()
+    server = Nginx(tmp_path / "web", tmp_path / "nginx", is_secure=request.param == "https")
+    if request.param == "https":
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    yield server
+    server.stop()
+
+
+def test_on_the_web_it_is_used_as_the_run_is(
+    trained: Run, shared_run: Path, music: Path, tmp_path: Path, web: Nginx
+) -> None:
+    shutil.copytree(shared_run, tmp_path / "web/genres")
+    share(trained, tmp_path / "web/genres.zip")
+    song = music / "drums/drums.00000.wav"
+    expected = melzarr.Run(trained.path).predict(song)
+    for name in ("genres", "genres.zip"):
+        found = melzarr.Run(f"{web.url}/{name}").predict(song)
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    done = command("predict", f"{web.url}/genres.zip", song, "--json")
+    assert json.loads(done.stdout)[0]["genre"] == expected.genre
+    with pytest.raises(RunError, match=f"{web.url}/none is not a shared run, it has no SHA256SUMS"):
+        melzarr.Run(f"{web.url}/none").predict(song)
+    with pytest.raises(CallError, match="can be read but not written; use a folder, or an address at s3://"):
+        share_run(trained, open_directory(f"{web.url}/new"), GIVEN)
+
+
+def test_in_an_object_store_it_is_incomplete_until_its_checksums_are_there(
+    trained: Run, bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    bucket.remove([".keep"])
+    for replace in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr("melzarr.pipeline.publishing.object_workspace.ObjectWorkspace._appear", stop)
+            with pytest.raises(Stopped):
+                share_run(trained, bucket.child("genres"), GIVEN, replace=replace)
+        with pytest.raises(RunError, match="has no SHA256SUMS"), opened_run(bucket.child("genres")):
+            pass
+        share_run(trained, bucket.child("genres"), GIVEN, replace=replace)
+        assert {name for name, _ in bucket.files()} == {f"genres/{name}" for name in FILES}
+
+
 def test_a_damaged_copy_is_found_before_it_is_used(trained: Run, tmp_path: Path) -> None:
     share(trained, tmp_path / "genres.zip")
     with zipfile.ZipFile(tmp_path / "genres.zip") as archive:
@@ -282,13 +340,82 @@ def test_what_is_there_is_replaced_only_if_it_is_a_shared_run_and_nothing_else(t
     (tmp_path / "notes/mine.txt").write_text("mine")
     (tmp_path / "mine.zip").write_text("mine")
     for name in ("notes", "mine.zip"):
-        with pytest.raises(BuildError, match="is not a shared run"):
+        with pytest.raises(BuildError, match="is not a melzarr shared run"):
             share(trained, tmp_path / name, replace=True)
-    with pytest.raises(CallError, match="is the run"):
+    with pytest.raises(CallError, match=r"is inside .*, which must be kept"):
         share(trained, trained.path / "genres")
     with pytest.raises(CallError, match="is one file, and Hugging Face reads a folder"):
         share(trained, tmp_path / "hub.zip", RunShareOptions(for_hub=True))
     assert {path.name for path in tmp_path.iterdir()} == {"genres", "notes", "mine.zip"}
+
+
+@pytest.mark.parametrize("name", ["genres", "genres.zip"])
+def test_what_a_killed_share_left_goes_with_the_next_one(trained: Run, tmp_path: Path, name: str) -> None:
+    for rest in ("building", "building.trash"):
+        write_whole(tmp_path / f"{name}.{rest}/store/model.keras", b"half of it")
+    share(trained, tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "genres.zip.sha256"}
+    with opened_run(tmp_path / name) as run:
+        assert run.is_finished
+
+
+def stop_after_it_appeared(run: Run, target: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share a run, and stop before the parent folder is synced, or while what is left is removed."""
+
+    def stop(path: Path, **_: str) -> None:
+        if path.exists():
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"melzarr.pipeline.publishing.local_workspace.{step}", stop)
+        with pytest.raises(Stopped):
+            share(run, target)
+    assert len(list(target.parent.glob(f"{target.name}.building*"))) == 1
+
+
+@pytest.mark.parametrize("step", ["sync", "_remove"])
+@pytest.mark.parametrize("name", ["genres", "genres.zip"])
+def test_stopped_after_it_appeared_it_is_finished_by_the_same_command(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: str
+) -> None:
+    stop_after_it_appeared(trained, tmp_path / name, step, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr("melzarr.model.share_run.model_card", None)  # nothing is made again
+        found = share(trained, tmp_path / name)
+    assert found == share(trained, tmp_path / name, replace=True)
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "genres.zip.sha256"}
+
+
+def test_stopped_after_it_appeared_it_is_not_taken_for_another(
+    trained: Run, own_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after_it_appeared(trained, tmp_path / "genres", "sync", monkeypatch)
+    own_run.metrics_file.write_text(json.dumps({**own_run.metrics, "more": 1}))
+    for other, options in ((trained, RunShareOptions()), (own_run, GIVEN)):
+        with pytest.raises(BuildError, match="already exists"):
+            share(other, tmp_path / "genres", options)
+
+
+@pytest.mark.parametrize("name", ["genres", "genres.zip"])
+def test_of_two_at_once_one_is_refused(trained: Run, tmp_path: Path, name: str) -> None:
+    share(trained, tmp_path / name)
+    with (
+        open_workspace(files_of_run(tmp_path / name)).locked(),
+        pytest.raises(BuildError, match=f"{name} is being built by process {os.getpid()} on .*; wait for it"),
+    ):
+        share(trained, tmp_path / name, RunShareOptions(), replace=True)
+    with opened_run(tmp_path / name) as run:
+        assert run.is_finished
+
+
+def test_one_that_fails_leaves_nothing(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("melzarr.model.share_run.model_card", fail)
+    with pytest.raises(OSError, match="no space left"):
+        share(trained, tmp_path / "genres")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_archive_is_replaced_too(trained: Run, tmp_path: Path) -> None:

@@ -18,8 +18,13 @@ http {{
     access_log {state}/access.log;
     client_body_temp_path {state}/a; proxy_temp_path {state}/b; fastcgi_temp_path {state}/c;
     uwsgi_temp_path {state}/d; scgi_temp_path {state}/e;
-    server {{ listen 127.0.0.1:{port}; root {root}; }}
+    server {{ listen 127.0.0.1:{port}{secure}; root {root}; }}
 }}
+"""
+SECURE = " ssl; ssl_certificate {state}/certificate.pem; ssl_certificate_key {state}/key.pem"
+CERTIFICATE = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1
+    -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out certificate.pem
 """
 
 
@@ -37,15 +42,21 @@ class Nginx:
         Folder that it gives.
     state : Path
         Folder for its own files.
+    is_secure : bool
+        Whether its address is https://, with a certificate that signs itself: ``certificate``.
     """
 
-    def __init__(self, root: Path, state: Path) -> None:
+    def __init__(self, root: Path, state: Path, *, is_secure: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.url, self.log = f"http://127.0.0.1:{port}", state / "access.log"
+        self.url, self.log = f"http{'s' * is_secure}://127.0.0.1:{port}", state / "access.log"
+        self.certificate = state / "certificate.pem"
         state.mkdir()
-        (state / "nginx.conf").write_text(CONFIGURATION.format(state=state, root=root, port=port))
+        if is_secure:
+            subprocess.run(CERTIFICATE.split(), cwd=state, check=True, capture_output=True)
+        secure = SECURE.format(state=state) if is_secure else ""
+        (state / "nginx.conf").write_text(CONFIGURATION.format(state=state, root=root, port=port, secure=secure))
         self.process = subprocess.Popen(
             [str(program()), "-p", str(state), "-e", str(state / "error.log"), "-c", str(state / "nginx.conf")],
             stdout=subprocess.DEVNULL,

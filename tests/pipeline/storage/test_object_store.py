@@ -136,7 +136,7 @@ def test_on_the_web_it_is_read_and_verified_where_nothing_can_be_listed(
     assert store.n_bytes == finished.n_bytes
     catalog = read_catalog(f"{remote_music}/tracks.csv".replace("s3:/", s3.web))
     assert len(catalog.tracks) == 12
-    with pytest.raises(CallError, match=r"can be read but not written; build the store in a folder, or at s3://"):
+    with pytest.raises(CallError, match=r"can be read but not written; use a folder, or an address at s3://"):
         open_workspace(web)
     with pytest.raises(StorageError, match="a folder on a web server cannot be listed; give a manifest"):
         list(web.files())
@@ -526,7 +526,7 @@ def test_a_store_has_the_name_that_it_was_given(
 
 def test_a_whole_bucket_is_no_place_for_a_store(remote_music: ObjectStoreDirectory) -> None:
     with pytest.raises(
-        CallError, match=r"s3://zarr is a whole bucket; give a store in it, such as s3://zarr/music.zarr"
+        CallError, match=r"s3://zarr is a whole bucket; give a place in it, such as s3://zarr/music.zarr"
     ):
         run(remote_music, "s3://zarr")
 
