@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import keras
@@ -16,36 +15,11 @@ from melzarr.model.song_model import LEAST
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.report.run_reader import SPLITS, Figures, Training, read_run
 from melzarr.pipeline.share.dataset_card import escape, hub_licence, markdown_table
+from melzarr.pipeline.storage.directory import Directory
+from melzarr.pipeline.storage.zip import ZipDirectory
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AboutModel:
-    """Content of a card that is not in the run itself.
-
-    Parameters
-    ----------
-    name : str
-        Name of the shared folder or archive.
-    is_zip : bool
-        Whether it is an archive.
-    title, licence, author, published : str
-        Metadata of the model; empty if not given. The date is such as 2026-11-23.
-    files : sequence of str
-        Names of its files.
-    """
-
-    name: str
-    is_zip: bool
-    title: str
-    licence: str
-    author: str
-    published: str
-    files: Sequence[str]
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder, into which an archive is unpacked."""
-        return self.name.removesuffix(".zip")
+if TYPE_CHECKING:
+    from melzarr.model.share_run import RunShareOptions
 
 
 def takes_song(model: keras.Model) -> bool:
@@ -54,7 +28,9 @@ def takes_song(model: keras.Model) -> bool:
     return len(model.predict_on_batch(windows)) == 1
 
 
-def model_card(run: Run, model: keras.Model, about: AboutModel) -> str:
+def model_card(
+    run: Run, model: keras.Model, target: Directory, files: Collection[str], options: RunShareOptions
+) -> str:
     """Write the card of a shared run.
 
     Parameters
@@ -63,20 +39,28 @@ def model_card(run: Run, model: keras.Model, about: AboutModel) -> str:
         The run.
     model : keras.Model
         Its model. How it is used follows from its output.
-    about : AboutModel
-        Further content of the card.
+    target : Directory
+        Where it is shared; the card has its name.
+    files : collection of str
+        Names of the other files there.
+    options : RunShareOptions
+        Metadata of the model.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("melzarr.model"), autoescape=False, keep_trailing_newline=True,  # noqa: S701  (no HTML)
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["md"] = escape
-    training, config = read_run(run.path), run.config
-    title = about.title or f"Genres of {config['store'].get('title') or 'music'}"
+    training, config, is_zip = read_run(run.path), run.config, isinstance(target, ZipDirectory)
+    title = options.title or f"Genres of {config['store'].get('title') or 'music'}"
     return environment.get_template("model_card.md").render(
-        about=about,
+        name=target.name,
+        is_zip=is_zip,
+        folder=target.name.removesuffix(".zip") if is_zip else target.name,
+        files=files,
         title=title,
-        licence=hub_licence(about.licence),
+        licence=options.licence,
+        hub_licence=hub_licence(options.licence),
         labels=run.labels,
         spec=run.spec,
         floor=AMIN ** (run.spec.power / 2),
@@ -91,7 +75,7 @@ def model_card(run: Run, model: keras.Model, about: AboutModel) -> str:
         versions=_listed(dict(config.get("versions", {}))),
         seed=config["seed"],
         leaks=training.protocol == "window",
-        citation=_citation(title, training, about),
+        citation=_citation(title, training, options),
     )
 
 
@@ -118,6 +102,7 @@ def _results(figures: Figures) -> Iterator[dict[str, Any]]:
         yield {"type": kind, "name": f"{words} (95 %: {low:.3f} to {high:.3f})", "value": round(value, 4)}
 
 
-def _citation(title: str, training: Training, about: AboutModel) -> str:
-    by, year = f"{about.author}. " if about.author else "", f" ({about.published[:4]})" if about.published else ""
+def _citation(title: str, training: Training, options: RunShareOptions) -> str:
+    by = f"{options.author}. " if options.author else ""
+    year = f" ({options.published[:4]})" if options.published else ""
     return f"{by}{title}{year}. Network of mel-spectrogram windows, trained with melzarr on {training.store_uuid}."

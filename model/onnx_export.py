@@ -29,6 +29,7 @@ def export_onnx(model: keras.Model, path: Path) -> None:
         The file.
     """
     _hold_constants(model)
+    model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports only what was called
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx uses names that numpy no longer has
         model.export(path, format="onnx", verbose=False)

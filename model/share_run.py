@@ -12,7 +12,7 @@ from pathlib import Path
 
 import keras
 
-from melzarr.model.model_card import AboutModel, model_card
+from melzarr.model.model_card import model_card
 from melzarr.model.onnx_export import export_onnx, require_onnx
 from melzarr.model.run_directory import MODEL, PICTURES, TRAINED, Run
 from melzarr.model.shared_run import checksums_of_run, files_of_run
@@ -22,7 +22,7 @@ from melzarr.pipeline.publishing.target_guard import Kind, refuse_place
 from melzarr.pipeline.publishing.workspace import DERIVED, Workspace
 from melzarr.pipeline.report.run_files import CONFIG, HISTORY, METRICS
 from melzarr.pipeline.share.write_share import archive_sha256
-from melzarr.pipeline.storage.atomic import files_below, sync
+from melzarr.pipeline.storage.atomic import sync
 from melzarr.pipeline.storage.digests import digest_of
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
@@ -65,7 +65,7 @@ def share_run(
     replace: bool = False,
     step: Callable[[str, None], object] = lambda _, __: None,
 ) -> dict[str, int | str]:
-    """Share a run. It appears at `target` as a whole; the same run and options give the same bytes.
+    """Share a run. It appears at `target` as a whole; the same run and options give the same bytes, except of ONNX.
 
     Parameters
     ----------
@@ -143,18 +143,15 @@ def _write_files(
         if (run.path / copied).is_file():
             shutil.copyfile(run.path / copied, folder / copied)
     _save(model, folder / MODEL)
+    files = {path.name for path in folder.iterdir()} | ({ONNX} if options.onnx else set())
+    (folder / CARD).write_text(model_card(run, model, target, files, options), encoding="utf-8")
     if options.onnx:
         step(f"export {ONNX}", None)
         export_onnx(model, folder / ONNX)
-    about = AboutModel(
-        name=target.name, is_zip=isinstance(target, ZipDirectory), title=options.title, licence=options.licence,
-        author=options.author, published=options.published, files=[name for name, _ in files_below(folder)],
-    )  # fmt: skip
-    (folder / CARD).write_text(model_card(run, model, about), encoding="utf-8")
     if options.for_hub:
         lines = [f"{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("*.keras", "*.onnx", "*.png")]
         (folder / ATTRIBUTES).write_text("".join(lines))
-    digests = {name: digest_of(folder / name, hashlib.sha256) for name, _ in files_below(folder)}
+    digests = {path.name: digest_of(path, hashlib.sha256) for path in folder.iterdir()}
     (folder / CHECKSUMS).write_bytes(checksum_lines(digests))
     for path in (*folder.iterdir(), folder):
         sync(path)
