@@ -53,9 +53,14 @@ class Feedback:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[str, int | None], Advance]]:
-        """Yield a function that starts a step; it takes the first two arguments of `counting`, the name first."""
+        """Yield a function that starts a step, given its name and its number of tracks, and ends the one before."""
         with ExitStack() as stack:
-            yield lambda name, n_tracks: stack.enter_context(self.counting(n_tracks, name))
+
+            def start(name: str, n_tracks: int | None) -> Advance:
+                stack.close()
+                return stack.enter_context(self.counting(n_tracks, name))
+
+            yield start
 
 
 SILENT = Feedback()

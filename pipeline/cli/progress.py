@@ -60,6 +60,7 @@ def _bar(total: int | None, what: str, unit: str = "track") -> Iterator[tqdm.tqd
         how = {"bar_format": "{desc}", "disable": not sys.stderr.isatty()}
     with tqdm.tqdm(total=total, desc=what, unit=unit, leave=False, position=0, **how) as bar:
         yield bar
+    sys.stderr.flush()  # tqdm keeps the return to the start of the line, so the next text would stand further right
 
 
 @contextmanager
