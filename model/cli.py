@@ -189,7 +189,7 @@ def evaluate(run: Directory, store: Directory, split: str, with_trained: bool, b
 
     feedback = replace(SHOWN, warn=beside_bar)
     options: dict[str, Any] = {"with_trained": with_trained, "with_baselines": baselines, "feedback": feedback}
-    with opened_run(run) as folder:
+    with opened_run(run, SHOWN) as folder:
         found = evaluate_run(folder, open_store(store), split, **options)
     found["run"] = str(run)
     if as_json:
@@ -234,7 +234,7 @@ def predict(
     from melzarr.model.predict import predict as predict_song
     from melzarr.model.shared_run import opened_run
 
-    with opened_run(run) as folder:
+    with opened_run(run, SHOWN) as folder:
         spec, labels, model = folder.spec, tuple(folder.labels), folder.model()
         if said := folder.unfinished():
             beside_bar(said)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from melzarr.model.run_directory import MODEL, TRAINED, Run
+from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.errors import RunError, StorageError, StoreError
 from melzarr.pipeline.report import run_files
 from melzarr.pipeline.storage.directory import Directory
@@ -24,7 +25,7 @@ USED: Final = (*REQUIRED, run_files.HISTORY, TRAINED)
 
 
 @contextmanager
-def opened_run(where: str | Path | Directory) -> Iterator[Run]:
+def opened_run(where: str | Path | Directory, feedback: Feedback = SILENT) -> Iterator[Run]:
     """Provide a run within a `with` block.
 
     Parameters
@@ -32,6 +33,8 @@ def opened_run(where: str | Path | Directory) -> Iterator[Run]:
     where : str, Path or Directory
         A folder, a ``NAME.zip``, or an address of either in an object store or on a web server. What is not a folder on
         this machine is copied to a temporary one, and compared with its checksums.
+    feedback : Feedback
+        Shows that it is copied.
 
     Raises
     ------
@@ -43,7 +46,8 @@ def opened_run(where: str | Path | Directory) -> Iterator[Run]:
         yield Run(directory.folder)
         return
     with tempfile.TemporaryDirectory(prefix="melzarr-run-") as folder:
-        _fetch(directory, Path(folder))
+        with feedback.counting(None, f"copy {directory}"):
+            _fetch(directory, Path(folder))
         yield Run(Path(folder))
 
 

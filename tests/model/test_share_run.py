@@ -109,7 +109,9 @@ def test_it_has_what_is_needed_to_use_it_and_no_more(trained: Run, shared_run: P
 def test_it_is_the_same_each_time_and_an_archive_holds_the_same(trained: Run, shared_run: Path, tmp_path: Path) -> None:
     share(trained, tmp_path / "again/genres")
     assert files(tmp_path / "again/genres") == files(shared_run)
-    found = share(trained, tmp_path / "genres.zip")
+    steps: list[str] = []
+    found = share(trained, tmp_path / "genres.zip", step=lambda name, _: steps.append(name))
+    assert steps == ["read the model", "publish"]
     with zipfile.ZipFile(tmp_path / "genres.zip") as archive:
         inside = {name: archive.read(name) for name in archive.namelist()}
     assert {name for name in inside if inside[name] != files(shared_run)[name]} == {"README.md", "SHA256SUMS"}
