@@ -6,7 +6,7 @@ from pathlib import Path
 
 from melzarr.pipeline.publishing.local_workspace import LocalWorkspace
 from melzarr.pipeline.shard_receipt import Receipt
-from melzarr.pipeline.storage.atomic import write_whole
+from melzarr.pipeline.storage.atomic import remove_parts, write_whole
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.zip import ZipDirectory, pack_folder
@@ -35,7 +35,9 @@ class ZipWorkspace(LocalWorkspace):
         archive.unlink(missing_ok=True)  # left by a kill, or a link
         digests = {self.target.name: pack_folder(store, archive)}
         # The digest is written first. After a kill in between, the next run writes both again, so they match soon.
-        write_whole(digest_file(self.target.path), checksum_lines(digests))
+        digest = digest_file(self.target.path)
+        remove_parts(digest)  # left by a kill
+        write_whole(digest, checksum_lines(digests))
         archive.replace(self.target.path)
 
 
