@@ -185,7 +185,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Figures of the splits valid and test, with intervals, and the protocol."""
+        """Figures of the splits valid and test, with intervals and baselines, and the protocol."""
         return self.folder.metrics
 
     @property

@@ -83,9 +83,12 @@ def baselines(
     if (counts > 0).sum() < 2:
         only = labels[int(np.argmax(counts))]
         raise RunError(f"{store.address}: all tracks to train a baseline on have the label {only!r}; give other labels")
-    is_bounded = train.tracks.size > MAX_TRAINED
-    taken = stream(OF_BASELINES, 0).choice(train.tracks.size, MAX_TRAINED, replace=False) if is_bounded else slice(None)
-    learnt, classes = train.tracks[taken], train.labels[taken]
+    learnt, classes = train.tracks, train.labels
+    if is_bounded := train.tracks.size > MAX_TRAINED:
+        drawn = stream(OF_BASELINES, 0).permutation(train.tracks.size)
+        first = np.unique(classes[drawn], return_index=True)[1]  # one track of each class, however rare
+        drawn = np.concatenate([drawn[first], np.delete(drawn, first)])[:MAX_TRAINED]
+        learnt, classes = learnt[drawn], classes[drawn]
     svm = make_pipeline(StandardScaler(), SVC(C=C))
     with feedback.counting(learnt.size + 2 * tracks.size, "baselines") as progress:
         svm.fit(track_summaries(store, learnt, progress), classes)

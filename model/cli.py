@@ -92,7 +92,7 @@ def train(
     """Train the network on STORE, and evaluate it.
 
     The default recipe also trains small networks of the summary of each whole track, in seconds. The model of the run
-    joins both.
+    joins both. On the test split it is compared with simple baselines, as by melzarr evaluate --baselines.
 
     A run is a folder with the model, its configuration, its history (also for TensorBoard), its metrics and pictures.
     A training that was stopped resumes after its last epoch. On hundreds of tracks a single split says little: --folds
@@ -133,8 +133,9 @@ def _train(store: Store, run: Run, **options: Any) -> dict[str, Any]:
     for part in ("valid", "test"):
         if part in found:
             show(metrics_lines(part, found["protocol"], found[part]))
-    if "folds" in found:
+    if "baselines" in found["test"]:
         show(baseline_lines(found["test"]))
+    if "folds" in found:
         click.echo(spread_line(found["folds"]))
         show(confusion_lines(found["test"]))
     click.echo(f"pictures: {', '.join(sorted(str(path) for path in run.path.glob('*.png')))}")
@@ -281,10 +282,9 @@ def reproduce(
     """Repeat the article's experiment on STORE, compare it with today's recipe, and write a report.
 
     The article's recipe is tested on windows of the same tracks and on other tracks. The default recipe is tested on
-    other tracks, and on each split that the dataset's recipe names. On other tracks, both are compared with baselines,
-    as by melzarr evaluate --baselines. With --folds, both recipes, each opinion alone and the baselines judge every
-    track, which says more of hundreds of tracks. This takes hours for a thousand tracks. If it is stopped, the same
-    command resumes it.
+    other tracks, and on each split that the dataset's recipe names. On other tracks, both are compared with baselines.
+    With --folds, both recipes, each opinion alone and the baselines judge every track, which says more of hundreds of
+    tracks. This takes hours for a thousand tracks. If it is stopped, the same command resumes it.
 
     \b
       melzarr reproduce gtzan.zarr
@@ -308,6 +308,5 @@ def reproduce(
             opened,
             folder,
             lambda recipe, protocol, run: _train(opened, run, recipe=recipe, protocol=protocol, **options),
-            SHOWN,
         )
     click.echo(f"report: {report}")

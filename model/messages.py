@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melzarr.pipeline.human_units import count, size, table
-from melzarr.pipeline.report.run_files import ACCURACIES, drawn_words
+from melzarr.pipeline.report.run_files import ACCURACIES, ahead_words, drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -55,20 +55,6 @@ def baseline_lines(metrics: Mapping[str, Any]) -> list[str]:
         for found in metrics["baselines"].values()
     ]
     return [*table(["right", "", "95 %"], rows), *(ahead_words(found) for found in metrics["baselines"].values())]
-
-
-def ahead_words(baseline: Mapping[str, Any]) -> str:
-    """Return a sentence that compares the network with a baseline, with the paired interval of the difference."""
-    ahead, words = baseline["ahead"], baseline["words"]
-    is_behind = ahead["value"] < 0
-    if is_behind:
-        ahead = {"value": -ahead["value"], "low": -ahead["high"], "high": -ahead["low"]}
-    by = f"the {words} by {ahead['value']:.3f} ({_interval(ahead)})"
-    if ahead["low"] > 0:
-        return f"the network {'loses to' if is_behind else 'is ahead of'} {by}"
-    if not ahead["value"]:
-        return f"the network is level with the {words} ({_interval(ahead)})"
-    return f"the network is {'behind' if is_behind else 'ahead of'} {by}, which may be chance"
 
 
 def spread_line(folds: Sequence[Mapping[str, float]]) -> str:

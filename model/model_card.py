@@ -13,6 +13,7 @@ import numpy as np
 from melzarr.model.run_directory import Run
 from melzarr.model.song_model import LEAST
 from melzarr.pipeline.features.decibels import AMIN
+from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.report.run_reader import SPLITS, Figures, Training, read_run
 from melzarr.pipeline.share.dataset_card import escape, hub_licence, markdown_table
 from melzarr.pipeline.storage.directory import Directory
@@ -93,6 +94,9 @@ def _figures(part: str, figures: Figures) -> Iterator[str]:
     yield f"{figures.n_tracks} tracks and {figures.n_windows} windows of the {part} split{figures.drawn}:"
     yield ""
     yield from markdown_table(["right", "of", "95 % interval"], rows)
+    for baseline in figures.baselines:
+        yield ""
+        yield f"On the same tracks, {escape(ahead_words(baseline))}."
 
 
 def _results(figures: Figures) -> Iterator[dict[str, Any]]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from melzarr.model.baselines import Baseline, baselines, compare, require_learnt
+from melzarr.model.baselines import require_learnt
 from melzarr.model.evaluation_protocol import TRACK, WINDOW, make_protocol, protocol_names
-from melzarr.model.messages import ahead_words
 from melzarr.model.run_directory import Run
-from melzarr.model.selection import Selection, label_names
-from melzarr.pipeline.builder.feedback import SILENT, Feedback
-from melzarr.pipeline.errors import RunError
-from melzarr.pipeline.report.run_files import drawn_words
+from melzarr.model.selection import label_names
+from melzarr.pipeline.report.run_files import ahead_words, drawn_words
 from melzarr.pipeline.share.dataset_card import escape
 from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.storage.atomic import write_whole
@@ -42,9 +37,7 @@ def experiments(store: Store) -> list[tuple[str, str]]:
     return [("article", WINDOW), ("article", TRACK), ("default", TRACK), *named]
 
 
-def reproduce(
-    store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]], feedback: Feedback = SILENT
-) -> Path:
+def reproduce(store: Store, folder: Path, train: Callable[[str, str, Run], Mapping[str, Any]]) -> Path:
     """Train and evaluate every experiment, and write a report.
 
     Parameters
@@ -55,49 +48,26 @@ def reproduce(
         Folder for the runs and the report; finished runs are kept.
     train : callable
         Trains a recipe with a protocol, writes the run and returns its metrics.
-    feedback : Feedback
-        What the caller is told.
 
     Returns
     -------
     Path
         Path of the report.
     """
-    divided, labels = {}, label_names(store)
-    for _, protocol in experiments(store):
-        divided[protocol] = make_protocol(store, protocol)
+    for name in dict.fromkeys(protocol for _, protocol in experiments(store)):
+        protocol = make_protocol(store, name)
         for part in SPLITS:
-            divided[protocol].part(part)  # raise if the split is empty, before the first training, which takes long
-        require_learnt(store, divided[protocol].part("train"), divided[protocol].part("test"), labels)
-    found, compared = {}, {}
-    for recipe, protocol in experiments(store):
-        run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{protocol}"))  # the store decides the name of a split
-        found[run] = train(recipe, protocol, run)
-    for name, parts in divided.items():
-        if name != WINDOW:  # there, baselines would be tested on the tracks that they are trained on
-            others = baselines(store, parts.part("train"), parts.part("test").tracks, labels, feedback)
-            for run, metrics in found.items():
-                if metrics["protocol"]["name"] == name:
-                    compared[run] = _compared(store, run, parts.part("test"), others, labels)
-    write_whole(folder / REPORT, "\n".join(report_lines(store, found, compared)).encode())
+            protocol.part(part)  # raise if the split is empty, before the first training, which takes long
+        require_learnt(store, protocol.part("train"), protocol.part("test"), label_names(store))
+    found = {}
+    for recipe, name in experiments(store):
+        run = Run(folder / re.sub(r"[^\w-]", "_", f"{recipe}-{name}"))  # the store decides the name of a split
+        found[run] = train(recipe, name, run)
+    write_whole(folder / REPORT, "\n".join(report_lines(store, found)).encode())
     return folder / REPORT
 
 
-def _compared(
-    store: Store, run: Run, test: Selection, others: Sequence[Baseline], labels: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Compare the answers of a run with those of baselines for the same tracks."""
-    answered, names = run.answers("test"), store.values("track")[test.tracks]
-    try:
-        found = np.array([labels.index(answered[str(name)]) for name in names], np.intp)
-    except (KeyError, ValueError) as error:
-        raise RunError(f"{run.answers_file} is not of the tracks and labels of {store.address}: {error}") from error
-    return compare(others, test.labels.astype(np.intp), found, store.column("group")[test.tracks])
-
-
-def report_lines(
-    store: Store, found: Mapping[Run, Mapping[str, Any]], compared: Mapping[Run, Mapping[str, Any]]
-) -> list[str]:
+def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
     """Return the report as lines of Markdown.
 
     Parameters
@@ -106,8 +76,6 @@ def report_lines(
         The store.
     found : mapping of Run to mapping
         Metrics of each run.
-    compared : mapping of Run to mapping
-        Results of `compare` for each run that was compared with baselines.
     """
     attributes = store.attributes
     is_gtzan = attributes["recipe"].get("name") == "gtzan"
@@ -122,7 +90,7 @@ def report_lines(
         "| recipe | protocol | windows | tracks | epochs |",
         "|---|---|---:|---:|---:|",
         *(_row(run, metrics) for run, metrics in found.items()),
-        *_baseline_rows(found, compared),
+        *_baseline_rows(found),
         "",
         *_words(found),
         "",
@@ -134,8 +102,8 @@ def report_lines(
         "",
         *(
             f"- **{run.path.name}**: {escape(ahead_words(baseline))}."
-            for run, others in compared.items()
-            for baseline in others.values()
+            for run, metrics in found.items()
+            for baseline in _baselines(metrics)
         ),
         "",
         "## Published figures",
@@ -160,14 +128,19 @@ def _row(run: Run, metrics: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _baseline_rows(found: Mapping[Run, Mapping[str, Any]], compared: Mapping[Run, Mapping[str, Any]]) -> list[str]:
+def _baseline_rows(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
     """Return one row for each baseline and protocol; runs of one protocol are compared with the same baselines."""
-    by_protocol = {found[run]["protocol"]["name"]: others for run, others in compared.items()}
+    by_protocol = {metrics["protocol"]["name"]: _baselines(metrics) for metrics in found.values()}
     return [
         f"| {escape(baseline['words'])} | {protocol} | | {_accuracy(baseline['track_accuracy'])} | |"
         for protocol, others in by_protocol.items()
-        for baseline in others.values()
+        for baseline in others
     ]
+
+
+def _baselines(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the baselines of a run; none if windows of the same tracks were trained on."""
+    return list(metrics["test"].get("baselines", {}).values())
 
 
 def _accuracy(found: Mapping[str, float]) -> str:

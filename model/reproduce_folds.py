@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from melzarr.model.messages import ahead_words
 from melzarr.model.run_directory import Run
 from melzarr.pipeline.human_units import count
-from melzarr.pipeline.report.run_files import drawn_words
+from melzarr.pipeline.report.run_files import ahead_words, drawn_words
 from melzarr.pipeline.share.dataset_card import escape
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.zarr_store.reader import Store

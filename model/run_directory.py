@@ -317,21 +317,6 @@ class Run:
         """Write the answers of the model, one `Answer` per track."""
         write_whole(self.answers_file, csv_rows([run_files.Answer._fields, *rows]))
 
-    def answers(self, split: str) -> dict[str, str]:
-        """Return the label that the model answered for each track of a split, "valid" or "test", by the track's id.
-
-        Raises
-        ------
-        RunError
-            If there are no answers, or they are damaged.
-        """
-        try:
-            return {row.track: row.answer for row in run_files.read_answers(self.answers_file) if row.split == split}
-        except FileNotFoundError as error:
-            raise RunError(f"{self.answers_file} is missing; train again with --force") from error
-        except run_files.DAMAGED as error:
-            raise RunError(f"{self.answers_file} cannot be read ({error}); train again with --force") from error
-
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of the model, and remove the checkpoints, which are no longer needed."""
         write_whole(self.metrics_file, json.dumps(metrics, indent=2).encode())

@@ -13,8 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from melzarr.model.baselines import baselines, compare
 from melzarr.model.evaluate import answer, answer_rows
 from melzarr.model.evaluation_protocol import TRACK, WINDOW, Protocol, every_third, level_statistics
+from melzarr.model.folds import parse_fold
 from melzarr.model.loader import Batches
 from melzarr.model.messages import epoch_line
 from melzarr.model.metrics import metrics
@@ -88,7 +90,9 @@ def train(
     Returns
     -------
     dict
-        Contents of metrics.json: the protocol, and the metrics of the valid and test splits.
+        Contents of metrics.json: the protocol, and the metrics of the valid and test splits. Those of the test split
+        contain baselines (see `melzarr.model.baselines.compare`), unless windows of the same tracks were trained on, or
+        the run is a member of folds, which are compared as a whole.
 
     Raises
     ------
@@ -131,6 +135,10 @@ def train(
             "protocol": {"name": protocol.name, "words": protocol.words},
             **{name: metrics(given, labels, groups[given.numbers]) for name, given in answers.items()},
         }
+        if protocol.name != WINDOW and not parse_fold(protocol.name):
+            test = answers["test"]
+            others = baselines(store, parts["train"], test.numbers, labels, feedback)
+            found["test"]["baselines"] = compare(others, test.labels, test.by_mean, groups[test.numbers])
         run.keep_answers(row for name, given in answers.items() for row in answer_rows(store, labels, name, given))
         run.finish(found)
         draw_pictures(run, model, found)

@@ -24,6 +24,7 @@ from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.mel_figure import RANGE_DB, require_matplotlib
 from melzarr.pipeline.report.page_text import brief, clean, db, hertz, hours, items, number, percent
+from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.report.run_reader import Training, read_run
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
@@ -323,5 +324,5 @@ def _environment() -> Environment:
         "db": db, "hertz": hertz, "number": number, "percent": percent, "size": size, "duration": duration,
         "brief": brief, "hours": hours,
     }  # fmt: skip
-    environment.globals |= {"items": items, "STEPS": STEPS}
+    environment.globals |= {"items": items, "STEPS": STEPS, "ahead_words": ahead_words, "percent": percent}
     return environment

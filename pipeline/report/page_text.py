@@ -51,8 +51,8 @@ def number(value: float, digits: int = 0) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Format a share between 0 and 1 as a percentage."""
-    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "\u2013"
+    """Format a share, or a difference of shares, as a percentage."""
+    return f"{100 * value:.{digits}f} %".replace("-", MINUS) if math.isfinite(value) else "\u2013"
 
 
 def items(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

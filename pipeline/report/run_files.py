@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,29 @@ def drawn_words(metrics: Mapping[str, Any]) -> str:
     """Return what the intervals of a split were drawn over, to end a sentence; "" if its tracks are in no groups."""
     n_groups = metrics.get("n_groups", metrics["n_tracks"])  # earlier versions drew tracks, also of groups
     return f"; intervals over {count(n_groups, 'group')}" if n_groups < metrics["n_tracks"] else ""
+
+
+def ahead_words(baseline: Mapping[str, Any], show: Callable[[float], str] = "{:.3f}".format) -> str:
+    """Return a sentence that compares the network with a baseline, with the paired interval of the difference.
+
+    Parameters
+    ----------
+    baseline : mapping
+        A baseline in the metrics of a split: its "words", and "ahead", by how much the network is ahead of it.
+    show : callable
+        Formats the difference and the ends of its interval, shares of the tracks.
+    """
+    ahead, words = baseline["ahead"], baseline["words"]
+    is_behind = ahead["value"] < 0
+    if is_behind:
+        ahead = {"value": -ahead["value"], "low": -ahead["high"], "high": -ahead["low"]}
+    interval = f"({show(ahead['low'])} to {show(ahead['high'])})"
+    by = f"the {words} by {show(ahead['value'])} {interval}"
+    if ahead["low"] > 0:
+        return f"the network {'loses to' if is_behind else 'is ahead of'} {by}"
+    if not ahead["value"]:
+        return f"the network is level with the {words} {interval}"
+    return f"the network is {'behind' if is_behind else 'ahead of'} {by}, which may be chance"
 
 
 class Answer(NamedTuple):

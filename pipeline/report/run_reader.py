@@ -35,6 +35,9 @@ class Figures:
         Names of the classes.
     confusion : tuple of tuple of int
         Number of tracks by true class (row) and predicted class (column).
+    baselines : tuple of dict
+        Those that the network was compared with, with "words", "track_accuracy" and "ahead" as in the metrics; empty if
+        there are none, as in runs of earlier versions.
     """
 
     n_tracks: int
@@ -43,6 +46,7 @@ class Figures:
     accuracies: tuple[tuple[str, float, float, float], ...]
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    baselines: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,11 +166,19 @@ def _part(found: Mapping[str, Any]) -> Figures:
     for name, words in run_files.ACCURACIES.items():
         if name in run_files.OPTIONAL and name not in found:
             continue
-        value, low, high = (run_files.finite(found[name][end]) for end in ("value", "low", "high"))
-        accuracies.append((words, value, low, high))
+        figure = _interval(found[name])
+        accuracies.append((words, figure["value"], figure["low"], figure["high"]))
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
     _whole(found.get("n_groups", n_tracks))  # `drawn_words` compares and shows it
-    return Figures(n_tracks, n_windows, run_files.drawn_words(found), tuple(accuracies), labels, confusion)
+    baselines = tuple(
+        {"words": str(one["words"]), **{name: _interval(one[name]) for name in ("track_accuracy", "ahead")}}
+        for one in found.get("baselines", {}).values()
+    )
+    return Figures(n_tracks, n_windows, run_files.drawn_words(found), tuple(accuracies), labels, confusion, baselines)
+
+
+def _interval(figure: Mapping[str, Any]) -> dict[str, float]:
+    return {end: run_files.finite(figure[end]) for end in ("value", "low", "high")}
 
 
 def _wrong(path: Path) -> tuple[tuple[run_files.Answer, ...], int, int]:

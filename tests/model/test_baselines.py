@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from melzarr.model.baselines import Baseline, baselines, compare, require_learnt
 from melzarr.model.evaluate import Answers, evaluate
 from melzarr.model.evaluation_protocol import make_protocol
 from melzarr.model.judged import train_split
-from melzarr.model.messages import ahead_words
 from melzarr.model.metrics import metrics
 from melzarr.model.run_directory import Run
 from melzarr.model.selection import Selection, select
 from melzarr.model.track_summary import track_summaries
+from melzarr.model.train import train
+from melzarr.model.training_recipe import TrainRecipe
 from melzarr.pipeline.builder.feedback import Feedback
 from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.zarr_store.reader import Store
 
 LABELS = ["bells", "drums"]
@@ -64,6 +67,9 @@ def test_an_svm_is_trained_on_a_bounded_number_of_tracks_and_says_so(
     assert set(read[0]) < set(train.tracks)
     assert found[0].words == "SVM on the summary of a track, trained on 4 of 5 tracks"
     assert found[0].answers.tolist() == found[1].answers.tolist()
+    monkeypatch.setattr(room, "MAX_TRAINED", 2)
+    baselines(tiny, train, train.tracks, LABELS)
+    assert set(train.labels[np.isin(train.tracks, read[-2])]) == {0, 1}  # however few, of each label
 
 
 def test_progress_counts_each_track_that_is_read_and_each_that_is_classified(tiny: Store) -> None:
@@ -171,6 +177,17 @@ def test_the_command_shows_them_beside_the_network(tiny: Store, trained: Run) ->
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert set(found["baselines"]["svm"]) == {"words", "track_accuracy", "macro_f1", "ahead"}
     assert "baselines" not in json.loads(CliRunner().invoke(main, [*words[:-1], "--json"]).stdout)
+
+
+def test_a_training_keeps_those_of_its_test_split(trained: Run) -> None:
+    assert set(trained.metrics["test"]["baselines"]) == {"majority", "svm"}
+    assert "baselines" not in trained.metrics["valid"]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_split_by_window_has_none(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    found = train(tiny, replace(quick, epochs=1), make_protocol(tiny, "window"), Run(tmp_path / "run"))
+    assert "baselines" not in found["test"]
 
 
 def test_a_store_whose_labels_have_one_group_each_is_not_judged(renamed, own_run: Run) -> None:

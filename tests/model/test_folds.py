@@ -199,6 +199,7 @@ def test_baselines_are_judged_over_the_same_folds(tiny: Store, folded: Run) -> N
     assert majority["track_accuracy"]["value"] == np.mean(right)
     assert majority["ahead"]["value"] == pytest.approx(test["track_accuracy"]["value"] - np.mean(right))
     assert set(test["baselines"]) == {"majority", "svm"}
+    assert "baselines" not in folded.member(1).metrics["test"]  # they are pooled as the answers are
 
 
 def test_the_report_shows_its_figures_and_misses_no_history(folded: Run) -> None:

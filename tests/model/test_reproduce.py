@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from click.testing import CliRunner, Result
 pytest.importorskip("tensorflow", reason="the training extra is not installed")
 
 from melzarr.cli import main
-from melzarr.model import reproduce as room
 from melzarr.model import train as train_room
 from melzarr.model.evaluate import evaluate
 from melzarr.model.evaluation_protocol import make_protocol
-from melzarr.model.messages import ahead_words
 from melzarr.model.reproduce import experiments, reproduce
 from melzarr.model.run_directory import Run
 from melzarr.model.training_recipe import TrainRecipe
-from melzarr.pipeline.errors import RunError, StoreError
+from melzarr.pipeline.errors import StoreError
+from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.zarr_store.reader import Store
 
 EXPERIMENTS = [("article", "window"), ("article", "track"), ("default", "track"), ("default", "other")]
@@ -90,17 +88,6 @@ def test_the_report_compares_the_answers_that_the_run_gave(reported, folder: Pat
         assert f"- **default-other**: {ahead_words(baseline)}." in report
 
 
-def test_answers_of_other_tracks_are_a_sentence(reported, folder: Path, tmp_path: Path) -> None:
-    store, _, _ = reported
-    run = Run(Path(shutil.copytree(folder / "default-track", tmp_path / "run")))
-    rows = run.answers_file.read_text().splitlines(keepends=True)
-    test = make_protocol(store, "track").part("test")
-    for text, said in (("".join(rows[:-1]), "is not of the tracks and labels of"), ("none", "cannot be read")):
-        run.answers_file.write_text(text)
-        with pytest.raises(RunError, match=said):
-            room._compared(store, run, test, [], ["bells", "drums"])
-
-
 @pytest.mark.usefixtures("reported")
 def test_each_experiment_is_trained_by_its_recipe_and_protocol(folder: Path) -> None:
     for recipe, protocol in EXPERIMENTS:
@@ -135,7 +122,6 @@ def test_published_figures_are_set_beside_those_of_gtzan_alone(reported, renamed
     def as_before(recipe: str, protocol: str, run: Run) -> Mapping[str, Any]:
         earlier = Run(folder / f"{recipe}-{protocol}")
         run.start(earlier.config)
-        shutil.copyfile(earlier.answers_file, run.answers_file)
         return earlier.metrics
 
     text = reproduce(of_gtzan, folder.parent / "gtzan", as_before).read_text(encoding="utf-8")

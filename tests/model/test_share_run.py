@@ -32,6 +32,8 @@ from melzarr.model.share_run import RunShareOptions, share_run
 from melzarr.model.shared_run import files_of_run, opened_run
 from melzarr.pipeline.errors import BuildError, CallError, MelzarrError, RunError
 from melzarr.pipeline.publishing.open_workspace import open_workspace
+from melzarr.pipeline.report.run_files import ahead_words
+from melzarr.pipeline.share.dataset_card import escape
 from melzarr.pipeline.storage.atomic import write_whole
 from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.storage.open_storage import open_directory
@@ -160,6 +162,7 @@ def test_its_card_says_how_good_it_is_and_what_it_must_not_be_used_for(trained: 
         f"| {figure['value']:.3f} | tracks, by mean log-probability | {figure['low']:.3f} to {figure['high']:.3f} |",
         trained.config["protocol"]["words"], trained.config["store"]["uuid"], "bells, drums",
         "## What it must not be used for", "CC0-1.0", "A. Nother. Bells or drums (2026).",
+        f"{escape(ahead_words(trained.metrics['test']['baselines']['svm']))}.".replace("\\.", "."),
     ):  # fmt: skip
         assert said in text, said
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):

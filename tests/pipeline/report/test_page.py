@@ -26,7 +26,7 @@ from melzarr.pipeline.inspection.quality import QualityReport, find
 from melzarr.pipeline.inspection.track_statistics import COLUMNS
 from melzarr.pipeline.report.page import MAX_CELLS, PAGE, charts, file_name
 from melzarr.pipeline.report.page import write_report as draw_report
-from melzarr.pipeline.report.page_text import TEXT, clean
+from melzarr.pipeline.report.page_text import MINUS, TEXT, clean
 from melzarr.pipeline.report.run_reader import WORST, read_run
 from melzarr.pipeline.storage.object_store import ObjectStoreDirectory
 from melzarr.pipeline.zarr_store.reader import Store, open_store
@@ -349,6 +349,29 @@ def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(
     assert "Another store" not in page.said
     assert any("Accuracy by epoch: in the last 0.600" in (img["alt"] or "") for img in page.all("img"))
     assert {"loss.svg", "accuracy.svg"} <= {path.name for path in (tmp_path / "page").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        ((-0.04, -0.119, 0.036), f"is behind the SVM by 4.0 % ({MINUS}3.6 % to 11.9 %), which may be chance"),
+        ((0.2, 0.1, 0.3), "is ahead of the SVM by 20.0 % (10.0 % to 30.0 %)"),
+    ],
+)
+def test_a_run_is_set_beside_its_baselines(
+    faulty: Store, found: QualityReport, tmp_path: Path, ahead: tuple[float, float, float], said: str
+) -> None:
+    run = write_run(tmp_path / "run", faulty)
+    assert "aseline" not in told(faulty, found, run, tmp_path / "older").said
+    metrics = json.loads((run / "metrics.json").read_text())
+    share = {"value": 0.54, "low": 0.438, "high": 0.636}
+    difference = dict(zip(("value", "low", "high"), ahead, strict=True))
+    metrics["test"]["baselines"] = {"svm": {"words": "SVM", "track_accuracy": share, "ahead": difference}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = told(faulty, found, run, tmp_path / "page")
+    assert "test baseline: SVM 54.0 % 43.8 % 63.6 %" in spaced(page)
+    assert f"the network {said}" in spaced(page)
+    assert ("Behind a baseline" in page.said) == (ahead[0] < 0)
 
 
 def spaced(page: Page) -> str:
