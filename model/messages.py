@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melzarr.pipeline.human_units import count, size, table
-from melzarr.pipeline.report.run_files import ACCURACIES, ahead_words, drawn_words
+from melzarr.pipeline.report.run_files import accuracies, ahead_words, drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -36,11 +36,11 @@ def epoch_line(figures: Mapping[str, float], n_epochs: int, n_windows: int) -> s
 
 def metrics_lines(part: str, protocol: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics of one split as a table."""
-    rows = ((metrics[name], words) for name, words in ACCURACIES.items() if name in metrics)
+    rows = [(f"{found['value']:.3f}", words, _interval(found)) for words, found in accuracies(metrics)]
     counted = f"{metrics['n_tracks']} tracks, {metrics['n_windows']} windows"
     return [
         f"{part}: {counted}; {protocol['words']}{drawn_words(metrics)}",
-        *table(["right", "", "95 %"], [(f"{found['value']:.3f}", words, _interval(found)) for found, words in rows]),
+        *table(["right", "", "95 %"], rows),
     ]
 
 

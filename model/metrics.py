@@ -38,8 +38,8 @@ def metrics(answers: Answers, labels: Sequence[str], groups: npt.NDArray[Any], s
         Number of tracks, groups and windows. Accuracy of windows, accuracy of tracks, and macro F1 of tracks over the
         classes that occur, each with the ends of a 95 % interval (see `intervals`; neither the windows of a track nor
         the tracks of a group are independent). Also the recall of each class and the confusion matrix, whose rows are
-        the true classes. Macro F1, recall and confusion matrix use the track classes by mean log-probability.
-        If there are two opinions, also the accuracy of tracks by each alone.
+        the true classes. Accuracy of tracks, macro F1, recall and confusion matrix are of the classes `by_mean`;
+        there are also accuracies by vote and, if there are two opinions, by each alone.
     """
     true, found = answers.labels, answers.by_mean
     there = np.unique(true)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from melzarr.pipeline.errors import MelzarrError
 from melzarr.pipeline.report.mel_figure import drawable, new_figure, save
-from melzarr.pipeline.report.run_files import drawn_words
+from melzarr.pipeline.report.run_files import answered_by, drawn_words
 
 if TYPE_CHECKING:
     from melzarr.model.predict import Prediction
@@ -69,7 +69,7 @@ def draw_confusion(metrics: Mapping[str, Any], words: str, path: Path) -> None:
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=45, ha="right")
     axes.set_yticks(places, labels)
-    axes.set(xlabel="predicted, by mean log-probability", ylabel="true")
+    axes.set(xlabel=f"predicted, by {answered_by(metrics)}", ylabel="true")
     axes.set_title(title, fontsize="small")
     if len(labels) <= MAX_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):

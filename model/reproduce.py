@@ -85,7 +85,7 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
         f"Store `{store.directory.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
         "",
         "Accuracy on the test split, with its 95 % interval; a track's class is that of the largest mean",
-        "log-probability of its windows.",
+        "log-probability of its windows; in a recipe with a second opinion, of both opinions.",
         "",
         "| recipe | protocol | windows | tracks | epochs |",
         "|---|---|---:|---:|---:|",

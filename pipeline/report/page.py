@@ -294,7 +294,7 @@ def _confusion(training: Training | None) -> dict[str, Any] | None:
              for n in order.tolist() if wrong.ravel()[n]]  # fmt: skip
     rows = list(zip(figures.labels, cells, np.diag(shares).tolist(), there.tolist(), strict=True))
     is_table = len(counts) <= MAX_CELLS
-    return {"labels": figures.labels, "rows": rows if is_table else [], "pairs": pairs, "n_wrong": int(wrong.sum())}
+    return {"labels": figures.labels, "rows": rows if is_table else [], "pairs": pairs, "by": figures.answered_by}
 
 
 def _load_drawing() -> None:

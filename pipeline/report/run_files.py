@@ -19,19 +19,31 @@ ANSWERS = "answers.csv"  # the model's answer for each track of the valid and te
 
 FIGURES = ("epoch", "loss", "accuracy", "valid_accuracy", "learning_rate", "seconds")  # columns of the history
 # Accuracies in the metrics of a split, and what each counts. Those of opinions alone are there if there are two.
-ACCURACIES = {
+_ACCURACIES = {
     "window_accuracy": "windows",
-    "track_accuracy": "tracks, by mean log-probability",
+    "track_accuracy": "tracks, by {}",
     "track_accuracy_by_vote": "tracks, by vote of their windows",
     "track_accuracy_of_windows": "tracks, by their windows alone",
     "track_accuracy_of_summary": "tracks, by their summary alone",
     "macro_f1": "macro F1 of tracks",
 }
-OPTIONAL = ("track_accuracy_of_windows", "track_accuracy_of_summary")
+_OF_OPINIONS_ALONE = ("track_accuracy_of_windows", "track_accuracy_of_summary")
 # Exceptions that the readers raise for a damaged file.
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error)
 
 History = list[dict[str, float]]
+
+
+def answered_by(metrics: Mapping[str, Any]) -> str:
+    """Return how the answer for a track was found that the metrics of a split are of."""
+    return "both opinions" if all(name in metrics for name in _OF_OPINIONS_ALONE) else "mean log-probability"
+
+
+def accuracies(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield the accuracies of a split: what each counts, and its value with its interval."""
+    for name, words in _ACCURACIES.items():
+        if name in metrics or name not in _OF_OPINIONS_ALONE:
+            yield words.format(answered_by(metrics)), metrics[name]
 
 
 def drawn_words(metrics: Mapping[str, Any]) -> str:

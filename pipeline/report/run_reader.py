@@ -28,6 +28,8 @@ class Figures:
         Tracks and windows that were evaluated.
     drawn : str
         What the intervals were drawn over; see `run_files.drawn_words`.
+    answered_by : str
+        How the answer for a track was found; see `run_files.answered_by`.
     accuracies : tuple of (str, float, float, float)
         For each metric its name, the share of right answers (in the last, the mean F1 of the classes), and the ends of
         its confidence interval.
@@ -43,6 +45,7 @@ class Figures:
     n_tracks: int
     n_windows: int
     drawn: str
+    answered_by: str
     accuracies: tuple[tuple[str, float, float, float], ...]
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -162,19 +165,23 @@ def _part(found: Mapping[str, Any]) -> Figures:
     confusion = tuple(tuple(_whole(cell) for cell in row) for row in found["confusion"])
     if {len(confusion), *map(len, confusion)} != {len(labels)}:
         raise ValueError("its confusion matrix does not have a row and a column per label")
-    accuracies = []
-    for name, words in run_files.ACCURACIES.items():
-        if name in run_files.OPTIONAL and name not in found:
-            continue
-        figure = _interval(found[name])
-        accuracies.append((words, figure["value"], figure["low"], figure["high"]))
+    intervals = [(words, _interval(figure)) for words, figure in run_files.accuracies(found)]
     n_tracks, n_windows = _whole(found["n_tracks"]), _whole(found["n_windows"])
     _whole(found.get("n_groups", n_tracks))  # `drawn_words` compares and shows it
     baselines = tuple(
         {"words": str(one["words"]), **{name: _interval(one[name]) for name in ("track_accuracy", "ahead")}}
         for one in found.get("baselines", {}).values()
     )
-    return Figures(n_tracks, n_windows, run_files.drawn_words(found), tuple(accuracies), labels, confusion, baselines)
+    return Figures(
+        n_tracks=n_tracks,
+        n_windows=n_windows,
+        drawn=run_files.drawn_words(found),
+        answered_by=run_files.answered_by(found),
+        accuracies=tuple((words, one["value"], one["low"], one["high"]) for words, one in intervals),
+        labels=labels,
+        confusion=confusion,
+        baselines=baselines,
+    )
 
 
 def _interval(figure: Mapping[str, Any]) -> dict[str, float]:

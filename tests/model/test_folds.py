@@ -207,7 +207,8 @@ def test_the_report_shows_its_figures_and_misses_no_history(folded: Run) -> None
     assert training.notes == ()
     assert training.parts["test"].n_tracks == folded.metrics["test"]["n_tracks"]
     told = {words for words, *_ in training.parts["test"].accuracies}
-    assert {"tracks, by their windows alone", "tracks, by their summary alone"} <= told
+    assert {"tracks, by both opinions", "tracks, by their windows alone", "tracks, by their summary alone"} <= told
+    assert "tracks, by mean log-probability" not in told
 
 
 class Stopped(BaseException):

@@ -380,6 +380,20 @@ def spaced(page: Page) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
+def test_answers_of_two_opinions_are_called_so(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", faulty)
+    metrics = json.loads((run / "metrics.json").read_text())
+    share = metrics["test"]["track_accuracy"]
+    metrics["test"] |= {"track_accuracy_of_windows": share, "track_accuracy_of_summary": share}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    said = spaced(told(faulty, found, run, tmp_path / "page"))
+    for words in (
+        "test tracks, by both opinions 50.0 %", "test tracks, by their windows alone 50.0 %",
+        "valid tracks, by mean log-probability 50.0 %", "and answer (columns), by both opinions",
+    ):  # fmt: skip
+        assert words in said
+
+
 def test_a_run_of_another_store_is_said_so(faulty: Store, found: QualityReport, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", faulty, store={"uuid": "another"})
     assert "This run was trained on a store with another UUID" in told(faulty, found, run, tmp_path / "page").said
