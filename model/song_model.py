@@ -157,7 +157,8 @@ def song_model(spec: FeatureSpec, window_network: keras.Model, summaries: keras.
     summaries : keras.Model
         Maps summaries to probabilities.
     weight : float in [0, 1]
-        Weight of the summary's log-probabilities; that of the windows' mean log-probabilities is the rest.
+        Weight of the summary's log-probabilities; that of the windows' mean log-probabilities is the rest. The summary
+        of one or two windows has no weight: it cannot say how changes vary, and the windows alone are right more often.
 
     Returns
     -------
@@ -167,7 +168,8 @@ def song_model(spec: FeatureSpec, window_network: keras.Model, summaries: keras.
     """
     n_classes, n_summary = window_network.output_shape[-1], N_STATISTICS * spec.n_mels
     of_windows, summary = keras.Input((n_classes,), name="log_probabilities"), keras.Input((n_summary,), name="summary")
-    score = (1 - weight) * of_windows + weight * _log(_renamed(summaries, SUMMARY)(summary))
+    share = weight * _changes_vary(summary, spec)
+    score = (1 - share) * of_windows + share * _log(_renamed(summaries, SUMMARY)(summary))
     joined = keras.Model([of_windows, summary], ops.softmax(score), name=JOINED)
     windows = keras.Input((spec.n_frames, spec.n_mels), name="windows")
     log_probabilities = ops.mean(_log(_renamed(window_network, WINDOWS)(windows)), axis=0, keepdims=True)
@@ -188,6 +190,13 @@ def _summary(windows: keras.KerasTensor, spec: FeatureSpec) -> keras.KerasTensor
     mean_change = ops.sum(changes, axis=0, keepdims=True) / n_changes
     squares = ops.sum(ops.square(changes - mean_change), axis=0, keepdims=True)
     return ops.concatenate([mean, deviation, ops.sqrt(squares / n_changes)], axis=1)
+
+
+def _changes_vary(summary: keras.KerasTensor, spec: FeatureSpec) -> keras.KerasTensor:
+    """Return whether the changes of a summary deviate, as 1 or 0, (n, 1); those of one or two windows do not."""
+    others = (N_STATISTICS - 1) * spec.n_mels
+    deviations = layers.Cropping1D((others, 0), name="changes")(layers.Reshape((-1, 1), name="statistics")(summary))
+    return ops.sign(ops.max(layers.Flatten(name="deviations")(deviations), axis=1, keepdims=True))
 
 
 def _log(probabilities: keras.KerasTensor) -> keras.KerasTensor:
