@@ -24,7 +24,7 @@ from melzarr.pipeline.inspection.level_sums import LevelSums
 from melzarr.pipeline.inspection.librosa_reference import MAX_DB, MAX_RELATIVE, distances, librosa_windows
 from melzarr.pipeline.shard_receipt import STATUSES, counts
 from melzarr.pipeline.spec import FeatureSpec
-from melzarr.pipeline.storage.directory import Directory, source_digest
+from melzarr.pipeline.storage.directory import Directory, digest_like
 from melzarr.pipeline.storage.open_storage import open_directory
 from melzarr.pipeline.threads import in_order
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, differences
@@ -272,10 +272,20 @@ def _check_statistics(store: Store, levels: LevelSums, verdict: Verdict) -> None
 
 def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict: Verdict) -> list[int]:
     """Compare the files' digests; return the numbers of tracks with an unchanged file and valid windows."""
+
+    def digest(file: tuple[str, str]) -> tuple[str, str]:
+        """Return the digest of a file, or why there is none."""
+        try:
+            return digest_like(root, *file), ""
+        except FileNotFoundError:
+            return "", f"is missing below {root}"
+        except (OSError, ValueError) as error:
+            return "", f"below {root} cannot be read: {getattr(error, 'strerror', None) or error}"
+
     unchanged = []
     n_threads = max(root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
     files = zip(facts["source"], facts["source_blake3"], strict=True)
-    for number, found in enumerate(in_order(lambda file: source_digest(root, *file), files, n_threads)):
+    for number, (found, why) in enumerate(in_order(digest, files, n_threads)):
         name, source = facts["track"][number], facts["source"][number]
         verdict.n_sources += bool(found)
         if found == facts["source_blake3"][number]:
@@ -283,7 +293,7 @@ def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict:
         elif found:
             verdict.problems.append(f"{name}: its file {source} is not the one that the store was made from")
         else:
-            verdict.problems.append(f"{name}: its file {source} is missing below {root}, or cannot be read")
+            verdict.problems.append(f"{name}: its file {source} {why}")
     return unchanged
 
 

@@ -106,11 +106,13 @@ class Directory(Protocol):
 
 
 def source_digest(root: Directory, name: str, like: str = "") -> str:
-    """Return the digest of an audio file; empty if it is missing or unreadable, which `audio` then explains.
-
-    It is the BLAKE3 in hexadecimal, or `SHA256` and the SHA-256 if the digest `like` is such a one.
-    """
+    """Return the digest of an audio file; empty if it is missing or unreadable, which `audio` then explains."""
     try:
-        return f"{SHA256}{root.digest(name, hashlib.sha256)}" if like.startswith(SHA256) else root.digest(name)
+        return digest_like(root, name, like)
     except (OSError, ValueError):
         return ""
+
+
+def digest_like(root: Directory, name: str, like: str = "") -> str:
+    """Return the BLAKE3 of a file in hexadecimal, or `SHA256` and its SHA-256 if the digest `like` is such a one."""
+    return f"{SHA256}{root.digest(name, hashlib.sha256)}" if like.startswith(SHA256) else root.digest(name)

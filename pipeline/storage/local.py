@@ -95,7 +95,7 @@ class LocalDirectory:
 
     def digest(self, name: str, algorithm: Hash = blake3) -> str:
         """Return the digest of a file, in hexadecimal; refuse a named pipe, which would block forever."""
-        if not (self.path / name).is_file():
+        if self.size(name) is None:
             raise FileNotFoundError(errno.ENOENT, "no file is there", f"{self.path / name}")
         return digest_of(self.path / name, algorithm)
 

@@ -1,6 +1,8 @@
 """Verification: it passes a sound store, and names the track of a damaged one."""
 
+import errno
 import json
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +26,7 @@ from melzarr.pipeline.share.share_options import ShareOptions
 from melzarr.pipeline.share.write_share import share
 from melzarr.pipeline.sources.catalog import read_catalog
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.layout import statistics
 from melzarr.pipeline.zarr_store.reader import Store, open_store
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -196,6 +199,24 @@ def test_audio_that_changed_or_went_since_is_named(finished: Store, own_music: P
     assert [line.partition(":")[0] for line in verdict.problems] == ["bells/bells.00003", "bells/bells.00004"]
     assert verdict.n_sources == 11
     assert verdict.n_sampled == 9  # those that are as they were, but for the failed one
+
+
+def test_audio_that_cannot_be_read_is_named_with_the_reason(
+    finished: Store, own_music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LocalDirectory.digest
+
+    def digest(folder: LocalDirectory, name: str, *algorithm: Any) -> str:
+        if name == "bells/bells.00003.wav":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder.path / name))
+        return whole(folder, name, *algorithm)
+
+    monkeypatch.setattr(LocalDirectory, "digest", digest)
+    (own_music / "bells/bells.00004.wav").unlink()
+    assert verify(finished, own_music).problems == [
+        f"bells/bells.00003: its file bells/bells.00003.wav below {own_music} cannot be read: Input/output error",
+        f"bells/bells.00004: its file bells/bells.00004.wav is missing below {own_music}",
+    ]
 
 
 def test_a_track_that_librosa_cannot_compute_is_named_and_the_others_are_done(
