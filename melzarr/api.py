@@ -159,7 +159,7 @@ def build(
         If something else is at the store's place, too many tracks fail, or the workers are lost. What was finished is
         kept, and the same call goes on.
     """
-    from melzarr.pipeline.worker_processes import worker_start_method
+    from melzarr.pipeline.worker_processes import will_start_workers, worker_start_method
 
     options = {
         "path_column": path_column, "label_column": label_column, "group_column": group, "audio_root": audio_root,
@@ -168,7 +168,8 @@ def build(
     }  # fmt: skip
     connect = partial(_runner, cluster, workers, {"memory": memory, "walltime": walltime, "dashboard": dashboard})
     place = _directory(store)
-    with worker_start_method(needed=cluster == "local" and workers != 0):  # at once: it imports while this does
+    needed = will_start_workers(cluster, workers, place.folder, replace=force)
+    with worker_start_method(needed=needed):  # at once: it imports while this does
         from melzarr.pipeline.builder.build_store import build_store
 
         catalog, plan = _prepared(source, datasets, tracks_per_shard, spec, options)

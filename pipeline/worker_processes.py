@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import Any
 
 # Thread pools of the libraries that a worker loads; each worker owns one core. Dask's nanny presets the first three.
@@ -72,6 +73,24 @@ def worker_start_method(*, needed: bool = True) -> Iterator[str]:
             _n_users -= forks
             if forks and not _n_users:
                 _end_server()
+
+
+def will_start_workers(cluster: object, workers: int | None, target: Path | None, *, replace: bool) -> bool:
+    """Return whether a build will start workers on this machine.
+
+    Parameters
+    ----------
+    cluster : object
+        Kind of cluster; "local" is this machine.
+    workers : int, optional
+        Number of workers; 0 is this process.
+    target : Path, optional
+        Path of the store on this machine. If it exists, it is only compared with the source.
+    replace : bool
+        Whether an existing store is replaced.
+    """
+    is_there = target is not None and os.path.exists(target)  # noqa: PTH110  (raises nothing)
+    return cluster == "local" and workers != 0 and (replace or not is_there)
 
 
 def _start_server() -> bool:

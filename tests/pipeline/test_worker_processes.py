@@ -12,11 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from processes import command, start, wait_for
 
+import melzarr
+from melzarr.cli import main
+from melzarr.pipeline import worker_processes as room
 from melzarr.pipeline.clusters.task_runner import OnDask, connect
 from melzarr.pipeline.features import kernel_cache
-from melzarr.pipeline.worker_processes import SERVER_ENVIRONMENT, worker_start_method
+from melzarr.pipeline.worker_processes import SERVER_ENVIRONMENT, will_start_workers, worker_start_method
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
@@ -94,6 +98,33 @@ def test_no_server_is_started_if_no_worker_is_needed() -> None:
     with worker_start_method(needed=False) as method:
         assert method == "spawn"
         assert not servers()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "is_there", "replace", "needed"),
+    [
+        ("local", None, False, False, True), ("local", 2, True, True, True), ("local", 2, True, False, False),
+        ("local", 0, False, False, False), ("slurm", 2, False, False, False), (object(), None, False, True, False),
+    ],
+)  # fmt: skip
+def test_a_build_starts_workers_here_unless_a_store_is_only_compared(
+    tmp_path: Path, cluster: object, workers: int | None, is_there: bool, replace: bool, needed: bool
+) -> None:
+    target = tmp_path if is_there else tmp_path / "new.zarr"
+    assert will_start_workers(cluster, workers, target, replace=replace) == needed
+    assert will_start_workers(cluster, workers, None, replace=False) == (cluster == "local" and workers != 0)
+
+
+def test_a_store_that_is_up_to_date_starts_no_server(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["features", str(music), str(tmp_path / "s.zarr"), "--n-windows", "20"]
+    assert CliRunner().invoke(main, [*words, "--workers", "0"]).exit_code == 0
+    monkeypatch.setattr(room, "_start_server", lambda: pytest.fail("it was started"))
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0, again.output
+    assert "is finished and up to date" in again.output
+    melzarr.build(music, tmp_path / "s.zarr", n_windows=20, progress=False)
 
 
 OTHERS = """

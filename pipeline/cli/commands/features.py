@@ -25,7 +25,7 @@ from melzarr.pipeline.cli.output import next_step
 from melzarr.pipeline.cli.progress import SHOWN
 from melzarr.pipeline.cli.progress import workers as start_workers
 from melzarr.pipeline.storage.directory import Directory
-from melzarr.pipeline.worker_processes import worker_start_method
+from melzarr.pipeline.worker_processes import will_start_workers, worker_start_method
 
 
 @click.command(cls=Guarded)
@@ -66,7 +66,8 @@ def features(
     """
     resources = {"memory": memory, "walltime": walltime, "dashboard": dashboard}
     connect = partial(start_workers, cluster, workers, resources, False)
-    with worker_start_method(needed=cluster == "local" and workers != 0):  # at once: it imports while this does
+    needed = will_start_workers(cluster, workers, store.folder, replace=force)
+    with worker_start_method(needed=needed):  # at once: it imports while this does
         from melzarr.pipeline.builder.build_store import build_store
 
         catalog, plan = prepare(source, options)
