@@ -89,12 +89,16 @@ def _seconds(where: str, start: str, end: str) -> tuple[float, float]:
             seconds = -1.0
         if seconds < 0 or math.isinf(seconds) or (cell and math.isnan(seconds)):
             raise CatalogError(
-                f"{where}: {column} {cell!r} is not a number of seconds from 0 on; write one, such as 30"
+                f"{where}: {column} {cell!r} is not a number of seconds from 0 on; write one, such as 30, or rename "
+                f"the column {column} if it is no place in the file"
             )
         found.append(seconds)
     begins, ends = found
     if ends <= begins:
-        raise CatalogError(f"{where}: end {end!r} is not after start {start or '0'!r}; give a later one, or none")
+        raise CatalogError(
+            f"{where}: end {end!r} is not after start {start or '0'!r}; give a later one, or none, or rename the "
+            f"columns start and end if they are no places in the file"
+        )
     return begins, ends
 
 

@@ -77,11 +77,12 @@ def test_ids_and_groups_that_are_given_are_kept(songs: Path) -> None:
     ("row", "sentence"),
     [
         ("a.wav,x,1:30,", "row 1: start '1:30' is not a number of seconds from 0 on; write one, such as 30"),
+        ("a.wav,x,2019-05-03,", "such as 30, or rename the column start if it is no place in the file"),
         ("a.wav,x,-1,", "row 1: start '-1' is not a number of seconds"),
         ("a.wav,x,inf,", "row 1: start 'inf' is not a number"),
         ("a.wav,x,nan,", "row 1: start 'nan' is not a number"),
         ("a.wav,x,,soon", "row 1: end 'soon' is not a number"),
-        ("a.wav,x,5,5", "row 1: end '5' is not after start '5'; give a later one, or none"),
+        ("a.wav,x,5,5", "row 1: end '5' is not after start '5'; give a later one, or none, or rename the columns"),
         ("a.wav,x,,0", "row 1: end '0' is not after start '0'"),
     ],
 )
