@@ -43,6 +43,13 @@ def in_order(
                 future.cancel()
 
 
+def in_order_once(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int) -> Iterator[Result]:
+    """Do the same as `in_order`, with one call for items that are equal and follow one another."""
+    runs = ((item, sum(1 for _ in same)) for item, same in itertools.groupby(items))
+    for result, count in in_order(lambda run: (function(run[0]), run[1]), runs, n_threads):
+        yield from itertools.repeat(result, count)
+
+
 @contextmanager
 def done_beside(function: Callable[[], object]) -> Iterator[None]:
     """Call a function in a thread while the block runs; it has returned at the end of the block."""

@@ -11,7 +11,7 @@ from melzarr.pipeline.errors import StorageError, StoreError
 from melzarr.pipeline.publishing.workspace import Workspace
 from melzarr.pipeline.shard_receipt import Receipt
 from melzarr.pipeline.storage.directory import Directory, source_digest
-from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.threads import in_order, in_order_once
 
 if TYPE_CHECKING:
     from melzarr.pipeline.builder.worker import ShardJob
@@ -24,7 +24,7 @@ def outdated(earlier: Receipt, job: ShardJob, workspace: Workspace) -> str:
     if not workspace.holds(earlier):
         return "its bytes are not those that were written"
     sources = (track.source for track in job.shard.tracks)
-    digests = in_order(lambda name: source_digest(job.root, name), sources, job.root.io_threads)
+    digests = in_order_once(lambda name: source_digest(job.root, name), sources, job.root.io_threads)
     for track, entry, digest in zip(job.shard.tracks, earlier.tracks, digests, strict=True):
         if digest != entry.source_blake3:
             return f"{track.source} has changed"

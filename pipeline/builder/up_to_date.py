@@ -18,7 +18,7 @@ from melzarr.pipeline.errors import BuildError, StorageError, StoreError
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.sources.tracks import FIELDS, Tracks, matches
 from melzarr.pipeline.storage.directory import Directory, source_digest
-from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.threads import in_order_once
 from melzarr.pipeline.versions import differing
 from melzarr.pipeline.zarr_store.layout import CHUNK_VALUES
 from melzarr.pipeline.zarr_store.reader import Store, is_store, open_store
@@ -138,7 +138,7 @@ def compare_tracks(store: Store, catalog: Catalog, progress: Advance = lambda _:
         for number, digest in zip(now[some], store.column("source_blake3", rows)[there].tolist(), strict=True)
     )
     n_threads = max(catalog.root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
-    differ = in_order(lambda file: source_digest(catalog.root, *file) != file[1], files, n_threads)
+    differ = in_order_once(lambda file: source_digest(catalog.root, *file) != file[1], files, n_threads)
     for place, differs in enumerate(differ):
         changed[place] = differs
         progress(1)

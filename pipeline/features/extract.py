@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def featurise(
     nothing = np.empty((0, *spec.shape[1:]), spec.dtype)
     with watch.step("decode"):
         before = _identity(path)
-        digest = source_digest(LocalDirectory(path.parent), path.name)
+        digest = _digest(path, before)
         try:
             audio = read_audio(path, spec.sample_rate, spec.n_samples, spec.start, end)
         except AudioError as error:
@@ -118,6 +119,12 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=1)
+def _digest(path: Path, identity: tuple[int, int, int] | None) -> str:  # noqa: ARG001  (part of the key)
+    """Return the digest of a file, which is read once for all excerpts of it that follow one another."""
+    return source_digest(LocalDirectory(path.parent), path.name)
 
 
 def _judge(audio: Audio, n_valid: int, spec: FeatureSpec, end: float) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from melzarr.pipeline.shard_receipt import STATUSES, counts
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory, digest_like
 from melzarr.pipeline.storage.open_storage import open_directory
-from melzarr.pipeline.threads import in_order
+from melzarr.pipeline.threads import in_order, in_order_once
 from melzarr.pipeline.zarr_store.companion_files import CHECKSUMS, differences
 from melzarr.pipeline.zarr_store.reader import Store, access_to
 from melzarr.pipeline.zarr_store.shard import shard_name
@@ -285,7 +285,7 @@ def _check_sources(root: Directory, facts: dict[str, npt.NDArray[Any]], verdict:
     unchanged = []
     n_threads = max(root.io_threads, os.cpu_count() or 1)  # hashing releases the interpreter lock
     files = zip(facts["source"], facts["source_blake3"], strict=True)
-    for number, (found, why) in enumerate(in_order(digest, files, n_threads)):
+    for number, (found, why) in enumerate(in_order_once(digest, files, n_threads)):
         name, source = facts["track"][number], facts["source"][number]
         verdict.n_sources += bool(found)
         if found == facts["source_blake3"][number]:

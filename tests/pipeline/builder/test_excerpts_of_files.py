@@ -14,13 +14,16 @@ import melzarr
 from melzarr.pipeline.builder.job_array import finish, make_part, read_plan, write_plan
 from melzarr.pipeline.builder.plan import Plan, make_plan
 from melzarr.pipeline.builder.run_build import Summary, build
+from melzarr.pipeline.builder.up_to_date import changes
 from melzarr.pipeline.clusters.task_runner import InProcess
 from melzarr.pipeline.errors import BuildError, CatalogError, SpecError
 from melzarr.pipeline.features.extract import featurise
 from melzarr.pipeline.inspection.quality import find
 from melzarr.pipeline.inspection.scan import scan
+from melzarr.pipeline.inspection.verify import verify
 from melzarr.pipeline.sources.catalog import Catalog, read_catalog
 from melzarr.pipeline.spec import FeatureSpec
+from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.versions import versions
 from melzarr.pipeline.zarr_store.reader import open_store
 
@@ -122,6 +125,28 @@ def test_a_store_has_the_windows_of_each_excerpt(songs: Path, tmp_path: Path) ->
     with pytest.raises(BuildError, match=r"now with another label, path, group, split or excerpt: a@2\.5"):
         melzarr.build(manifest(songs, [ROWS[0], "a.wav,x,2.5,", *ROWS[2:]]), tmp_path / "s.zarr", **KEYWORDS)
     assert find(opened).pairs.n == 0
+
+
+def test_a_file_is_hashed_once_for_its_excerpts(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, read, target = LocalDirectory.digest, list[str](), tmp_path / "s.zarr"
+
+    def digest(folder: LocalDirectory, name: str, *algorithm: Any) -> str:
+        if folder.path == songs:
+            read.append(name)
+        return whole(folder, name, *algorithm)
+
+    monkeypatch.setattr(LocalDirectory, "digest", digest)
+    files = ["a.wav", "b.flac", "c.wav"]
+    catalog, plan = planned(manifest(songs))
+    build(plan, catalog, target, InProcess())
+    assert read == files
+    assert changes(open_store(target), plan, catalog) == []
+    assert sorted(read[3:]) == files
+    assert verify(open_store(target), songs).n_sources == 6
+    assert sorted(read[6:]) == files
+    soundfile.write(songs / "a.wav", np.linspace(-1, 1, 8 * 22050), 22050)
+    built(manifest(songs), target, replace=True)
+    assert open_store(target).values("source_blake3")[:3].tolist() == [whole(LocalDirectory(songs), "a.wav")] * 3
 
 
 def test_a_start_that_changes_costs_its_own_shard(songs: Path, tmp_path: Path) -> None:
