@@ -116,7 +116,7 @@ def pooled_baselines(folds: Sequence[Sequence[Baseline]]) -> list[Baseline]:
 
 
 def compare(
-    found: Sequence[Baseline], true: Classes, answers: Classes, groups: npt.NDArray[Any], seed: int = 0
+    found: Sequence[Baseline], true: Classes, answers: Classes, groups: npt.NDArray[Any]
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of baselines, and how far a network is ahead of each.
 
@@ -128,8 +128,6 @@ def compare(
         True class of each track, and the one that the network predicts.
     groups : np.ndarray [shape=(n_tracks,)]
         Group of each track, of any type.
-    seed : int
-        Seed of the intervals.
 
     Returns
     -------
@@ -140,8 +138,8 @@ def compare(
     return {
         baseline.name: {
             "words": baseline.words,
-            **track_metrics(true, baseline.answers, groups, seed),
-            "ahead": difference(true, answers, baseline.answers, groups, seed),
+            **track_metrics(true, baseline.answers, groups),
+            "ahead": difference(true, answers, baseline.answers, groups),
         }
         for baseline in found
     }

@@ -17,7 +17,6 @@ from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 VALID_SHARE = 0.05  # about this share of the tracks that are not judged validates; the others are trained on
 
-Parts = npt.NDArray[np.object_]
 Numbers = npt.NDArray[np.intp]
 
 
@@ -32,7 +31,7 @@ def parse_fold(name: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found and 1 <= int(found[1]) <= int(found[2]) > 1 else None
 
 
-def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> Parts:
+def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> npt.NDArray[np.object_]:
     """Divide a store into train, valid and test for one fold.
 
     Parameters

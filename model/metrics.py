@@ -82,7 +82,7 @@ def track_metrics(true: Classes, found: Classes, groups: npt.NDArray[Any], seed:
     }
 
 
-def difference(true: Classes, found: Classes, other: Classes, groups: npt.NDArray[Any], seed: int = 0) -> Figure:
+def difference(true: Classes, found: Classes, other: Classes, groups: npt.NDArray[Any]) -> Figure:
     """Return how much larger the accuracy of `found` is than that of `other`, with a paired interval.
 
     Parameters
@@ -91,11 +91,9 @@ def difference(true: Classes, found: Classes, other: Classes, groups: npt.NDArra
         True class of each track, and those that the two models predict.
     groups : np.ndarray [shape=(n_tracks,)]
         Group of each track, of any type.
-    seed : int
-        Seed of the interval.
     """
     right, of_other = found == true, other == true
-    interval = interval_of_difference(right, of_other, _numbered(groups), seed)
+    interval = interval_of_difference(right, of_other, _numbered(groups), seed=0)
     return _figure(float(right.mean() - of_other.mean()), interval)
 
 

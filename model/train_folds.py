@@ -125,7 +125,7 @@ def joined_members(spec: FeatureSpec, models: Sequence[keras.Model], recipe: Tra
     """
     songs = [SongModel.of(model) for model in models]
     windows = mean_opinion([song.windows for song in songs], WINDOWS)
-    seconds = [song.second.summary for song in songs if song.second is not None]
-    if recipe.summary is None or not seconds:
+    if recipe.summary is None:
         return windows
+    seconds = [song.second.summary for song in songs if song.second is not None]
     return song_model(spec, windows, mean_opinion(seconds, SUMMARY), recipe.summary.weight)
