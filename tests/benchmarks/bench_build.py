@@ -253,9 +253,9 @@ def result(found: dict[str, list[Timing]], n_tracks: int, further: float) -> Res
         at_most("time of verify with the source's files, relative to the build", 0.4, walls[VERIFY] / walls[MELZARR],
                 "decoding with zarr-python, which is not the code that wrote the store"),
         at_most("time of report, relative to the build", 0.3, walls[REPORT] / walls[MELZARR],
-                "imports, levels of all windows, and the comparison of tracks that may be copies"),
+                "imports, a second on one core, and reading all windows"),
         at_most("time of share, relative to cp -r and sha256sum", 1.2, walls[SHARE] / walls[COPY],
-                "its report, which takes longer than the copy"),
+                "waiting until the disk has all shards, for which cp does not wait, and its report"),
     ]  # fmt: skip
     tables = [
         Table("from files to windows on disk", columns, rows, remark),

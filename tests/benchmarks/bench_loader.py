@@ -118,13 +118,14 @@ def python_rate(feed: Iterable[Sequence[Any]]) -> float:
 
 
 def torch_feeds(store: Store, chosen: Selection, x: np.ndarray, y: np.ndarray) -> dict[str, Iterable[Any]]:
-    """Make melzarr's way and PyTorch's own, with no and with two workers."""
+    """Make melzarr's way, alone and in a DataLoader, and PyTorch's own, with no and with two workers."""
     if not importlib.util.find_spec("torch"):
         return {}
     torch, data = importlib.import_module("torch"), importlib.import_module("torch.utils.data")
     tensors = data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y).long())
     return {
-        TORCH: data.DataLoader(Batches(store, chosen, BATCH).torch(), batch_size=None),
+        TORCH: Batches(store, chosen, BATCH).torch(),
+        f"{TORCH}, in its DataLoader": data.DataLoader(Batches(store, chosen, BATCH).torch(), batch_size=None),
         **{f"{TENSORS}, {n} workers": data.DataLoader(tensors, BATCH, shuffle=True, num_workers=n) for n in (0, 2)},
     }
 
