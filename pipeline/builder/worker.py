@@ -146,12 +146,12 @@ def _require_versions(expected: dict[str, str]) -> None:
 
 
 def _make_new(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Receipt:
-    """Compute and write a shard; if the store is far away, the worker meanwhile computes another."""
+    """Compute and write a shard; while it is written, the worker computes another."""
     watch = Stopwatch()
     with closing(job.root.local_files(track.source for track in job.shard.tracks)) as paths:
         with watch.step("fetch"):
             first = next(paths)
-        in_memory, computing = turns(overlap=workspace.root.folder is None)
+        in_memory, computing = turns()
         with in_memory:
             with computing, one_thread():
                 parts, receipt = _compute(job, featurise, itertools.chain([first], paths), watch)

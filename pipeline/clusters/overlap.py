@@ -1,4 +1,4 @@
-"""Overlap the requests of a shard with the computing of others, and compute no more shards than there are cores."""
+"""Overlap the writing of a shard with the computing of others, and compute no more shards than there are cores."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 
-def turns(*, overlap: bool) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+def turns() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     """Return what a task enters while it holds a shard in memory, and within that, while it computes the shard.
 
     Once a task computes, its worker starts the next one, which computes when this one has finished. So each core
-    computes one shard, while an earlier shard is uploaded and the first files of the next are downloaded.
-
-    Parameters
-    ----------
-    overlap : bool
-        Whether a worker starts the next task early; without a Dask worker it never does.
+    computes one shard, while an earlier shard is uploaded, or flushed to a disk, and the first files of the next are
+    downloaded. Without a Dask worker there is nothing to enter.
     """
-    if not overlap:
-        return nullcontext(), nullcontext()
     import distributed  # noqa: PLC0415  (slow to import, and not needed without a cluster)
 
     try:

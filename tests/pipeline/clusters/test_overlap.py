@@ -61,7 +61,7 @@ def _new(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def overlapping(number: int) -> int:
-    in_memory, computing = turns(overlap=True)
+    in_memory, computing = turns()
     with in_memory, shards.held.one():
         with computing, shards.computed.one():
             shards.begun[number].set()
@@ -70,14 +70,8 @@ def overlapping(number: int) -> int:
     return number
 
 
-def alone(number: int) -> int:
-    in_memory, computing = turns(overlap=False)
-    with in_memory, computing, shards.held.one():
-        return number
-
-
 def fails(number: int) -> None:
-    in_memory, computing = turns(overlap=True)
+    in_memory, computing = turns()
     with in_memory:
         with computing:
             pass
@@ -89,14 +83,9 @@ def test_a_shard_is_uploaded_while_the_next_is_computed_and_no_more_are_held(one
     assert (shards.computed.most, shards.held.most) == (1, 2)
 
 
-def test_without_overlap_a_worker_holds_one_shard(one_core: OnDask) -> None:
-    assert sorted(one_core.run(alone, range(N_SHARDS))) == list(range(N_SHARDS))
-    assert shards.held.most == 1
-
-
 def test_in_this_process_nothing_overlaps() -> None:
     for _ in range(5):  # more than a worker would hold
-        in_memory, computing = turns(overlap=True)
+        in_memory, computing = turns()
         with in_memory, computing:
             pass
 
@@ -105,4 +94,4 @@ def test_after_an_upload_that_failed_its_worker_goes_on(one_core: OnDask) -> Non
     for number in range(5):  # more than are held
         with pytest.raises(ValueError, match=str(number)):
             list(one_core.run(fails, [number]))
-    assert list(one_core.run(alone, [7])) == [7]
+    assert sorted(one_core.run(overlapping, range(N_SHARDS))) == list(range(N_SHARDS))
