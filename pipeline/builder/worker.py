@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -155,7 +156,7 @@ def _make_new(job: ShardJob, featurise: Featurise, workspace: Workspace) -> Rece
         with in_memory:
             with computing, one_thread():
                 parts, receipt = _compute(job, featurise, itertools.chain([first], paths), watch)
-            with watch.step("write"):
+            with watch.step("write", time.thread_time):  # without waiting, in which the worker computes another
                 workspace.require_plan()  # checked again, because the shard took some time
                 workspace.write(parts, receipt)
     return replace(receipt, seconds=watch.seconds)
