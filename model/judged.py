@@ -65,10 +65,11 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
     _require_same_features(run, store)
     trained = run.trained_on()
     if run.n_folds and store.attributes["uuid"] == config["store"]["uuid"]:
+        member = run.member(1).path  # a share has none
         raise RunError(
-            f"{run.path} is the mean of {run.n_folds} members, each of which has heard what another judges, so that no "
-            f"track of {store.address} is left to judge; its figures are in {run.metrics_file}, and a member such as "
-            f"{run.member(1).path} can be evaluated"
+            f"the run is the mean of {run.n_folds} members, each of which has heard what another judges, so that no "
+            f"track of {store.address} is left to judge; its figures are in its {run.metrics_file.name}"
+            f"{f', and a member such as {member} can be evaluated' if member.is_dir() else ''}"
         )
     if store.attributes["uuid"] == config["store"]["uuid"]:
         protocol = make_protocol(store, config["protocol"]["name"], config["seed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,12 +172,15 @@ def test_it_predicts_as_any_run(folded: Run, music: Path) -> None:
 
 
 def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
-    tiny: Store, finished: Store, folded: Run
+    tiny: Store, finished: Store, folded: Run, tmp_path: Path
 ) -> None:
     with pytest.raises(
         RunError, match=r"is the mean of 2 members, each of which has heard what another judges, .*fold-1"
     ):
         evaluate(folded, tiny)
+    shared = Run(shutil.copytree(folded.path, tmp_path / "shared", ignore=shutil.ignore_patterns("fold-*")))
+    with pytest.raises(RunError, match=r"its figures are in its metrics.json$"):  # which names no member
+        evaluate(shared, tiny)
     # The member alone has a part that it has not heard.
     found = judged(folded.member(2), tiny)
     assert found.selection.tracks.tolist() == np.flatnonzero(fold_parts(tiny, 2, 2, SEED) == "test").tolist()
