@@ -158,7 +158,7 @@ def song_model(spec: FeatureSpec, window_network: keras.Model, summaries: keras.
         Maps summaries to probabilities.
     weight : float in [0, 1]
         Weight of the summary's log-probabilities; that of the windows' mean log-probabilities is the rest. The summary
-        of one or two windows has no weight: it cannot say how changes vary, and the windows alone are right more often.
+        of one or two windows has no weight: the deviation of its changes is 0, and the windows alone are more accurate.
 
     Returns
     -------
