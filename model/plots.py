@@ -152,12 +152,12 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
     if not drawn:
         raise MelzarrError(f"none of the songs could be used, so there is nothing to draw into {path}")
     labels = drawn[0].labels
-    n_opinions = 1 if drawn[0].summary is None else 2
-    height = 0.6 + 0.17 * len(labels)
-    figure = new_figure(path, (10, 0.6 + (height * n_opinions + 0.45) * len(drawn)))
-    rows = figure.subplots(len(drawn) * n_opinions, 1, squeeze=False)[:, 0]
-    for number, song in enumerate(drawn):
-        axes = rows[number * n_opinions]
+    n_rows = sum(1 if song.summary is None else 2 for song in drawn)
+    figure = new_figure(path, (10, 0.6 + (0.6 + 0.17 * len(labels)) * n_rows + 0.45 * len(drawn)))
+    rows = figure.subplots(n_rows, 1, squeeze=False)[:, 0]
+    row = iter(rows)
+    for song in drawn:
+        axes = next(row)
         # Draw the mean over short spans, because single windows of 100 ms flicker.
         edges = np.unique(np.linspace(0, len(song.starts), min(STEPS_DRAWN, len(song.starts)) + 1).astype(int))
         sums = np.add.reduceat(song.probabilities, edges[:-1], axis=0)
@@ -168,7 +168,7 @@ def draw_songs(predictions: Sequence[Prediction], path: Path) -> None:
         if song.summary is not None:
             axes.set_ylabel("windows", fontsize="small")
             axes.tick_params(labelbottom=False)
-            below = rows[number * n_opinions + 1]
+            below = next(row)
             _draw_over_time(below, np.append(song.summary.starts, end), song.summary.probabilities, labels)
             below.set_ylabel("summary", fontsize="small")
     rows[-1].set_xlabel("time in the song, s")

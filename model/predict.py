@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from melzarr.model.evaluate import probabilities, song_probabilities, track_classes, track_scores
-from melzarr.model.song_model import SongModel
+from melzarr.model.song_model import FEWEST, SongModel
 from melzarr.model.song_summary import SongSummary
 from melzarr.pipeline.errors import AudioError
 from melzarr.pipeline.features.audio import SILENCE_PEAK, read_header, stream_audio
@@ -60,7 +60,7 @@ class Prediction:
     probabilities : np.ndarray [shape=(n_windows, n_classes), dtype=float32]
         Probability of each class in each window.
     summary : SummaryOpinion, optional
-        The second opinion, if the model has one.
+        The second opinion, if the model has one and it counts: not of a song of less than `FEWEST` windows.
     """
 
     path: Path
@@ -152,7 +152,7 @@ def predict(
         progress(len(windows))
     answers, seconds = np.concatenate(found), spec.stride / spec.sample_rate
     starts = np.arange(len(answers), dtype=np.float64) * seconds
-    if song.second is None:
+    if song.second is None or len(answers) < FEWEST:
         return Prediction(path, labels, starts, answers)
     of_spans = probabilities(song.second.summary, summary.spans())
     whole, joined = song.second.of_track(track_scores(answers)[0], summary.whole())

@@ -95,6 +95,16 @@ def _sentence(said: str, where: str) -> str:
         )
     if status:
         return f"the server refused ({reason}); fix this and run the same command again"
+    return _unanswered(said, where)
+
+
+def _unanswered(said: str, where: str) -> str:
+    """Return a readable message for a request without an answer."""
+    if untrusted := re.search(r"InvalidCertificate\(\s*(\w+)", said):
+        return (
+            f"the certificate is not trusted ({untrusted[1]}); check the address, or set SSL_CERT_FILE to a file with "
+            f"that of the authority that signed it"
+        )
     first = said.partition("\n")[0].rpartition(" - ")[2]
     if not UNHEARD.search(said):
         return f"the request failed ({first}); fix this and run the same command again"

@@ -6,15 +6,13 @@ and the questions that are asked of a store: `melzarr verify`, `report` and `sha
 All start as processes of their own, in turn, once a round; what is printed is the median of the rounds. Wall time is
 from the start of the process to its end; memory is the sum over all of its processes at its highest, by their
 proportional share (PSS) where the system tells it. The windows of some tracks are compared before the table is printed.
-What a further worker costs is the processor time of a build of few tracks on all cores, less that on one.
+What a further worker costs is the processor time of a worker that gets no track, in a build of one shard.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -22,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import numpy as np
 import psutil
 from suite import Goal, Result, Table, at_least, at_most, json_option
 
+from melzarr.pipeline.builder.build_timings import read_built
 from melzarr.pipeline.builder.plan import TRACKS_PER_SHARD
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.sources.dataset_recipe import find_recipe
@@ -90,12 +90,11 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One run: seconds in all and until its first result lay on the disk, peak of memory in bytes, what it printed."""
+    """One run: seconds in all and until its first result lay on the disk, and peak of memory in bytes."""
 
     wall: float
     first: float
     memory: int
-    text: str
 
 
 def timed(results: Callable[[], bool], *command: str) -> Timing:
@@ -115,7 +114,7 @@ def timed(results: Callable[[], bool], *command: str) -> Timing:
         text = output.read()
     if process.returncode:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}: {text}")
-    return Timing(wall, first, peak, text)
+    return Timing(wall, first, peak)
 
 
 def tree_memory(pid: int) -> int:
@@ -135,21 +134,26 @@ def tree_memory(pid: int) -> int:
 
 
 def further_worker(few: Path, store: Path, *command: str) -> float:
-    """Seconds of processor time that each worker but the first takes to start and to end."""
-    cores, used = os.cpu_count() or 1, {}
-    for workers in (1, cores):
-        shutil.rmtree(store, ignore_errors=True)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*command, few, store, "--workers", str(workers)], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used[workers] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return (used[cores] - used[1]) / (cores - 1) if cores > 1 else float("nan")
+    """Seconds of processor time that a worker takes to start and to end, which gets nothing of the only shard."""
+    shutil.rmtree(store, ignore_errors=True)
+    used: dict[int, float] = {}
+    with subprocess.Popen([*command, few, store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        parent = psutil.Process(process.pid)
+        while process.poll() is None:
+            for child in parent.children():
+                with suppress(psutil.NoSuchProcess):  # a worker is forked from a child, and may end at any time
+                    used |= {worker.pid: sum(worker.cpu_times()[:2]) for worker in child.children()}
+            time.sleep(POLL)
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
+    idle = sorted(used.values())[:-1]
+    return statistics.mean(idle) if idle else float("nan")
 
 
-def work(text: str) -> float:
-    """Seconds of work for each track that a build says it took."""
-    found = re.search(r"decode (\d+) ms, mel (\d+) ms, write (\d+) ms", text)
-    return sum(map(int, found.groups())) / 1000 if found else float("nan")
+def work(store: Path) -> float:
+    """Seconds of work for each track of a store, from the timings beside it."""
+    built = read_built(open_store(store))
+    return float("nan") if built is None else sum(built.seconds.values()) / built.tracks
 
 
 @click.command()
@@ -190,14 +194,15 @@ def main(n_tracks: int, rounds: int, folder: Path | None, out: Path | None) -> N
         }
         workspace = open_workspace(store)
         found: dict[str, list[Timing]] = {name: [] for name in (*ways, *questions)}
-        further = []
+        further, works = [], []
         for _ in range(rounds):
             further.append(further_worker(few, here / "few.zarr", melzarr, "features"))
             for name, (made, command) in {**ways, **questions}.items():
                 shutil.rmtree(made, ignore_errors=True)
                 found[name].append(timed(lambda: workspace.n_receipts() > 0, *map(str, command)))
+            works.append(work(store))
         compare(store, saved)
-    result(found, n_tracks, statistics.median(further)).tell(out)
+    result(found, n_tracks, statistics.median(works), statistics.median(further)).tell(out)
 
 
 def compare(store: Path, saved: Path) -> None:
@@ -209,7 +214,7 @@ def compare(store: Path, saved: Path) -> None:
         np.testing.assert_allclose(ours, theirs[: len(ours)], atol=1e-4 * theirs.max())
 
 
-def result(found: dict[str, list[Timing]], n_tracks: int, further: float) -> Result:
+def result(found: dict[str, list[Timing]], n_tracks: int, each: float, further: float) -> Result:
     """Make the table, and say how near the build comes to its work divided by the cores."""
     cores = os.cpu_count() or 1
     walls = {name: statistics.median(timing.wall for timing in timings) for name, timings in found.items()}
@@ -227,13 +232,12 @@ def result(found: dict[str, list[Timing]], n_tracks: int, further: float) -> Res
         ]
         for which in (found, asked)
     )  # fmt: skip
-    each = statistics.median(work(timing.text) for timing in found[MELZARR])
     first = statistics.median(timing.first for timing in found[MELZARR])
     start = first - TRACKS_PER_SHARD * each
     shared = n_tracks * each / cores
     remark = (
         f"{n_tracks} tracks of 30 s, 22.05 kHz mono WAV, on {cores} cores. melzarr reports "
-        f"{1000 * each:.0f} ms of one core per track, which is {shared:.1f} s divided by the cores; the build takes "
+        f"{1000 * each:.1f} ms of one core per track, which is {shared:.1f} s divided by the cores; the build takes "
         f"{walls[MELZARR]:.1f} s. Its first shard of {TRACKS_PER_SHARD} tracks is on disk after {first:.1f} s."
     )
     if LHOTSE in walls:

@@ -30,7 +30,7 @@ from melzarr.model.predict import predict
 from melzarr.model.run_directory import Run
 from melzarr.model.share_run import RunShareOptions, share_run
 from melzarr.model.shared_run import files_of_run, opened_run
-from melzarr.pipeline.errors import BuildError, CallError, MelzarrError, RunError
+from melzarr.pipeline.errors import BuildError, CallError, MelzarrError, RunError, StorageError
 from melzarr.pipeline.publishing.open_workspace import open_workspace
 from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.share.dataset_card import escape
@@ -288,6 +288,13 @@ def test_on_the_web_it_is_used_as_the_run_is(
         melzarr.Run(f"{web.url}/none").predict(song)
     with pytest.raises(CallError, match="can be read but not written; use a folder, or an address at s3://"):
         share_run(trained, open_directory(f"{web.url}/new"), GIVEN)
+
+
+@pytest.mark.parametrize("web", ["https"], indirect=True)
+def test_a_certificate_that_is_not_trusted_is_said(web: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(StorageError, match=r"certificate is not trusted \(\w+\); .* set SSL_CERT_FILE"):
+        melzarr.Run(f"{web.url}/genres").predict("song.wav")
 
 
 def test_in_an_object_store_it_is_incomplete_until_its_checksums_are_there(

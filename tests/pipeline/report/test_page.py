@@ -340,7 +340,7 @@ def test_a_run_is_told_with_its_intervals_and_its_worst_tracks(
     for words in (
         "Run my run. Protocol track: by track.",
         "test tracks, by mean log-probability 50.0 % 25.0 % 75.0 %",
-        "The answer is wrong for 2 of 3 tracks of the valid and the test split.",
+        "The answer is wrong for 2 of 3 tracks that were not trained on.",
         "worst test bells 0.001 drums 0.990 bad valid drums 0.200 bells 0.700",
         "bells 3 2 60 % drums 0 3 100 %",
         "Test: 8 tracks, 100 windows; intervals over 4 groups.",
