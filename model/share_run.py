@@ -65,7 +65,7 @@ def share_run(
     replace: bool = False,
     step: Callable[[str, None], object] = lambda _, __: None,
 ) -> dict[str, int | str]:
-    """Share a run. It appears at `target` as a whole; the same run and options give the same bytes, except of ONNX.
+    """Share a run. It appears at `target` as a whole; the same run and options give the same bytes.
 
     Parameters
     ----------

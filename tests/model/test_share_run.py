@@ -217,6 +217,8 @@ def test_as_onnx_a_model_of_whole_songs_has_the_probabilities_of_keras(
     share(song_run, tmp_path / "genres", RunShareOptions(onnx=True))
     names = open_as_its_card_says(tmp_path / "genres", music, monkeypatch)
     np.testing.assert_allclose(names["same"][0], names["probabilities"], atol=1e-5)
+    share(song_run, tmp_path / "again", RunShareOptions(onnx=True))
+    assert (tmp_path / "again/model.onnx").read_bytes() == (tmp_path / "genres/model.onnx").read_bytes()
 
 
 def test_onnx_without_what_exports_it_is_a_sentence(
