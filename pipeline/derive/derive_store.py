@@ -183,6 +183,6 @@ def _begin(workspace: Workspace, note: bytes) -> None:
 
 
 def _threads(plan: Plan, parts: Sequence[TrackSelection]) -> int:
-    """Return how many threads let reading and packing keep up with each other, within `ROOM`."""
-    wanted = max(os.cpu_count() or 1, *(part.store.directory.io_threads for part in parts))
+    """Return how many threads keep the processor busy while some of them wait for the disk, within `ROOM`."""
+    wanted = max(2 * (os.cpu_count() or 1), *(part.store.directory.io_threads for part in parts))
     return max(1, min(wanted, ROOM // plan.shard_bytes))

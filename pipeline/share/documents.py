@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
 
 from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.inspection.describe import describe
 from melzarr.pipeline.inspection.near_duplicates import Step
-from melzarr.pipeline.inspection.quality import find
 from melzarr.pipeline.report import charts
 from melzarr.pipeline.report.charts import Charts
 from melzarr.pipeline.report.page import write_report
@@ -21,6 +22,7 @@ from melzarr.pipeline.share.croissant import croissant
 from melzarr.pipeline.share.dataset_card import About, card
 from melzarr.pipeline.share.parquet_tables import write_tables
 from melzarr.pipeline.share.share_options import ShareOptions
+from melzarr.pipeline.share.store_look import StoreLook
 from melzarr.pipeline.storage.atomic import files_below, write_whole
 from melzarr.pipeline.storage.digests import SHA256, copy_with_digests, digest_of
 from melzarr.pipeline.storage.directory import Directory
@@ -40,13 +42,15 @@ from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
+EXAMPLES: Final = f"{PICTURES}/examples.png"
+
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**", f"{TABLES}/**")
 
 
 def explain(
     store: Store, folder: Path, checksums: Mapping[str, str], where: Directory, options: ShareOptions, step: Step,
-    draw: Charts = charts,
+    draw: Charts = charts, look: StoreLook | None = None,
 ) -> None:  # fmt: skip
     """Write the files that explain a store into the folder of its metadata; the checksums of all files come last.
 
@@ -66,11 +70,14 @@ def explain(
         Called with the name and the number of tracks of each step; returns a callback for its progress.
     draw : Charts
         Functions that draw the pictures.
+    look : StoreLook, optional
+        Look at a store with the same tracks that has begun already.
     """
-    with ThreadPoolExecutor(1) as beside:
-        drawing = beside.submit(_draw_examples, store, folder, draw)
-        found = find(store, step("look", store.n_tracks), step)
-        picture = drawing.result()
+    with nullcontext(look) if look else StoreLook(store, draw) as looking:
+        found, examples = looking.result(step)
+    found = replace(found, facts=describe(store))
+    if examples:
+        write_whole(folder / EXAMPLES, examples)
     tables = None
     if options.for_hub:
         tables = write_tables(store, folder, arrays=options.arrays, progress=step("tables", store.n_tracks))
@@ -85,7 +92,7 @@ def explain(
         derived=list(_derived_lines(store.attributes.get("derived"))),
         tables=tables,
         has_audio=options.audio is not None,
-        picture=picture,
+        picture=EXAMPLES if examples else "",
     )
     write_report(store, found, folder, pictures=PICTURES, name=about.plain_name, draw=draw)
     write_whole(folder / TRACKS, *tracks_csv(store))
@@ -102,15 +109,6 @@ def explain(
     if options.audio:
         described |= _copy_audio(store, options.audio, folder, step)
     write_whole(folder / CHECKSUMS, checksum_lines(described))
-
-
-def _draw_examples(store: Store, folder: Path, draw: Charts) -> str:
-    """Draw one track of each label; return the name of the picture, or "" if no track is ok."""
-    if not (store.column("status") == "ok").any():
-        return ""
-    (folder / PICTURES).mkdir(exist_ok=True)
-    draw.draw_examples(store, folder / PICTURES / "examples.png")
-    return f"{PICTURES}/examples.png"
 
 
 def _copy_audio(store: Store, root: Directory, folder: Path, step: Step) -> dict[str, str]:

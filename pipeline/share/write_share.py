@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from melzarr.pipeline.report.mel_figure import require_matplotlib
 from melzarr.pipeline.share.documents import explain
 from melzarr.pipeline.share.parquet_tables import require_pyarrow
 from melzarr.pipeline.share.share_options import ShareOptions
+from melzarr.pipeline.share.store_look import StoreLook
 from melzarr.pipeline.sources.catalog import Catalog
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.storage.directory import Directory
@@ -87,23 +89,26 @@ def share(
     _require_form(where, options)
     require_matplotlib()  # checked first, because a copy can take hours
     _require_audio(store, numbers, options.audio)
-    if not is_made(parts, where, about, spec=spec, replace=replace, said=said):
+    is_new = not is_made(parts, where, about, spec=spec, replace=replace, said=said)
+    if is_new:
         audio = Catalog(options.audio, tracks_of(parts)) if options.audio else None
         refuse_place(open_workspace(where), [store.directory], replace=replace, catalog=audio)  # before the comparison
         if derived := _derived(store, numbers, about):
             if spec != store.spec:
                 derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
             about["derived"] = derived
-    return derive(
-        parts,
-        where,
-        about,
-        spec=spec,
-        replace=replace,
-        explain=lambda new, folder, checksums: explain(new, folder, checksums, where, options, step, draw),
-        said=said,
-        progress=progress,
-    )
+    is_whole = len(numbers) == store.n_tracks and spec == store.spec
+    with StoreLook(store, draw) if is_new and is_whole else nullcontext() as look:
+        return derive(
+            parts,
+            where,
+            about,
+            spec=spec,
+            replace=replace,
+            explain=lambda new, folder, checksums: explain(new, folder, checksums, where, options, step, draw, look),
+            said=said,
+            progress=progress,
+        )
 
 
 def archive_sha256(where: Directory) -> str:
