@@ -186,20 +186,25 @@ class ObjectStoreDirectory:
             yield self._fetch(name, Path(folder))
 
     def local_files(self, names: Iterable[str]) -> Generator[Path, None, None]:
-        """Yield local paths of files in turn, each valid until the next is requested; fetch some in advance."""
-        waiting, coming = iter(enumerate(names)), deque[Future[Path]]()
+        """Yield local paths of files in turn, each valid until the next is requested; fetch some in advance.
+
+        A name that follows itself, such as that of a file with several excerpts, is fetched once.
+        """
+        runs = ((name, sum(1 for _ in same)) for name, same in itertools.groupby(names))
+        waiting, coming = iter(enumerate(runs)), deque[tuple[Future[Path], int]]()
         with tempfile.TemporaryDirectory(prefix="melzarr-") as folder, ThreadPoolExecutor(AHEAD) as pool:
 
             def ask() -> None:
-                for number, name in itertools.islice(waiting, AHEAD - len(coming)):
+                for number, (name, n_times) in itertools.islice(waiting, AHEAD - len(coming)):
                     (place := Path(folder, str(number))).mkdir()
-                    coming.append(pool.submit(self._fetch, name, place))
+                    coming.append((pool.submit(self._fetch, name, place), n_times))
 
             ask()
             while coming:
-                path = coming.popleft().result()
+                fetched, n_times = coming.popleft()
+                path = fetched.result()
                 ask()
-                yield path
+                yield from itertools.repeat(path, n_times)
                 path.unlink(missing_ok=True)
 
     def _fetch(self, name: str, folder: Path) -> Path:

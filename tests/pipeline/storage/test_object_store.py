@@ -572,6 +572,20 @@ def test_files_are_brought_in_their_order_and_go_again(bucket: ObjectStoreDirect
         assert not path.exists()
 
 
+def test_a_file_of_several_excerpts_is_fetched_once(
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, fetch = [], ObjectStoreDirectory._fetch
+    for name in "ab":
+        bucket.write(name, name.encode())
+    monkeypatch.setattr(
+        ObjectStoreDirectory, "_fetch", lambda self, name, folder: fetched.append(name) or fetch(self, name, folder)
+    )
+    read = [path.read_bytes() for path in bucket.local_files(iter("aaabba"))]
+    assert b"".join(read) == b"aaabba"
+    assert sorted(fetched) == ["a", "a", "b"]
+
+
 def test_a_file_is_exchanged_only_where_it_is_as_it_was(bucket: ObjectStoreDirectory) -> None:
     first = bucket.exchange("a", b"1", None)
     with pytest.raises(FileExistsError):
