@@ -1,4 +1,4 @@
-"""Assess and draw a store in threads, beside the copy of its shards: the copy mostly waits for the disk."""
+"""Assess and draw a store in threads, beside the copy of its shards: the copy often waits for the disk."""
 
 from __future__ import annotations
 
