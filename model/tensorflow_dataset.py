@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,8 @@ from melzarr.model.window_order import Order
 from melzarr.model.window_pools import pools
 
 GATHERS = 4  # batches that are gathered at the same time
-PREFETCH = 4  # batches that wait for the network
+PREFETCH = 16  # most batches that wait for the network; of 4, some were late if Python takes them
+PREFETCH_BYTES = 32 << 20  # bytes that they take, unless two take more
 
 
 def as_dataset(order: Order, tracks: TrackMemory, batch_size: int, first_epoch: int) -> tf.data.Dataset:
@@ -51,7 +53,8 @@ def as_dataset(order: Order, tracks: TrackMemory, batch_size: int, first_epoch: 
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(n_batches))
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune, and autotuning takes longer than the batches
-    dataset = dataset.prefetch(PREFETCH).with_options(options)
+    n_waiting = min(PREFETCH, max(2, PREFETCH_BYTES // (4 * batch_size * math.prod(tracks.store.spec.shape[1:]))))
+    dataset = dataset.prefetch(n_waiting).with_options(options)
     weakref.finalize(dataset, tracks.close)
     return dataset
 
