@@ -85,7 +85,7 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
     if seen.any() and not with_trained:
         if seen.all():
             raise RunError(
-                f"{run.path} was trained on all {len(seen)} tracks of the {split} split of {store.address}; count "
+                f"{run.address} was trained on all {len(seen)} tracks of the {split} split of {store.address}; count "
                 f"them with --with-trained, or give other tracks"
             )
         selection = selection.take(np.flatnonzero(~seen))
@@ -113,12 +113,12 @@ def train_split(run: Run, store: ReadableStore) -> Selection:
     protocol = run.config["protocol"]["name"]
     if store.attributes["uuid"] != run.config["store"]["uuid"]:
         raise RunError(
-            f"{store.address} is not the store that {run.path} was trained on, and baselines are trained on the same "
-            f"tracks as the run; give that store"
+            f"{store.address} is not the store that {run.address} was trained on, and baselines are trained on the "
+            f"same tracks as the run; give that store"
         )
     if protocol == WINDOW:
         raise RunError(
-            f"{run.path} was split by window, so the tracks that it is tested on were trained on, and baselines of "
+            f"{run.address} was split by window, so the tracks that it is tested on were trained on, and baselines of "
             f"whole tracks say nothing; give a run with another protocol"
         )
     return make_protocol(store, protocol, run.config["seed"]).part("train")
@@ -147,10 +147,11 @@ def _require_same_features(run: Run, store: ReadableStore) -> None:
     if differing:
         said = ", ".join(f"{name} {getattr(store.spec, name)} instead of {getattr(spec, name)}" for name in differing)
         raise RunError(
-            f"{store.address} has other features than the model of {run.path}: {said}; build it with the same features"
+            f"{store.address} has other features than the model of {run.address}: {said}; build it with the same "
+            f"features"
         )
     if label_names(store) != run.labels:
         raise RunError(
-            f"{store.address} has the labels {', '.join(label_names(store))} and the model of {run.path} "
+            f"{store.address} has the labels {', '.join(label_names(store))} and the model of {run.address} "
             f"{', '.join(run.labels)}; they must be the same"
         )

@@ -48,9 +48,17 @@ class Run:
         The folder. It contains config.json (what is trained, how and on which data), trained-on.txt, history.csv (one
         row per finished epoch) and model.keras. Until the training is finished, it also contains the checkpoint of the
         last epoch. After that, it also contains answers.csv, metrics.json and pictures.
+    shared_as : str
+        Address of the shared run that the folder is a temporary copy of; empty if it is none.
     """
 
     path: Path
+    shared_as: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where the run is, for messages."""
+        return self.shared_as or str(self.path)
 
     @property
     def config_file(self) -> Path:

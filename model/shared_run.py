@@ -48,7 +48,7 @@ def opened_run(where: str | Path | Directory, feedback: Feedback = SILENT) -> It
     with tempfile.TemporaryDirectory(prefix="melzarr-run-") as folder:
         with feedback.counting(None, f"copy {directory}"):
             _fetch(directory, Path(folder))
-        yield Run(Path(folder))
+        yield Run(Path(folder), shared_as=str(directory))
 
 
 def checksums_of_run(directory: Directory) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import importlib.util
@@ -439,6 +440,16 @@ def test_an_archive_is_replaced_too(trained: Run, tmp_path: Path) -> None:
         share(trained, tmp_path / "genres.zip")
     with opened_run(tmp_path / "genres.zip") as run:
         assert run.is_finished
+
+
+def test_a_message_about_an_archive_names_the_archive(
+    trained: Run, tiny: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(trained, tmp_path / "genres.zip")
+    other = dataclasses.replace(trained.spec, n_mels=7)
+    monkeypatch.setattr(Run, "spec", other)
+    with pytest.raises(RunError, match=rf"than the model of {tmp_path}/genres\.zip: n_mels"):
+        melzarr.Run(tmp_path / "genres.zip").evaluate(str(tiny.directory))
 
 
 def test_an_unfinished_run_is_not_shared(own_run: Run, tmp_path: Path) -> None:
