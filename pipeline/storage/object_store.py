@@ -23,7 +23,7 @@ from obstore import exceptions
 
 from melzarr.pipeline.errors import CallError, StorageError
 from melzarr.pipeline.storage.digests import Hash
-from melzarr.pipeline.storage.obstore_client import head, open_service, readable_errors
+from melzarr.pipeline.storage.obstore_client import head, list_blocks, open_service, readable_errors
 
 AHEAD = 4  # files fetched in advance while one is processed: a request takes longer than computing a track
 BLOCK = 1 << 20  # bytes of a file that are read at a time, if not all of it is needed at once
@@ -123,7 +123,7 @@ class ObjectStoreDirectory:
         client = self._client("at once" if self.patience == "soon" else self.patience)
         with readable_errors(self.url):
             if self.can_list:
-                return any(len(some) for some in obstore.list(client, chunk_size=1))
+                return any(len(some) for some in list_blocks(client, 1))
             return head(client, "zarr.json") is not None
 
     def read(self, name: str) -> bytes:
@@ -166,7 +166,7 @@ class ObjectStoreDirectory:
         if not self.can_list:
             raise StorageError(f"{self.url}: a folder on a web server cannot be listed; give a manifest (.csv)")
         with readable_errors(self.url):
-            for some in obstore.list(self._client(), chunk_size=1000):
+            for some in list_blocks(self._client(), 1000):
                 for found in some:
                     if not (without and found["path"].startswith(f"{without}/")):
                         yield found["path"], found["size"]

@@ -19,6 +19,7 @@ from melzarr.pipeline.errors import StorageError
 
 # How long requests to an unresponsive server are retried: a worker's shard is worth more than a user's first try.
 PATIENCE = {"at once": (10, 5), "soon": (40, 20), "patient": (300, 120)}  # retries, half a second apart, and seconds
+BROKEN_LISTS = 5  # responses that may break off; the next request waits for the server
 UNHEARD = re.compile("error sending request|timed? ?out|connect", re.IGNORECASE)  # obstore: the server is unresponsive
 
 
@@ -47,6 +48,26 @@ def open_service(url: str, patience: str) -> Any:
             pass
     with readable_errors(url):
         return store.from_url(url, **settings)
+
+
+def list_blocks(client: Any, chunk_size: int) -> Iterator[Any]:
+    """Yield a service's metadata of all objects, in blocks.
+
+    obstore sends a request again until a response begins. If the body of a list breaks off, this continues after the
+    last name, a few times.
+    """
+    last, n_broken = None, 0
+    while True:
+        try:
+            for some in obstore.list(client, offset=last, chunk_size=chunk_size):
+                yield some
+                last = some[-1]["path"] if some else last
+        except exceptions.BaseError as error:
+            n_broken += 1
+            if n_broken == BROKEN_LISTS or "response body" not in str(error):
+                raise
+        else:
+            return
 
 
 def head(client: Any, name: str) -> Any | None:

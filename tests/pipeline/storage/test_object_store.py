@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import distributed
 import numpy as np
@@ -584,6 +585,32 @@ def test_a_file_of_several_excerpts_is_fetched_once(
     read = [path.read_bytes() for path in bucket.local_files(iter("aaabba"))]
     assert b"".join(read) == b"aaabba"
     assert sorted(fetched) == ["a", "a", "b"]
+
+
+def test_a_list_whose_response_breaks_off_goes_on(
+    bucket: ObjectStoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{number}" for folder in "ab" for number in range(4)]
+    for name in names:
+        bucket.write(name, b"1")
+    full_list, asked = obstore.list, []
+
+    def broken(client: Any, *, offset: str | None, chunk_size: int) -> Iterator[Any]:
+        asked.append(offset)
+        for n_done, some in enumerate(full_list(client, offset=offset, chunk_size=min(chunk_size, 2))):
+            if n_done == 1:
+                raise obstore.exceptions.GenericError("Error getting list response body: it broke off")
+            yield some
+
+    before = [name for name, _ in bucket.files()]
+    monkeypatch.setattr(obstore, "list", broken)
+    found = [name for name, _ in bucket.files()]
+    assert (found, len(asked)) == (before, -(-len(before) // 2))
+    assert set(names) <= set(found)
+    for name in "cdef":
+        bucket.write(name, b"1")
+    with pytest.raises(StorageError, match="the request failed"):
+        list(bucket.files())  # it breaks off once too often
 
 
 def test_a_file_is_exchanged_only_where_it_is_as_it_was(bucket: ObjectStoreDirectory) -> None:
