@@ -42,8 +42,6 @@ from melzarr.pipeline.zarr_store.reader import Store
 from melzarr.pipeline.zarr_store.shard import SHARDS, shard_name
 from melzarr.pipeline.zarr_store.tracks_table import tracks_csv
 
-EXAMPLES: Final = f"{PICTURES}/examples.png"
-
 # Hugging Face stores files of these patterns outside the Git history (LFS), which it requires for binary files.
 ATTRIBUTES: Final = ("*/c/**", "mel/c/**", "*.png", f"{AUDIO}/**", f"{TABLES}/**")
 
@@ -73,11 +71,9 @@ def explain(
     look : StoreLook, optional
         Look at a store with the same tracks that has begun already.
     """
-    with nullcontext(look) if look else StoreLook(store, draw) as looking:
-        found, examples = looking.result(step)
-    found = replace(found, facts=describe(store))
-    if examples:
-        write_whole(folder / EXAMPLES, examples)
+    with nullcontext(look) if look else StoreLook(store) as looking:
+        picture = _draw_examples(store, folder, draw)
+        found = replace(looking.result(step), facts=describe(store))
     tables = None
     if options.for_hub:
         tables = write_tables(store, folder, arrays=options.arrays, progress=step("tables", store.n_tracks))
@@ -92,7 +88,7 @@ def explain(
         derived=list(_derived_lines(store.attributes.get("derived"))),
         tables=tables,
         has_audio=options.audio is not None,
-        picture=EXAMPLES if examples else "",
+        picture=picture,
     )
     write_report(store, found, folder, pictures=PICTURES, name=about.plain_name, draw=draw)
     write_whole(folder / TRACKS, *tracks_csv(store))
@@ -109,6 +105,15 @@ def explain(
     if options.audio:
         described |= _copy_audio(store, options.audio, folder, step)
     write_whole(folder / CHECKSUMS, checksum_lines(described))
+
+
+def _draw_examples(store: Store, folder: Path, draw: Charts) -> str:
+    """Draw one track of each label; return the name of the picture, or "" if no track is ok."""
+    if not (store.column("status") == "ok").any():
+        return ""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    draw.draw_examples(store, folder / PICTURES / "examples.png")
+    return f"{PICTURES}/examples.png"
 
 
 def _copy_audio(store: Store, root: Directory, folder: Path, step: Step) -> dict[str, str]:

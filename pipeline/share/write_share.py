@@ -98,7 +98,7 @@ def share(
                 derived["max_error_db"] = largest_error(store, numbers, spec, step("compare", len(numbers)))
             about["derived"] = derived
     is_whole = len(numbers) == store.n_tracks and spec == store.spec
-    with StoreLook(store, draw) if is_new and is_whole else nullcontext() as look:
+    with StoreLook(store) if is_new and is_whole else nullcontext() as look:
         return derive(
             parts,
             where,

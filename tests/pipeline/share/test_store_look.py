@@ -1,4 +1,4 @@
-"""A store is assessed and drawn in threads beside its copy, and not a moment longer than that."""
+"""A store is assessed in a thread beside its copy, and not a moment longer than that."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.zarr_store.reader import Store
 
 
-def test_it_finds_and_draws_the_same(finished: Store, tmp_path: Path) -> None:
+def test_it_finds_the_same(finished: Store) -> None:
     shown: dict[str, list[int]] = {}
 
     def step(name: str, n_tracks: int) -> Callable[[int], object]:
         shown[name] = [n_tracks]
         return shown[name].append
 
-    with StoreLook(finished, plain_charts) as look:
-        found, picture = look.result(step)
+    with StoreLook(finished) as look:
+        found = look.result(step)
     assert repr(found) == repr(find(finished))
-    plain_charts.draw_examples(finished, tmp_path / "examples.png")
-    assert picture == (tmp_path / "examples.png").read_bytes()
     n_tracks, *read = shown["look"]
     assert sum(read) == n_tracks == finished.n_tracks
 
@@ -51,7 +49,7 @@ def test_at_the_end_of_the_block_it_stops(finished: Store, monkeypatch: pytest.M
         raise ValueError("the copy failed")
 
     monkeypatch.setattr(room, "find", slow_find)
-    with pytest.raises(ValueError, match="the copy failed"), StoreLook(finished, plain_charts):
+    with pytest.raises(ValueError, match="the copy failed"), StoreLook(finished):
         copy_that_fails()
     assert may_go_on.is_set()  # it was waited for,
     assert not n_read  # and read no further
@@ -70,7 +68,7 @@ def test_the_documents_are_those_of_a_look_at_the_copy(
 
         monkeypatch.setattr("melzarr.pipeline.share.write_share.StoreLook", look)
         share(finished, folder, given, draw=plain_charts)
-    assert begun == 2 * [(finished, plain_charts)]
+    assert begun == 2 * [(finished,)]
     beside, after = (
         {name: (folder / name).read_bytes() for name, _ in LocalDirectory(folder).files()} for folder in folders
     )
