@@ -60,7 +60,7 @@ class Prediction:
     probabilities : np.ndarray [shape=(n_windows, n_classes), dtype=float32]
         Probability of each class in each window.
     summary : SummaryOpinion, optional
-        The second opinion, if the model has one and it counts: not of a song of less than `FEWEST` windows.
+        The second opinion, if the model has one and it counts: not of a song of fewer than `FEWEST` windows.
     """
 
     path: Path

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def address(self) -> str:
-        """Where the run is, for messages."""
+        """Path of the run, or the address of the shared run that was copied; used in messages."""
         return self.shared_as or str(self.path)
 
     @property

@@ -18,7 +18,7 @@ from melzarr.model.network import levels
 from melzarr.model.track_summary import N_STATISTICS, Summary, middle_frame
 from melzarr.pipeline.spec import FeatureSpec
 
-FEWEST = 3  # windows of which a summary has a weight
+FEWEST = 3  # minimum number of windows of a song for its summary to count
 LEAST = 1e-12  # smallest probability before the logarithm; below it, one window could decide for a whole track
 WINDOWS, SUMMARY, JOINED = "window_network", "summary_network", "opinions"  # names of models inside the model
 
@@ -159,7 +159,7 @@ def song_model(spec: FeatureSpec, window_network: keras.Model, summaries: keras.
         Maps summaries to probabilities.
     weight : float in [0, 1]
         Weight of the summary's log-probabilities; that of the windows' mean log-probabilities is the rest. The summary
-        of less than `FEWEST` windows has no weight: the deviation of its changes is 0, and the windows alone are
+        of fewer than `FEWEST` windows has no weight: the deviation of its changes is 0, and the windows alone are
         more accurate.
 
     Returns

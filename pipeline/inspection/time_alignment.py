@@ -149,7 +149,7 @@ def _best_shift(first: Outline, second: Outline, least: int) -> tuple[int, float
     if n < m:  # so that the second track is the shorter one
         shift, correlation = _best_shift(second, first, least)
         return -shift, correlation
-    # In order of the shifts, the second track overlaps the start of the first, lies within it, and overlaps its end.
+    # In order of the shifts, the second track overlaps the start of the first, is within it, and overlaps its end.
     n_in, n_within = m - least, n - m + 1
     n_fft = 2 * (len(first.spectrum) - 1)
     products = fft.irfft(np.vecdot(second.spectrum, first.spectrum), n_fft)
