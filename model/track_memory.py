@@ -85,15 +85,26 @@ class TrackMemory:
         self._cache: Windows | None = None
         self._reused: ReusedMemory | None = None
 
-    def rows(self, pool: npt.NDArray[np.intp], n_most: int) -> tuple[Windows, npt.NDArray[np.intp]]:
-        """Return an array of windows, and the first row of each track of a pool in it.
+    def rows(
+        self, pool: npt.NDArray[np.intp], pairs: npt.NDArray[np.intp], n_most: int
+    ) -> tuple[Windows, npt.NDArray[np.intp]]:
+        """Return an array of windows that has those of a pool, and the row of each.
 
         Parameters
         ----------
-        pool : np.ndarray [shape=(n,)]
+        pool : np.ndarray [shape=(n_tracks,)]
             Positions of tracks in the selection.
+        pairs : np.ndarray [shape=(n, 2)]
+            Position in the pool and window, of each wanted window.
         n_most : int
-            Number of tracks in the largest pool.
+            At least the number of windows of each pool.
+
+        Returns
+        -------
+        rows : np.ndarray [shape=(n_rows, n_frames, n_mels), dtype=float32]
+            Decoded windows: those of all tracks, or after `margin` free rows those that are wanted.
+        indices : np.ndarray [shape=(n,)]
+            Row of each pair.
 
         Raises
         ------
@@ -107,12 +118,15 @@ class TrackMemory:
                 rows = np.frombuffer(memory, np.float32).reshape(-1, *shape)
                 read_tracks(self.store, self.read, self.numbers, self.executor, rows)
                 self._cache = rows
-            return self._cache, pool * n_windows
+            return self._cache, pool[pairs[:, 0]] * n_windows + pairs[:, 1]
         if self._reused is None:
-            self._reused = ReusedMemory((self.margin + n_most * n_windows, *shape))
+            self._reused = ReusedMemory((self.margin + n_most, *shape))
         rows = self._reused.array()
-        read_tracks(self.store, self.read, self.numbers[pool], self.executor, rows[self.margin :])
-        return rows, self.margin + np.arange(pool.size) * n_windows
+        wanted = np.zeros((pool.size, n_windows), bool)
+        wanted[pairs[:, 0], pairs[:, 1]] = True
+        read_tracks(self.store, self.read, self.numbers[pool], self.executor, rows[self.margin :], wanted)
+        row_of = self.margin - 1 + np.cumsum(wanted)
+        return rows, row_of[pairs[:, 0] * n_windows + pairs[:, 1]]
 
     def close(self) -> None:
         """Release the tracks, and end the threads."""
@@ -126,9 +140,14 @@ def readers(store: ReadableStore, threads: int | None) -> ThreadPoolExecutor:
 
 
 def read_tracks(
-    store: ReadableStore, read: Reader, tracks: npt.NDArray[np.intp], executor: ThreadPoolExecutor, rows: Windows
+    store: ReadableStore,
+    read: Reader,
+    tracks: npt.NDArray[np.intp],
+    executor: ThreadPoolExecutor,
+    rows: Windows,
+    wanted: npt.NDArray[np.bool_] | None = None,
 ) -> None:
-    """Read and decode whole tracks into an array.
+    """Read and decode tracks into an array.
 
     Parameters
     ----------
@@ -140,8 +159,10 @@ def read_tracks(
         Numbers of the tracks, which must be ok.
     executor : ThreadPoolExecutor
         Runs one task per track.
-    rows : np.ndarray [shape=(at least n * n_windows, n_frames, n_mels), dtype=float32]
-        Output, in the store's scale.
+    rows : np.ndarray [shape=(n_rows, n_frames, n_mels), dtype=float32]
+        Output, in the store's scale: the wanted windows of one track after those of another.
+    wanted : np.ndarray [shape=(n, n_windows), dtype=bool], optional
+        Which windows of each track are wanted; by default all.
 
     Raises
     ------
@@ -149,9 +170,17 @@ def read_tracks(
         If a track is damaged or missing; plain zarr reads a missing one as NaN.
     """
     n_windows = store.spec.n_windows
+    counts = np.full(tracks.size, n_windows) if wanted is None else wanted.sum(axis=1)
+    ends = np.cumsum(counts)
 
     def decode(place: int) -> None:
-        read_track(store, read, int(tracks[place]), rows[place * n_windows : (place + 1) * n_windows])
+        out = rows[ends[place] - counts[place] : ends[place]]
+        if wanted is None or len(out) == n_windows:
+            read_track(store, read, int(tracks[place]), out)
+            return
+        whole = np.empty(store.spec.shape, np.float32)
+        read_track(store, read, int(tracks[place]), whole)
+        np.compress(wanted[place], whole, axis=0, out=out)
 
     for _ in executor.map(decode, range(tracks.size)):
         pass

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from melzarr.model.selection import Selection
 from melzarr.model.streams import OF_TRACKS, OF_WINDOWS, stream
 
-# Number of tracks whose windows are mixed. It is constant, because the order of an epoch must not depend on the memory
-# of a machine. 64 tracks of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
+# The windows of a pool are mixed: as many as this number of whole tracks has, from more tracks if an epoch draws some
+# windows of each. It is constant, because the order of an epoch must not depend on the memory of a machine. 64 tracks
+# of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
 
 
@@ -53,6 +54,11 @@ class Order:
         most = int(np.min(counts) if self.balanced else np.max(counts))
         return counts.clip(max=min(most, self.windows_per_track or most))
 
+    @property
+    def most(self) -> int:
+        """The most windows that a track has in an epoch."""
+        return int(np.max(self._counts, initial=0))
+
     def _tracks(self, epoch: int) -> npt.NDArray[np.intp]:
         """Return the positions in the selection of the tracks of an epoch, in the order of the epoch."""
         rng = stream(OF_TRACKS, self.seed, epoch)
@@ -70,7 +76,8 @@ class Order:
     def pools(self, epoch: int) -> list[npt.NDArray[np.intp]]:
         """Return the positions of each pool's tracks in the selection."""
         places = self._tracks(epoch)
-        return [places[start : start + POOL] for start in range(0, places.size, POOL)]
+        n_tracks = POOL * self.selection.windows.shape[1] // max(1, self.most)
+        return [places[start : start + n_tracks] for start in range(0, places.size, n_tracks)]
 
     def find(self, epoch: int, window: int) -> tuple[int, int]:
         """Return the pool that has a window of an epoch, by its number in the epoch, and its number in that pool."""
@@ -83,7 +90,7 @@ class Order:
         rng = stream(OF_WINDOWS, self.seed, epoch, number, *([self.rank, self.n_ranks] if self.n_ranks > 1 else []))
         pairs = np.argwhere(self.selection.windows[pool])
         if self.windows_per_track or self.balanced:
-            pairs = pairs[_draw(pairs[:, 0], int(np.max(self._counts)), rng)]
+            pairs = pairs[_draw(pairs[:, 0], self.most, rng)]
         return rng.permutation(pairs)
 
 

@@ -48,25 +48,31 @@ def pools(order: Order, tracks: TrackMemory, epoch: int, batch_size: int, first:
     first : int
         Number of the first batch.
     """
-    wanted, labels = order.pools(epoch), order.selection.labels
+    wanted = order.pools(epoch)
+    n_most = max((places.size for places in wanted), default=0) * order.most
     number, skipped = order.find(epoch, first * batch_size)
-    n_most = max((pool.size for pool in wanted), default=0)
+
+    def read(number: int) -> tuple[Windows, npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Return decoded windows, which of them the pool has in its order, and their classes."""
+        places = wanted[number]
+        pairs = order.windows(epoch, number, places)
+        windows, indices = tracks.rows(places, pairs, n_most)
+        return windows, indices, order.selection.labels[places[pairs[:, 0]]]
+
     windows, left, left_classes = None, np.empty(0, np.intp), np.empty(0, np.int32)
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
-        coming = ahead.submit(tracks.rows, wanted[number], n_most) if number < len(wanted) else None
+        coming = ahead.submit(read, number) if number < len(wanted) else None
         while coming:
             before = windows
-            windows, starts = coming.result()
+            windows, indices, classes = coming.result()
             if windows is not before and before is not None:  # the memory of the pool before is needed
                 windows[: left.size] = before[left]
                 left = np.arange(left.size)
             del before
-            pool = wanted[number]
-            pairs = order.windows(epoch, number, pool)[skipped:]
-            indices = np.concatenate([left, starts[pairs[:, 0]] + pairs[:, 1]])
-            classes = np.concatenate([left_classes, labels[pool[pairs[:, 0]]]])
+            indices = np.concatenate([left, indices[skipped:]])
+            classes = np.concatenate([left_classes, classes[skipped:]])
             number, skipped = number + 1, 0
-            coming = ahead.submit(tracks.rows, wanted[number], n_most) if number < len(wanted) else None
+            coming = ahead.submit(read, number) if number < len(wanted) else None
             n_whole = indices.size // batch_size * batch_size
             if n_whole:
                 whole = indices[:n_whole].reshape(-1, batch_size), classes[:n_whole].reshape(-1, batch_size)

@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,12 +106,13 @@ def test_no_window_of_another_part_comes(finished: Store, parts: np.ndarray) -> 
     assert not seen["train"] & seen["test"]
 
 
+@pytest.mark.parametrize("windows_per_track", [None, 20])
 def test_the_order_is_that_of_seed_and_epoch_whatever_the_threads_or_the_memory(
-    finished: Store, monkeypatch: pytest.MonkeyPatch
+    finished: Store, monkeypatch: pytest.MonkeyPatch, windows_per_track: int | None
 ) -> None:
-    monkeypatch.setattr(window_order, "POOL", 3)
+    monkeypatch.setattr(window_order, "POOL", 1 if windows_per_track else 3)
     selection = select(finished, "train")
-    first = [epoch_of(windows(finished, selection, 7, seed=5, threads=n, memory=m))
+    first = [epoch_of(windows(finished, selection, 7, seed=5, threads=n, memory=m, windows_per_track=windows_per_track))
              for n, m in ((1, STREAMED), (4, STREAMED), (1, CACHED), (4, CACHED))]  # fmt: skip
     for x, y in first[1:]:
         np.testing.assert_array_equal(x, first[0][0])
@@ -148,6 +150,16 @@ def test_some_windows_of_each_track_are_drawn_anew_each_epoch(finished: Store, p
     assert drawn[0] != drawn[1]
 
 
+def test_a_pool_has_more_tracks_if_few_windows_of_each_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_order, "POOL", 2)
+    selection = Selection(np.arange(40), np.zeros(40, np.int32), np.ones((40, 30), bool))
+    whole, some = Order(selection, 0), Order(selection, 0, windows_per_track=4)
+    assert [pool.size for pool in whole.pools(0)] == [2] * 20
+    assert [pool.size for pool in some.pools(0)] == [15, 15, 10]
+    first = some.windows(0, 0, some.pools(0)[0])
+    assert len(set(first[:20, 0].tolist())) > 8  # 20 draws of 15 tracks: 11.2 differ on average
+
+
 def test_windows_of_many_tracks_are_mixed_in_a_batch(finished: Store) -> None:
     _, y = next(iter(windows(finished, select(finished, "train"), 64)))
     assert len(set(y.numpy().tolist())) == 2
@@ -175,6 +187,22 @@ def test_a_selection_of_single_windows_is_kept_to(finished: Store, plain) -> Non
     np.testing.assert_array_equal(in_order(x), in_order(plain["mel"][selection.tracks][:, 1::2].reshape(-1, 5, 128)))
 
 
+@pytest.mark.parametrize("windows_per_track", [None, 20])
+def test_tracks_of_unequal_numbers_of_windows_are_streamed_as_from_memory(
+    finished: Store, monkeypatch: pytest.MonkeyPatch, windows_per_track: int | None
+) -> None:
+    monkeypatch.setattr(window_order, "POOL", 1)
+    selection = select(finished, "train")
+    for place in range(selection.tracks.size):
+        selection.windows[place, : 5 * place] = False
+    streamed, cached = (
+        Batches(finished, selection, 7, seed=3, memory=memory, windows_per_track=windows_per_track)
+        for memory in (STREAMED, CACHED)
+    )
+    for _ in range(6):  # epochs, each with other pools
+        assert_same(streamed, cached)
+
+
 @pytest.fixture
 def larger(music: Path, tmp_path: Path) -> Store:
     """A store of forty tracks."""
@@ -189,20 +217,22 @@ def larger(music: Path, tmp_path: Path) -> Store:
     return open_store(tmp_path / "larger.zarr")
 
 
+@pytest.mark.parametrize("windows_per_track", [60, 6])
 def test_streaming_a_store_larger_than_its_memory_holds_two_pools(
-    larger: Store, monkeypatch: pytest.MonkeyPatch
+    larger: Store, monkeypatch: pytest.MonkeyPatch, windows_per_track: int
 ) -> None:
     monkeypatch.setattr(window_order, "POOL", 4)
     track_bytes = 60 * 5 * 128 * 4
     selection = select(larger, "train", np.full(larger.n_tracks, "train"))
     assert selection.tracks.size == 40
-    batches = Batches(larger, selection, 8, memory=10 * track_bytes, threads=1)
-    next(iter(Batches(larger, selection, 8, memory=10 * track_bytes)))  # what is imported and kept at first use
+    options: dict[str, Any] = {"windows_per_track": windows_per_track, "memory": 10 * track_bytes, "threads": 1}
+    batches = Batches(larger, selection, 8, **options)
+    next(iter(Batches(larger, selection, 8, **options)))  # what is imported and kept at first use
     tracemalloc.start()
     n_windows = sum(len(y) for _ in range(2) for _, y in batches)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert n_windows == 2 * 40 * 60
+    assert n_windows == 2 * 40 * windows_per_track
     # Two pools of four, and the track on its way through zarr: its shard's bytes, and its chunk decoded twice.
     assert peak < 14 * track_bytes
 
