@@ -62,7 +62,7 @@ MEMORY = click.option(
     "--memory",
     metavar="SIZE",
     callback=read_size,
-    help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read in each epoch, 64 at a time.  "
+    help="Memory for decoded tracks, such as 4GB; if they do not fit, they are read in each epoch, some at a time.  "
     "[default: half of the free memory]",
 )
 FORCE = click.option("--force", is_flag=True, help="Start again from the beginning, and remove the run in the folder.")
