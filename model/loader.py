@@ -53,7 +53,7 @@ class Batches:
         Number of the first epoch.
     windows_per_track : int > 0, optional
         Number of windows per track, drawn at random in each epoch; by default all. In the default spec, neighbouring
-        windows overlap by 60 %.
+        windows overlap by 60 %. The fewer they are, the more tracks are mixed in a batch.
     weights : "balanced", optional
         "balanced" gives each class the same number of tracks in an epoch; by default each track comes once.
     rank, n_ranks : int
