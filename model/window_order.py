@@ -11,9 +11,9 @@ import numpy.typing as npt
 from melzarr.model.selection import Selection
 from melzarr.model.streams import OF_TRACKS, OF_WINDOWS, stream
 
-# The windows of a pool are mixed: as many as this number of whole tracks has, from more tracks if an epoch draws some
-# windows of each. It is constant, because the order of an epoch must not depend on the memory of a machine. 64 tracks
-# of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
+# Size of a pool, whose windows are mixed, in whole tracks. If an epoch draws some windows of each track, a pool has
+# more tracks, and as many windows. It is constant, because the order of an epoch must not depend on the memory of a
+# machine. 64 tracks of the default spec take 98 MB, and their 38336 windows fill 299 batches of 128.
 POOL = 64
 
 
