@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any
 import filelock
 import keras
 
+from melzarr.model.model_file import load_model, save_model
 from melzarr.model.tensorboard_events import write_event
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.publishing.target_guard import refuse_inside
@@ -24,9 +25,11 @@ from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import csv_rows
 from melzarr.pipeline.versions import differing
 
-CONFIGURED = {"store": dict, "spec": dict, "labels": list, "protocol": dict, "seed": int}  # required in config.json
-# Exceptions that Keras raises for a file that is damaged, is not a Keras file, or contains code.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, OSError, zipfile.BadZipFile)
+# Entries that config.json must have, by their path in it, and their types.
+CONFIGURED = {
+    "store": dict, "store.uuid": str, "spec": dict, "labels": list, "protocol": dict, "protocol.name": str,
+    "protocol.words": str, "seed": int,
+}  # fmt: skip
 LOCK = ".lock"
 MODEL, TRAINED = "model.keras", "trained-on.txt"
 BLAKE3 = "blake3:"  # marks a digest in a list of what was trained on; an earlier version wrote SHA-256 without a mark
@@ -155,8 +158,9 @@ class Run:
     def clear(self) -> None:
         """Remove only what a training made, metrics first: if interrupted, the rest is an unfinished run."""
         self.metrics_file.unlink(missing_ok=True)
-        for member in map(Run, sorted(self.path.glob("fold-[0-9]*"))):
-            if not member.path.is_symlink() and member.is_run_or_empty():
+        for member in map(Run, sorted(self.path.glob("fold-*"))):
+            is_named = re.fullmatch(r"fold-[1-9]\d*", member.path.name)  # and is no copy, such as fold-1-before
+            if is_named and not member.path.is_symlink() and member.is_run_or_empty():
                 with member.locked():
                     member.clear()
                     (member.path / LOCK).unlink()
@@ -199,9 +203,14 @@ class Run:
             If there is none, or it is damaged.
         """
         config = self._read_json(self.config_file)
-        if any(not isinstance(config.get(name), kind) for name, kind in CONFIGURED.items()):
+        wrong = [name for name, kind in CONFIGURED.items() if not isinstance(_entry(config, name), kind)]
+        wrong += [] if wrong or config["seed"] >= 0 else ["seed"]
+        wrong += [] if wrong or all(isinstance(label, str) for label in config["labels"]) else ["labels"]
+        wrong += [] if isinstance(config.get("versions", {}), dict) else ["versions"]
+        if wrong:
             raise RunError(
-                f"{self.config_file} is not the configuration of a run; it is damaged, train again with --force"
+                f"{self.config_file} is not the configuration of a run ({wrong[0]}); it is damaged, train again with "
+                f"--force"
             )
         return config
 
@@ -218,7 +227,7 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """Names of the classes, in the order of the model's outputs."""
-        return [str(label) for label in self.config["labels"]]
+        return list(self.config["labels"])
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
@@ -237,9 +246,15 @@ class Run:
         Raises
         ------
         RunError
-            If there is none, or it cannot be loaded safely.
+            If there is none, it cannot be loaded safely, or it does not fit the spec and the labels of the run.
         """
-        return self._open(self.model_file, compiled=False)
+        model, fits = self._open(self.model_file, compiled=False), (self.spec.shape[1:], len(self.labels))
+        if (found := (model.input_shape[1:], model.output_shape[-1])) != fits:
+            raise RunError(
+                f"{self.model_file} maps windows of shape {found[0]} to {found[1]} labels, but {self.config_file} has "
+                f"windows of {fits[0]} and {fits[1]} labels; one of them is of another run: train again with --force"
+            )
+        return model
 
     def _open(self, path: Path, *, compiled: bool) -> keras.Model:
         if not path.is_file():
@@ -247,16 +262,7 @@ class Run:
                 f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
                 f"{self.path}; if that cannot continue, add --force"
             )
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # Keras reads only a part of the file, and checks no checksum
-                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
-            return keras.saving.load_model(path, safe_mode=True, compile=compiled)
-        except UNREADABLE as error:
-            first = str(error).strip().partition("\n")[0]
-            raise RunError(
-                f"{path} is not a model that can be opened safely ({first}); train again with --force"
-            ) from error
+        return load_model(path, compiled=compiled)
 
     def history(self) -> run_files.History:
         """Return the metrics of the finished epochs."""
@@ -282,8 +288,8 @@ class Run:
             Metrics of all epochs, including the new one.
         """
         done = len(history)
-        _save(model, self.checkpoint(done))
-        _save(model, self.model_file)
+        save_model(model, self.checkpoint(done))
+        save_model(model, self.model_file)
         write_event(self.tensorboard, history[-1])
         rows = ([figures[name] for name in run_files.FIGURES] for figures in history)
         write_whole(self.history_file, csv_rows([run_files.FIGURES, *rows]))
@@ -291,7 +297,7 @@ class Run:
 
     def keep_model(self, model: keras.Model) -> None:
         """Save the model of the run in place of that of the last epoch."""
-        _save(model, self.model_file)
+        save_model(model, self.model_file)
 
     def keep_trained(self, digests: Iterable[str]) -> None:
         """Write the digests of the audio files whose windows are trained on, if there is no such list yet."""
@@ -336,14 +342,15 @@ class Run:
                 path.unlink()
 
 
+def _entry(config: dict[str, Any], path: str) -> Any:
+    """Return an entry of a configuration by its path, such as "store.uuid", or None."""
+    found: Any = config
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
 def _remove_if_empty(folder: Path) -> None:
     """Remove a folder, unless it contains files that are not of a training."""
     with suppress(OSError):
         folder.rmdir()
-
-
-def _save(model: keras.Model, path: Path) -> None:
-    """Save a model atomically."""
-    part = path.with_name(f".{path.stem}.part.keras")
-    model.save(part)
-    part.replace(path)

@@ -75,7 +75,7 @@ class SongModel:
     def of(cls, model: keras.Model) -> SongModel:
         """Take a model apart that `song_model` has joined; any other is a network of windows alone."""
         parts = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
-        if JOINED not in parts:
+        if not {JOINED, WINDOWS} <= parts.keys():
             return cls(model)
         joined = parts[JOINED]
         return cls(parts[WINDOWS], SecondOpinion(joined.get_layer(SUMMARY), joined))

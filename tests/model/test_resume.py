@@ -84,7 +84,7 @@ def undisturbed(
 
 PLACES: dict[str, tuple[Any, str, int]] = {
     "in the middle of an epoch": (room._Batches, "on_train_batch_end", 8),
-    "before the model is saved": (run_room, "_save", 2),
+    "before the model is saved": (run_room, "save_model", 2),
     "before figures are written": (run_room, "write_whole", 3),
     "before TensorBoard is told": (run_room, "write_event", 2),
 }

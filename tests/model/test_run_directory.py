@@ -39,14 +39,17 @@ def run(tmp_path: Path) -> Run:
 
 def model_of(value: float) -> keras.Model:
     """A model whose one weight says which it is."""
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    model.set_weights([np.full((1, 1), value)])
-    model.compile("sgd", "mse")
+    windows = keras.Input(FeatureSpec().shape[1:])
+    genre = keras.layers.Dense(2, use_bias=False)(keras.layers.Flatten()(windows))
+    model = keras.Model(windows, genre)
+    model.set_weights([np.full((640, 2), value)])
+    model.compile(keras.optimizers.AdamW(), "mse")
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
 def weight(model: keras.Model) -> float:
-    return float(model.get_weights()[0].item())
+    return float(model.get_weights()[0][0, 0])
 
 
 def figures(accuracies: list[float]) -> list[dict[str, float]]:
@@ -276,6 +279,55 @@ def test_a_damaged_model_is_a_sentence(run: Run, damage: str) -> None:
     run.model_file.write_bytes(DAMAGED[damage](run.model_file.read_bytes()))
     with pytest.raises(RunError, match=r"model\.keras is not a model that can be opened safely \(.+\)"):
         run.model()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("store", {}), ("store", {"uuid": 1}), ("protocol", {"name": "track"}), ("protocol", {"name": [], "words": ""}),
+     ("labels", ["bells", 2]), ("seed", -1), ("seed", "1"), ("versions", [])],
+)  # fmt: skip
+def test_an_entry_of_the_configuration_that_is_wrong_is_named(run: Run, entry: str, value: Any) -> None:
+    run.config_file.write_text(json.dumps({**CONFIG, entry: value}))
+    with pytest.raises(RunError, match=rf"config\.json is not the configuration of a run \({entry}.*train again with"):
+        run.config  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"labels": ["bells"]},
+            r"shape \(5, 128\) to 2 labels, but .*config\.json has windows of \(5, 128\) and 1 labels",
+        ),
+        ({"spec": {"n_mels": 64}}, r"shape \(5, 128\) to 2 labels, but .* has windows of \(5, 64\) and 2 labels"),
+    ],
+)
+def test_a_model_of_another_run_is_a_sentence(run: Run, config: dict[str, Any], said: str) -> None:
+    run.keep_epoch(model_of(1), figures([0.5]))
+    run.config_file.write_text(json.dumps({**CONFIG, **config}))
+    with pytest.raises(RunError, match=rf"model\.keras maps windows of {said}; one of them is of another run: train"):
+        run.model()
+
+
+def test_no_class_is_loaded_but_those_of_its_own_models(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes by which Keras' safe mode was bypassed: each loads or calls something that the file names."""
+    run.keep_epoch(model_of(1), figures([0.5]))
+    data = run.model_file.read_bytes()
+    monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("Keras has read it"))
+    for module, name, said in [
+        ("keras.layers", "TFSMLayer", "TFSMLayer"),
+        ("keras.models", "function", "function"),
+        ("os", "Dense", r"os\.Dense"),
+        ("kerasy", "Dense", r"kerasy\.Dense"),
+    ]:
+        other = {"module": module, "class_name": name, "config": {}}
+        run.model_file.write_bytes(
+            changed(
+                data, "config.json", lambda text, other=other: json.dumps({**json.loads(text), "x": [other]}).encode()
+            )
+        )
+        with pytest.raises(RunError, match=rf"can be opened safely \(it contains {said}\)"):
+            run.model()
 
 
 def test_a_model_that_brings_code_is_refused_and_the_code_not_run(
