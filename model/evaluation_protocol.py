@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from melzarr.model.folds import fold_parts, parse_fold
+from melzarr.model.folds import fold_name, fold_parts, parse_fold
 from melzarr.model.loader import tracks
 from melzarr.model.selection import Selection, select
 from melzarr.model.streams import OF_PARTS, stream
@@ -20,7 +20,7 @@ from melzarr.pipeline.sources.split import SPLITS, UNUSED
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 TRACK, WINDOW = "track", "window"  # the two protocols that every store has
-FOLD_WORDS = "fold {} of {}: nothing of a test track, nor of its group, was trained on"
+FOLD_WORDS = "fold {} of {}: nothing of the group of a test track was trained on"
 SHARES = (0.7, 0.15, 0.15)  # shares of the windows in each of SPLITS, if a store is split by window
 
 
@@ -110,7 +110,8 @@ def make_protocol(store: ReadableStore, name: str, seed: int = 0) -> Protocol:
         words = f"split by window, which leaks: neighbours of a test window, {shared:.0%} the same, were trained on"
         return Protocol(name, words, _by_window(store, seed))
     if fold := parse_fold(name):
-        return Protocol(name, FOLD_WORDS.format(*fold), _by_track(store, fold_parts(store, *fold, seed)))
+        number, n_folds = fold
+        return fold_protocols(store, n_folds, seed)[number - 1]
     if name == TRACK:
         unit = "group" if (store.values("group") != store.values("track")).any() else "track"
         words = f"split by {unit}: nothing of a test {unit} was trained on"
@@ -130,6 +131,20 @@ def make_protocol(store: ReadableStore, name: str, seed: int = 0) -> Protocol:
         f"split {name} of the dataset's recipe: nothing of a test track was trained on, and tracks in no part are out"
     )
     return Protocol(name, words, _by_track(store, parts))
+
+
+def fold_protocols(store: ReadableStore, n_folds: int, seed: int) -> list[Protocol]:
+    """Divide a store into folds, each a protocol; see `melzarr.model.folds.fold_parts`.
+
+    Raises
+    ------
+    CatalogError
+        If the store cannot be divided into the folds.
+    """
+    return [
+        Protocol(fold_name(number, n_folds), FOLD_WORDS.format(number, n_folds), _by_track(store, parts))
+        for number, parts in enumerate(fold_parts(store, n_folds, seed), start=1)
+    ]
 
 
 def _by_track(store: ReadableStore, parts: npt.NDArray[np.object_]) -> dict[str, Selection]:

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from melzarr.model.streams import OF_PARTS, stream
 from melzarr.pipeline.errors import CatalogError
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.sources.split import UNUSED
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
@@ -31,15 +32,13 @@ def parse_fold(name: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found and 1 <= int(found[1]) <= int(found[2]) > 1 else None
 
 
-def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> npt.NDArray[np.object_]:
-    """Divide a store into train, valid and test for one fold.
+def fold_parts(store: ReadableStore, n_folds: int, seed: int) -> list[npt.NDArray[np.object_]]:
+    """Divide a store into train, valid and test for each fold.
 
     Parameters
     ----------
     store : ReadableStore
         The store.
-    number : int
-        Number of the fold, from 1.
     n_folds : int > 1
         Number of folds.
     seed : int
@@ -47,9 +46,9 @@ def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> np
 
     Returns
     -------
-    np.ndarray [shape=(n_tracks,)]
-        "test" for the tracks that the fold judges, "train" and "valid" for the others, and "unused" for tracks that
-        are not ok. Groups are whole, and labels are divided as evenly as groups allow (scikit-learn's
+    list of np.ndarray [shape=(n_tracks,)]
+        For each fold "test" for the tracks that it judges, "train" and "valid" for the others, and "unused" for tracks
+        that are not ok. Groups are whole, and labels are divided as evenly as groups allow (scikit-learn's
         `StratifiedGroupKFold`). "valid" takes no group without which a label had no track to train on.
 
     Raises
@@ -57,14 +56,16 @@ def fold_parts(store: ReadableStore, number: int, n_folds: int, seed: int) -> np
     CatalogError
         If the groups are too few, or each label is a single group.
     """
-    judges = _judges(store, n_folds, seed)
-    parts = np.full(store.n_tracks, UNUSED, object)
-    parts[judges == number] = "test"
-    others = np.flatnonzero((judges > 0) & (judges != number))
-    parts[others] = "train"
-    labels, groups = _numbered(store, "label")[others], _numbered(store, "group")[others]
-    parts[others[_validation(labels, groups, seed)]] = "valid"
-    return parts
+    judges, labels, groups = _judges(store, n_folds, seed), _numbered(store, "label"), _numbered(store, "group")
+    found = []
+    for number in range(1, n_folds + 1):
+        parts = np.full(store.n_tracks, UNUSED, object)
+        parts[judges == number] = "test"
+        others = np.flatnonzero((judges > 0) & (judges != number))
+        parts[others] = "train"
+        parts[others[_validation(labels[others], groups[others], seed)]] = "valid"
+        found.append(parts)
+    return found
 
 
 def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
@@ -74,7 +75,7 @@ def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
     n_groups, largest = len(np.unique(groups)), int(np.max(np.bincount(labels), initial=0))
     if n_groups < n_folds:
         raise CatalogError(
-            f"{store.address}: the ok tracks are in {n_groups} groups, too few for {n_folds} folds; use fewer "
+            f"{store.address}: the ok tracks are in {count(n_groups, 'group')}, too few for {n_folds} folds; use fewer "
             f"folds, or give more groups"
         )
     pairs = np.unique(np.stack([labels, groups]), axis=1)

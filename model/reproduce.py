@@ -80,7 +80,7 @@ def report_lines(store: Store, found: Mapping[Run, Mapping[str, Any]]) -> list[s
     attributes = store.attributes
     is_gtzan = attributes["recipe"].get("name") == "gtzan"
     return [
-        f"# {attributes['title']}: the article's experiment",
+        f"# {escape(attributes['title'])}: the article's experiment",
         "",
         f"Store `{store.directory.name}`, {store.n_tracks} tracks, UUID {attributes['uuid']}.",
         "",
@@ -124,7 +124,7 @@ def _row(run: Run, metrics: Mapping[str, Any]) -> str:
     test, config = metrics["test"], run.config
     figures = (_accuracy(test[name]) for name in ("window_accuracy", "track_accuracy"))
     epochs = f"{len(run.history())} of {config['recipe']['epochs']}"
-    cells = [run.path.name.partition("-")[0], config["protocol"]["name"], *figures, epochs]
+    cells = [run.path.name.partition("-")[0], escape(config["protocol"]["name"]), *figures, epochs]
     return f"| {' | '.join(cells)} |"
 
 
@@ -132,7 +132,7 @@ def _baseline_rows(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
     """Return one row for each baseline and protocol; runs of one protocol are compared with the same baselines."""
     by_protocol = {metrics["protocol"]["name"]: _baselines(metrics) for metrics in found.values()}
     return [
-        f"| {escape(baseline['words'])} | {protocol} | | {_accuracy(baseline['track_accuracy'])} | |"
+        f"| {escape(baseline['words'])} | {escape(protocol)} | | {_accuracy(baseline['track_accuracy'])} | |"
         for protocol, others in by_protocol.items()
         for baseline in others
     ]
@@ -153,7 +153,7 @@ def _words(found: Mapping[Run, Mapping[str, Any]]) -> list[str]:
         metrics["protocol"]["name"]: f"{metrics['protocol']['words']}{drawn_words(metrics['test'])}"
         for metrics in found.values()
     }
-    return [f"- **{name}**: {said}." for name, said in words.items()]
+    return [f"- **{escape(name)}**: {escape(said)}." for name, said in words.items()]
 
 
 def _pictures(run: Run) -> list[str]:

@@ -61,10 +61,10 @@ def _lines(store: Store, n_folds: int, found: Mapping[str, Mapping[str, Any]]) -
     # The folds are those of all recipes, and so are the baselines.
     rows += [_row(baseline["words"], baseline["track_accuracy"]) for baseline in test["baselines"].values()]
     return [
-        f"# {attributes['title']}: over {n_folds} folds",
+        f"# {escape(attributes['title'])}: over {n_folds} folds",
         "",
         f"Store `{store.directory.name}`, UUID {attributes['uuid']}.",
-        f"{n_tracks}, each judged by a member that was trained on nothing of its group{drawn_words(test)}.",
+        f"{n_tracks}, each judged by a member that was not trained on its group{drawn_words(test)}.",
         "",
         "| judged by | right | 95 % interval |",
         "|---|---:|---|",

@@ -69,4 +69,5 @@ def select(store: ReadableStore, split: str, parts: npt.NDArray[Any] | None = No
         raise StoreError(f"{store.address} has no ok track in the split {split!r}; it has {known}: give more tracks")
     names = label_names(store)
     labels = np.searchsorted(names, store.values("label")[tracks].astype(str)).astype(np.int32)
-    return Selection(tracks, labels, np.ones((tracks.size, store.spec.n_windows), bool))
+    everything = np.broadcast_to(np.True_, (tracks.size, store.spec.n_windows))  # takes no memory
+    return Selection(tracks, labels, everything)

@@ -21,15 +21,16 @@ from melzarr.model.loader import Batches
 from melzarr.model.messages import epoch_line
 from melzarr.model.metrics import metrics
 from melzarr.model.network import network
-from melzarr.model.run_directory import PICTURES, Run
+from melzarr.model.run_directory import Run
 from melzarr.model.run_pictures import draw_pictures
-from melzarr.model.selection import label_names
+from melzarr.model.selection import Selection, label_names
 from melzarr.model.song_model import SongModel, song_model
 from melzarr.model.train_summary import train_summary_network
 from melzarr.model.training_recipe import SummaryRecipe, TrainRecipe
 from melzarr.pipeline.builder.feedback import SILENT, Advance, Feedback
 from melzarr.pipeline.errors import RunError, StoreError
 from melzarr.pipeline.report.run_files import History
+from melzarr.pipeline.sources.split import SPLITS
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,30 @@ def configuration(store: ReadableStore, recipe: TrainRecipe, protocol: Protocol,
         "recipe": recipe.to_dict(),
         "protocol": {"name": protocol.name, "words": protocol.words},
         "seed": seed,
-        "versions": {name: version(name) for name in ("melzarr", "keras", "tensorflow", "numpy")},
+        "versions": {name: version(name) for name in ("melzarr", "keras", "tensorflow", "numpy", "scikit-learn")},
     }
+
+
+def trainable_parts(store: ReadableStore, protocol: Protocol) -> dict[str, Selection]:
+    """Return the train, valid and test splits of a protocol, by name.
+
+    Raises
+    ------
+    RunError
+        If the store or its train split has fewer than two labels.
+    StoreError
+        If a split of the protocol has no track.
+    """
+    labels = label_names(store)
+    if len(labels) < 2:
+        raise RunError(f"{store.address} has only one label, {labels[0]!r}: there is nothing to classify")
+    parts = {name: protocol.part(name) for name in SPLITS}
+    if len(learnt := np.unique(parts["train"].labels)) < 2:
+        raise RunError(
+            f"{store.address}, {protocol.name}: all tracks to train on have the label {labels[learnt[0]]!r}, so there "
+            f"is nothing to classify; give tracks of other labels too"
+        )
+    return parts
 
 
 def windows_per_epoch(recipe: TrainRecipe, protocol: Protocol) -> int:
@@ -102,15 +125,7 @@ def train(
     StoreError
         If a split of the protocol has no track, or a track cannot be read.
     """
-    labels = label_names(store)
-    if len(labels) < 2:
-        raise RunError(f"{store.address} has only one label, {labels[0]!r}: there is nothing to classify")
-    parts = {name: protocol.part(name) for name in ("train", "valid", "test")}
-    if len(learnt := np.unique(parts["train"].labels)) < 2:
-        raise RunError(
-            f"{store.address}: all tracks to train on have the label {labels[learnt[0]]!r}, so there is nothing to "
-            f"classify; give tracks of other labels too"
-        )
+    labels, parts = label_names(store), trainable_parts(store, protocol)
     if n_done := 0 if replace else len(run.history()):
         feedback.say(f"continuing after epoch {n_done}")
     for remark in protocol.remarks(labels):
@@ -118,11 +133,9 @@ def train(
     with run.locked():
         run.start(configuration(store, recipe, protocol, seed), replace=replace)
         if run.is_finished:
-            found = run.metrics
-            if not all((run.path / name).is_file() for name in PICTURES):  # the run was killed before they were drawn
-                draw_pictures(run, run.model(), found)
             feedback.say("already finished, and kept")
-            return found
+            draw_pictures(run)
+            return run.metrics
         run.keep_trained(set(store.column("source_blake3")[parts["train"].tracks].tolist()))
         _fit(store, recipe, protocol, run, seed, memory, feedback)
         if recipe.summary is not None:
@@ -141,7 +154,7 @@ def train(
             found["test"]["baselines"] = compare(others, test.labels, test.by_mean, groups[test.numbers])
         run.keep_answers(row for name, given in answers.items() for row in answer_rows(store, labels, name, given))
         run.finish(found)
-        draw_pictures(run, model, found)
+        draw_pictures(run, model)
     return found
 
 

@@ -10,20 +10,19 @@ import numpy as np
 
 from melzarr.model.baselines import baselines, compare, pooled_baselines
 from melzarr.model.evaluate import answer, answer_rows, joined_answers
-from melzarr.model.evaluation_protocol import make_protocol
-from melzarr.model.folds import fold_name
+from melzarr.model.evaluation_protocol import fold_protocols
 from melzarr.model.metrics import metrics
 from melzarr.model.run_directory import Run
 from melzarr.model.run_pictures import draw_pictures
 from melzarr.model.selection import label_names
 from melzarr.model.song_model import SUMMARY, WINDOWS, SongModel, mean_opinion, song_model
-from melzarr.model.train import configuration, train
+from melzarr.model.train import configuration, train, trainable_parts
 from melzarr.model.training_recipe import TrainRecipe
 from melzarr.pipeline.builder.feedback import SILENT, Feedback
 from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
-WORDS = "{} folds: each track is judged by the member that was trained on nothing of it, nor of its group"
+WORDS = "{} folds: each track is judged by the member that was not trained on its group"
 
 
 def train_folds(
@@ -68,28 +67,31 @@ def train_folds(
     RunError, StoreError
         As for `melzarr.model.train.train`.
     """
-    protocols = [make_protocol(store, fold_name(number, n_folds), seed) for number in range(1, n_folds + 1)]
+    with feedback.counting(None, "divide into folds"):
+        protocols = fold_protocols(store, n_folds, seed)
+    parts = [trainable_parts(store, protocol) for protocol in protocols]  # before the first training, which takes long
     labels, told = label_names(store), {"name": f"folds-{n_folds}", "words": WORDS.format(n_folds)}
     with run.locked():
         run.start(
             {**configuration(store, recipe, protocols[0], seed), "protocol": told, "folds": n_folds}, replace=replace
         )
-        members = [run.member(number) for number in range(1, n_folds + 1)]
         if run.is_finished:
             feedback.say("already finished, and kept")
+            draw_pictures(run)
             return run.metrics
+        members = [run.member(number) for number in range(1, n_folds + 1)]
+        judged = [part["test"] for part in parts]
         for number, (protocol, member) in enumerate(zip(protocols, members, strict=True), start=1):
-            feedback.say(f"fold {number} of {n_folds}: {protocol.part('test').tracks.size} tracks to judge")
+            feedback.say(f"fold {number} of {n_folds}: {judged[number - 1].tracks.size} tracks to judge")
             train(store, recipe, protocol, member, seed=seed, memory=memory, feedback=feedback)
         models = [member.model() for member in members]
-        judged = [protocol.part("test") for protocol in protocols]
         with feedback.counting(sum(part.tracks.size for part in judged), "evaluate") as progress:
             answers = [answer(model, store, part, progress) for model, part in zip(models, judged, strict=True)]
         pooled = joined_answers(answers)
         groups = store.column("group")[pooled.numbers]
         others = [
-            baselines(store, protocol.part("train"), given.numbers, labels, feedback)
-            for protocol, given in zip(protocols, answers, strict=True)
+            baselines(store, part["train"], given.numbers, labels, feedback)
+            for part, given in zip(parts, answers, strict=True)
         ]
         found = {
             "protocol": told,
@@ -102,12 +104,12 @@ def train_folds(
                 for given in answers
             ],
         }
-        trained = np.unique(np.concatenate([protocol.part("train").tracks for protocol in protocols]))
+        trained = np.unique(np.concatenate([part["train"].tracks for part in parts]))
         run.keep_trained(set(store.column("source_blake3")[trained].tolist()))
         run.keep_model(joined_members(store.spec, models, recipe))
         run.keep_answers(answer_rows(store, labels, "test", pooled))
         run.finish(found)
-        draw_pictures(run, models[0], found)
+        draw_pictures(run, models[0])
     return found
 
 

@@ -142,6 +142,17 @@ def joined(tiny: Store, two_opinions: TrainRecipe, tmp_path_factory: pytest.Temp
     return run
 
 
+@pytest.fixture(scope="session")
+def folded(tiny: Store, two_opinions: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run over two folds; not to be changed."""
+    from melzarr.model.run_directory import Run
+    from melzarr.model.train_folds import train_folds
+
+    run = Run(tmp_path_factory.mktemp("runs") / "folded")
+    train_folds(tiny, two_opinions, 2, run, seed=SEED)
+    return run
+
+
 @pytest.fixture
 def own_run(trained: Run, tmp_path: Path) -> Run:
     """A copy of that run which a test may change."""

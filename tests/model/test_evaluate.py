@@ -246,9 +246,9 @@ def test_two_opinions_are_those_of_the_saved_model_for_all_windows_of_each_track
 
 def test_only_selected_windows_are_answered(tiny: Store, trained: Run) -> None:
     selection = select(tiny, "train")
-    selection.windows[0] = False
-    selection.windows[1, 4:] = False
-    found = answer(trained.model(), tiny, selection)
+    chosen = selection.windows.copy()
+    chosen[0] = chosen[1, 4:] = False
+    found = answer(trained.model(), tiny, replace(selection, windows=chosen))
     assert found.n_windows.tolist() == [4, 24, 24, 24]
     assert found.numbers.tolist() == selection.tracks[1:].tolist()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import librosa
@@ -146,8 +147,8 @@ def test_a_quick_look_is_every_third_window_of_those_selected(tiny: Store) -> No
 
 def test_a_quick_look_at_a_part_that_has_windows_is_never_empty(tiny: Store) -> None:
     selection = select(tiny, "valid")
-    selection.windows[:, ::3] = False
-    assert every_third(selection).n_windows > 0
+    others = selection.windows & (np.arange(24) % 3 != 0)
+    assert every_third(replace(selection, windows=others)).n_windows > 0
 
 
 def brute_force(store: Store, selection: Selection) -> tuple[np.ndarray, np.ndarray]:

@@ -27,8 +27,9 @@ from melzarr.model.song_model import SongModel
 from melzarr.model.train_by_name import train_by_name
 from melzarr.model.train_folds import train_folds
 from melzarr.model.training_recipe import TrainRecipe
-from melzarr.pipeline.errors import CallError, CatalogError, RunError
+from melzarr.pipeline.errors import CallError, CatalogError, RunError, StoreError
 from melzarr.pipeline.report.run_reader import read_run
+from melzarr.pipeline.spec import FeatureSpec
 from melzarr.pipeline.zarr_store.reader import Store
 
 SEED = 3
@@ -37,7 +38,7 @@ SEED = 3
 class Table:
     """The columns of a store, in so far as folds need them."""
 
-    address = "some.zarr"
+    address, spec = "some.zarr", FeatureSpec()
 
     def __init__(self, labels: list[str], groups: list[str], failed: tuple[int, ...] = ()) -> None:
         self.n_tracks = len(labels)
@@ -66,7 +67,7 @@ def random_table(seed: int) -> Table:
 @pytest.mark.parametrize("n_folds", [2, 5])
 def test_each_ok_track_is_judged_once_and_no_group_is_on_two_sides(seed: int, n_folds: int) -> None:
     table = random_table(seed)
-    folds = np.array([fold_parts(table, number, n_folds, seed) for number in range(1, n_folds + 1)])
+    folds = np.array(fold_parts(table, n_folds, seed))
     ok, groups = table.values("status") == "ok", table.values("group")
     np.testing.assert_array_equal((folds == "test").sum(axis=0), ok)
     for parts in folds:
@@ -77,21 +78,20 @@ def test_each_ok_track_is_judged_once_and_no_group_is_on_two_sides(seed: int, n_
         labels = table.values("label")
         assert set(labels[parts == "train"]) == set(labels[ok & (parts != "test")])
         assert (parts == "valid").sum() < 0.2 * (parts == "train").sum()
-    np.testing.assert_array_equal(folds[1], fold_parts(table, 2, n_folds, seed))  # the same seed gives the same
+    np.testing.assert_array_equal(folds, fold_parts(table, n_folds, seed))  # the same seed gives the same
 
 
 def test_labels_are_divided_as_evenly_as_their_groups_allow() -> None:
     table = Table(["a"] * 50 + ["b"] * 100, [f"group{number // 2}" for number in range(150)])
     labels = table.values("label")
-    for number in range(1, 6):
-        judged_ = labels[fold_parts(table, number, 5, 0) == "test"]
+    for parts in fold_parts(table, 5, 0):
+        judged_ = labels[parts == "test"]
         assert ((judged_ == "a").sum(), (judged_ == "b").sum()) == (10, 20)
 
 
 def test_a_label_of_two_groups_is_trained_on_if_one_of_them_is_judged() -> None:
     table = Table(["rare"] * 2 + ["common"] * 38, [f"group{number}" for number in range(40)])
-    for number in range(1, 6):
-        parts = fold_parts(table, number, 5, 0)
+    for parts in fold_parts(table, 5, 0):
         assert "valid" not in parts[:2]
         assert "train" in parts[:2]
 
@@ -100,14 +100,14 @@ def test_a_label_of_two_groups_is_trained_on_if_one_of_them_is_judged() -> None:
     ("labels", "groups", "said"),
     [
         (["a", "b"] * 6, ["one", "two"] * 6, "the ok tracks are in 2 groups, too few for 5 folds; use fewer folds, or"),
-        (["a", "b"] * 6, ["same"] * 12, "the ok tracks are in 1 groups, too few for 5 folds"),
+        (["a", "b"] * 6, ["same"] * 12, "the ok tracks are in 1 group, too few for 5 folds"),
         (list("abcdef") * 3, list("uvwxyz") * 3, "each label is one group, so no fold could train on a label that it"),
         (list("abc") * 3, list("123456789"), "no label has more than 3 ok tracks, too few for 5 folds; use fewer"),
     ],
 )
 def test_what_cannot_be_divided_is_a_sentence(labels: list[str], groups: list[str], said: str) -> None:
     with pytest.raises(CatalogError, match=f"some.zarr: {said}"):
-        fold_parts(Table(labels, groups), 1, 5, 0)
+        fold_parts(Table(labels, groups), 5, 0)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,6 @@ def test_a_fold_has_a_name(name: str, fold: tuple[int, int] | None) -> None:
 # A run over folds -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folded(tiny: Store, two_opinions: TrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run over two folds; not to be changed."""
-    run = Run(tmp_path_factory.mktemp("runs") / "folded")
-    train_folds(tiny, two_opinions, 2, run, seed=SEED)
-    return run
-
-
 def test_every_track_is_judged_by_the_member_that_has_not_heard_it(tiny: Store, folded: Run) -> None:
     with folded.answers_file.open(newline="", encoding="utf-8") as file:
         rows = {row["track"]: row for row in csv.DictReader(file)}
@@ -138,7 +130,7 @@ def test_every_track_is_judged_by_the_member_that_has_not_heard_it(tiny: Store, 
     assert set(rows) == set(names[ok])
     for number in (1, 2):
         member = folded.member(number)
-        judges = np.flatnonzero(fold_parts(tiny, number, 2, SEED) == "test")
+        judges = np.flatnonzero(fold_parts(tiny, 2, SEED)[number - 1] == "test")
         assert not set(digests[judges]) & member.trained_on()
         model = member.model()
         for track in judges:
@@ -183,7 +175,7 @@ def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
         evaluate(shared, tiny)
     # The member alone has a part that it has not heard.
     found = judged(folded.member(2), tiny)
-    assert found.selection.tracks.tolist() == np.flatnonzero(fold_parts(tiny, 2, 2, SEED) == "test").tolist()
+    assert found.selection.tracks.tolist() == np.flatnonzero(fold_parts(tiny, 2, SEED)[1] == "test").tolist()
     # Of another store, the files that any member has heard are known.
     heard = frozenset[str]().union(*(folded.member(number).trained_on() for number in (1, 2)))
     assert folded.trained_on() == heard
@@ -194,7 +186,7 @@ def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
 def test_baselines_are_judged_over_the_same_folds(tiny: Store, folded: Run) -> None:
     labels, right = np.unique(tiny.values("label"), return_inverse=True)[1], []
     for number in (1, 2):
-        parts = fold_parts(tiny, number, 2, SEED)
+        parts = fold_parts(tiny, 2, SEED)[number - 1]
         most = int(np.bincount(labels[parts == "train"], minlength=2).argmax())
         right += (labels[parts == "test"] == most).tolist()
     test = folded.metrics["test"]
@@ -267,6 +259,45 @@ def test_of_the_articles_network_alone_the_mean_is_a_network_of_windows(
     assert not run.member(1).path.exists()
 
 
+@pytest.mark.usefixtures("light")
+def test_a_copy_of_a_member_is_left_if_the_run_is_replaced(tiny: Store, quick: TrainRecipe, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train_folds(tiny, replace(quick, epochs=1), 2, run, seed=SEED)
+    kept = Run(Path(shutil.copytree(run.member(1).path, run.path / "fold-1-of-mine")))
+    run.start(run.config, replace=True)
+    assert not run.member(1).path.exists()
+    assert kept.is_finished
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "said"),
+    [
+        ("bbba", "2111", "no ok track is in the split 'valid', only in train, test; give more tracks, or groups"),
+        ("bbab", "3412", r"fold-1-of-2: all tracks to train on have the label 'b', so there is nothing to"),
+    ],
+)
+def test_folds_that_cannot_be_trained_are_a_sentence_before_the_first_training(
+    quick: TrainRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str, groups: str, said: str
+) -> None:
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr(room, "train", None)
+    with pytest.raises((RunError, StoreError), match=said):
+        train_folds(Table(list(labels), list(groups)), quick, 2, run, seed=SEED)
+    assert not run.path.exists()
+
+
+def test_pictures_that_a_kill_prevented_are_drawn_by_the_same_command(
+    tiny: Store, two_opinions: TrainRecipe, folded: Run, tmp_path: Path
+) -> None:
+    run = Run(Path(shutil.copytree(folded.path, tmp_path / "run")))
+    pictures = {path.name: path.read_bytes() for path in run.path.glob("*.png")}
+    assert pictures.keys() == {"confusion.png", "network.png"}
+    for name in pictures:
+        (run.path / name).unlink()
+    assert train_folds(tiny, two_opinions, 2, run, seed=SEED) == run.metrics
+    assert {path.name: path.read_bytes() for path in run.path.glob("*.png")} == pictures
+
+
 # By name --------------------------------------------------------------------------------------------------------------
 
 
@@ -299,4 +330,4 @@ def test_the_command_shows_the_pooled_figures_the_spread_and_the_confusion(
     again = CliRunner().invoke(main, words)
     assert "already finished, and kept" in again.stdout
     assert json.loads(run.config_file.read_text())["folds"] == 2
-    assert make_protocol(tiny, "fold-2-of-2").words.startswith("fold 2 of 2: nothing of a test track")
+    assert make_protocol(tiny, "fold-2-of-2").words.startswith("fold 2 of 2: nothing of the group of a test track")
