@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,6 +13,7 @@ from melzarr.model.song_model import mean_of_members, summary_network
 from melzarr.model.track_summary import track_summaries
 from melzarr.model.training_recipe import SummaryRecipe
 from melzarr.pipeline.builder.feedback import Feedback
+from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.zarr_store.readable_store import ReadableStore
 
 
@@ -38,6 +41,11 @@ def train_summary_network(
     -------
     keras.Model
         Maps (n, N_STATISTICS * n_mels) summaries, in dB, to (n, n_classes) probabilities.
+
+    Raises
+    ------
+    RunError
+        If the loss is no longer finite.
     """
     with feedback.counting(selection.tracks.size, "summaries") as progress:
         summaries = track_summaries(store, selection.tracks, progress)
@@ -50,12 +58,17 @@ def train_summary_network(
     # The members share no weight, and AdamW scales each gradient: each is trained as it would be alone.
     network.compile(keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay), "sparse_categorical_crossentropy")
     with feedback.counting(recipe.epochs, "train on summaries", "epoch") as progress:
-        network.fit(
+        fitted = network.fit(
             summaries,
             np.repeat(selection.labels[:, None], recipe.members, axis=1),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
             verbose=0,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: progress(1))],
+        )
+    if not math.isfinite(fitted.history["loss"][-1]):
+        raise RunError(
+            "the loss on summaries is not a finite number; use a smaller learning_rate or weight_decay of the summary, "
+            "in a recipe of your own"
         )
     return mean_of_members(network)

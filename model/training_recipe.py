@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import keras
 
+from melzarr.model.network import FRONTENDS
 from melzarr.pipeline.errors import RecipeError
 
 OPTIMIZERS = ("adadelta", "adamw")
@@ -104,7 +105,7 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         """Raise RecipeError if a value is invalid."""
-        for name, choices in (("frontend", ("db", "none")), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, choices in (("frontend", FRONTENDS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         for name, least in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("windows_per_track", 0)):
@@ -162,10 +163,10 @@ def recipe_names() -> list[str]:
 
 
 def _require_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RecipeError(f"{name}={value!r} is not a whole number of at least {least}")
 
 
 def _require_number(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise RecipeError(f"{name}={value!r} is not a number of at least 0; give one")

@@ -343,6 +343,9 @@ def test_small_networks_learn_what_the_summaries_of_tracks_tell_apart(tiny: Stor
     assert found.argmax(axis=1).tolist() == selection.labels.tolist()
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
     assert sum(done) == len(selection.tracks) + recipe.epochs
+    diverging = replace(recipe, learning_rate=1.0, weight_decay=100.0, epochs=100)
+    with pytest.raises(RunError, match="the loss on summaries is not a finite number; use a smaller learning_rate or"):
+        train_summary_network(tiny, selection, diverging, 2, SEED, Feedback())
     again = train_summary_network(tiny, selection, recipe, 2, SEED, Feedback())
     pairs = zip(model.get_weights(), again.get_weights(), strict=True)
     assert all(one.tobytes() == other.tobytes() for one, other in pairs)
