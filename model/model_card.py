@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,24 @@ import jinja2
 import keras
 import numpy as np
 
+from melzarr.model.messages import spread_line
 from melzarr.model.run_directory import Run
 from melzarr.model.song_model import LEAST
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.report.run_files import ahead_words
 from melzarr.pipeline.report.run_reader import SPLITS, Figures, Training, read_run
-from melzarr.pipeline.share.dataset_card import escape, hub_licence, markdown_table
+from melzarr.pipeline.share.dataset_card import escape, hub_licence, markdown_table, python_text, yaml_text
 from melzarr.pipeline.storage.directory import Directory
 from melzarr.pipeline.storage.zip import ZipDirectory
 
 if TYPE_CHECKING:
     from melzarr.model.share_run import RunShareOptions
+
+PICTURES = {
+    "history.png": "loss and accuracy of each epoch",
+    "confusion.png": "how often each genre was taken for which other one",
+    "network.png": "the layers of the network of windows",
+}
 
 
 def takes_song(model: keras.Model) -> bool:
@@ -51,8 +59,9 @@ def model_card(
         loader=jinja2.PackageLoader("melzarr.model"), autoescape=False, keep_trailing_newline=True,  # noqa: S701  (no HTML)
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters["md"] = escape
+    environment.filters |= {"md": escape, "yaml": yaml_text, "py": python_text, "sh": shlex.quote}
     training, config, is_zip = read_run(run.path), run.config, isinstance(target, ZipDirectory)
+    parts = {part: training.parts[part] for part in SPLITS if part in training.parts}
     title = options.title or f"Genres of {config['store'].get('title') or 'music'}"
     return environment.get_template("model_card.md").render(
         name=target.name,
@@ -70,8 +79,11 @@ def model_card(
         dataset=str(config["store"].get("title") or "a store of melzarr"),
         slug=re.sub("[^a-z0-9]+", "-", str(config["store"].get("title", "")).lower()).strip("-") or "dataset",
         training=training,
-        tables=["\n".join(_figures(part, training.parts[part])) for part in SPLITS if part in training.parts],
-        results=[(part, list(_results(training.parts[part]))) for part in SPLITS if part in training.parts],
+        n_folds=run.n_folds,
+        spread=spread_line(run.metrics["folds"]) if run.n_folds else "",
+        pictures=PICTURES,
+        tables=["\n".join(_figures(part, found, run.n_folds)) for part, found in parts.items()],
+        results=[(part, list(_results(found))) for part, found in parts.items()],
         settings=_listed(training.recipe),
         versions=_listed(dict(config.get("versions", {}))),
         seed=config["seed"],
@@ -89,9 +101,10 @@ def _listed(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(part: str, figures: Figures) -> Iterator[str]:
+def _figures(part: str, figures: Figures, n_folds: int) -> Iterator[str]:
     rows = [[f"{value:.3f}", words, f"{low:.3f} to {high:.3f}"] for words, value, low, high in figures.accuracies]
-    yield f"{figures.n_tracks} tracks and {figures.n_windows} windows of the {part} split{figures.drawn}:"
+    whose = f", each judged by one of {n_folds} members" if n_folds else f" of the {part} split"
+    yield f"{figures.n_tracks} tracks and {figures.n_windows} windows{whose}{figures.drawn}:"
     yield ""
     yield from markdown_table(["right", "of", "95 % interval"], rows)
     for baseline in figures.baselines:

@@ -10,7 +10,7 @@ import click
 from melzarr.pipeline.cli.options import AS_JSON, DATASETS, Address, Guarded
 from melzarr.pipeline.cli.output import as_text, next_step, show
 from melzarr.pipeline.cli.progress import SHOWN
-from melzarr.pipeline.errors import CallError
+from melzarr.pipeline.errors import BuildError, CallError
 from melzarr.pipeline.sources.dataset_recipe import is_date
 from melzarr.pipeline.spec import DTYPES, SCALES
 from melzarr.pipeline.storage.directory import Directory
@@ -40,7 +40,10 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 )
 @click.option("--arrays", is_flag=True, help="With --for, the tables contain the windows too, in dB and float16.")
 @click.option("--onnx", is_flag=True, help="Of a RUN, write the network as ONNX too.")
-@click.option("--title", help="Title of the dataset or the model.  [default: from the dataset's recipe]")
+@click.option(
+    "--title",
+    help="Title of the dataset or the model.  [default: from the dataset's recipe, or that of the trained store]",
+)
 @click.option("--licence", "--license", help="Its licence.  [default of a dataset: from its recipe]")
 @click.option("--origin", help="Who made the music, and where it is from.  [default: from the dataset's recipe]")
 @click.option("--author", default="", help="Who made it, for its citation.")
@@ -48,7 +51,7 @@ def read_date(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--published",
     metavar="DATE",
     callback=read_date,
-    help="Date of publication, such as 2026-11-23.  [default: from the dataset's recipe]",
+    help="Date of publication, such as 2026-11-23.  [default of a dataset: from its recipe]",
 )
 @click.option("--force", is_flag=True, help="Replace a finished share when the new one is complete.")
 @AS_JSON
@@ -155,8 +158,11 @@ def _share_run(folder: Path, dest: Directory, *, as_json: bool, replace: bool, *
     from melzarr.model.run_directory import Run
     from melzarr.model.share_run import RunShareOptions, share_run
 
-    with SHOWN.steps() as step:
-        found = share_run(Run(folder), dest, RunShareOptions(**options), replace=replace, step=step)
+    try:
+        with SHOWN.steps() as step:
+            found = share_run(Run(folder), dest, RunShareOptions(**options), replace=replace, step=step)
+    except KeyboardInterrupt as error:
+        raise BuildError("stopped; a run is shared as a whole, so run the same command again") from error
     unsaid = [f"--{name}" for name in ("licence", "author", "published") if not options[name]]
     facts = {"share": str(dest), "run": str(folder), **found, "unsaid": unsaid}
     if as_json:

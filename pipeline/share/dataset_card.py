@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +89,7 @@ def card(store: Store, facts: Description, about: About) -> str:
         loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True,  # noqa: S701  (no HTML)
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"md": escape, "bib": _for_bibtex}
+    environment.filters |= {"md": escape, "bib": _for_bibtex, "yaml": yaml_text, "sh": shlex.quote}
     along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
     return environment.get_template("card.md").render(
         facts=facts,
@@ -96,6 +98,7 @@ def card(store: Store, facts: Description, about: About) -> str:
         citation=citation(facts, about),
         key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts.uuid[:8]}",
         opening=_opening(store, about),
+        quoted=python_text(about.name),
         along_track=", ".join(f"`{name}`" for name in along_track),
         spec=store.spec,
         counts="\n".join(markdown_table(*_counts(facts.tracks))),
@@ -125,7 +128,8 @@ def citation(facts: Description, about: About) -> str:
 
 def _opening(store: Store, about: About) -> str:
     track = str(store.values("track", slice(0, 1))[0])
-    where = f'ZipStore("{about.name}", mode="r")' if about.is_zip else f'"{about.name}"'
+    name = python_text(about.name)
+    where = f'ZipStore({name}, mode="r")' if about.is_zip else name
     return "\n".join(
         [
             "import xarray as xr",
@@ -179,6 +183,17 @@ def escape(text: str) -> str:
     inline = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", inline)  # start of a heading, a list or a rule
     inline = re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", inline)  # start of an address
     return inline.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+
+
+def yaml_text(text: str) -> str:
+    """Quote text for YAML."""
+    kept = (char if char.isprintable() and char not in '"\\' else f"\\U{ord(char):08x}" for char in text)
+    return f'"{"".join(kept)}"'
+
+
+def python_text(text: str) -> str:
+    """Quote text for Python, with the quotes that its formatters prefer."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _for_bibtex(text: str) -> str:

@@ -11,22 +11,22 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from keras import ops
 from nginx import Nginx, program
 
 import melzarr
 from melzarr.cli import main
+from melzarr.model.messages import spread_line
 from melzarr.model.predict import predict
 from melzarr.model.run_directory import Run
 from melzarr.model.share_run import RunShareOptions, share_run
@@ -72,16 +72,6 @@ def shared_run(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("share") / "genres"
     share(trained, target)
     return target
-
-
-@pytest.fixture
-def song_run(own_run: Run) -> Run:
-    """A run whose model takes all windows of a song and gives one row: the mean of their log-probabilities."""
-    network = own_run.model()
-    windows = keras.Input(network.input_shape[1:], name="windows")
-    mean = ops.mean(ops.log(ops.maximum(network(windows), 1e-12)), axis=0, keepdims=True)
-    keras.Model(windows, ops.softmax(mean)).save(own_run.model_file)
-    return own_run
 
 
 def lines_of(folder: Path) -> list[str]:
@@ -189,14 +179,41 @@ def test_the_lines_of_its_card_answer_as_melzarr_does(
     assert names["genre"] == expected.genre
 
 
+@pytest.mark.parametrize("kind", ["joined", "folded"])
 def test_the_card_of_a_model_of_whole_songs_gives_it_all_windows(
-    song_run: Run, trained: Run, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    share(song_run, tmp_path / "genres")
+    run: Run = request.getfixturevalue(kind)
+    share(run, tmp_path / "genres")
     names = open_as_its_card_says(tmp_path / "genres", music, monkeypatch)
-    expected = predict(trained.model(), trained.spec, tuple(trained.labels), music / "bells/bells.00000.wav")
+    expected = predict(run.model(), run.spec, tuple(run.labels), music / "bells/bells.00000.wav")
     np.testing.assert_allclose(names["probabilities"], expected.song_probabilities, atol=1e-4)
     assert "of_windows" not in names
+
+
+def test_the_card_of_a_run_over_folds_says_what_was_tested_and_what_not(folded: Run, tmp_path: Path) -> None:
+    share(folded, tmp_path / "genres")
+    _, head, text = (tmp_path / "genres/README.md").read_text().split("---\n", 2)
+    (result,) = yaml.safe_load(head)["model-index"][0]["results"]
+    assert "split" not in result["dataset"]  # it is all tracks
+    text, test = " ".join(text.replace("\\", "").split()), folded.metrics["test"]
+    assert f"{test['n_tracks']} tracks and {test['n_windows']} windows, each judged by one of 2 members" in text
+    assert spread_line(folded.metrics["folds"]) in text
+    assert "The network here is the mean of the 2 members. It was not tested itself" in text
+
+
+def test_its_card_is_right_for_any_name_and_title(
+    trained: Run, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = 'our "best" genres\N{GUITAR}'
+    share(trained, tmp_path / name, dataclasses.replace(GIVEN, licence='"\N{GUITAR}\x7f\u2028 \\ly', title=name))
+    _, head, text = (tmp_path / name / "README.md").read_text().split("---\n", 2)
+    facts = yaml.safe_load(head)
+    assert facts["license_name"] == '"\N{GUITAR}\x7f\u2028 \\ly'
+    assert facts["model-index"][0]["name"] == name
+    assert open_as_its_card_says(tmp_path / name, music, monkeypatch)["genre"] in {"bells", "drums"}
+    (line,) = re.findall("`(cd .* SHA256SUMS)`", text)
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)  # noqa: S602  (our own)
 
 
 @needs_onnx
@@ -212,13 +229,19 @@ def test_as_onnx_each_window_has_the_probabilities_of_keras(
 
 
 @needs_onnx
+@pytest.mark.parametrize("kind", ["joined", "folded"])
 def test_as_onnx_a_model_of_whole_songs_has_the_probabilities_of_keras(
-    song_run: Run, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    share(song_run, tmp_path / "genres", RunShareOptions(onnx=True))
+    run: Run = request.getfixturevalue(kind)
+    share(run, tmp_path / "genres", RunShareOptions(onnx=True))
     names = open_as_its_card_says(tmp_path / "genres", music, monkeypatch)
     np.testing.assert_allclose(names["same"][0], names["probabilities"], atol=1e-5)
-    share(song_run, tmp_path / "again", RunShareOptions(onnx=True))
+    for n_windows in (1, 2, 3):
+        windows = names["windows"][:n_windows]
+        same = names["session"].run(None, {"windows": windows})[0]
+        np.testing.assert_allclose(same, names["model"].predict_on_batch(windows), atol=1e-5)
+    share(run, tmp_path / "again", RunShareOptions(onnx=True))
     assert (tmp_path / "again/model.onnx").read_bytes() == (tmp_path / "genres/model.onnx").read_bytes()
 
 
@@ -431,6 +454,21 @@ def test_one_that_fails_leaves_nothing(trained: Run, tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="no space left"):
         share(trained, tmp_path / "genres")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_that_is_interrupted_says_that_it_begins_again(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("melzarr.model.share_run.model_card", interrupt)
+        stopped = command("share", trained.path, tmp_path / "genres")
+    assert stopped.exit_code == 1
+    assert "melzarr share: stopped; a run is shared as a whole, so run the same command again" in stopped.stderr
+    assert not list(tmp_path.iterdir())
+    assert command("share", trained.path, tmp_path / "genres").exit_code == 0
 
 
 def test_an_archive_is_replaced_too(trained: Run, tmp_path: Path) -> None:
