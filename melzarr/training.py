@@ -13,6 +13,8 @@ from melzarr.api import open as open_store
 from melzarr.progress import feedback
 
 if TYPE_CHECKING:
+    import keras
+
     from melzarr.model.loader import Batches
     from melzarr.model.predict import Prediction
     from melzarr.model.run_directory import Run as RunDirectory
@@ -183,6 +185,10 @@ class Run:
         weakref.finalize(self, copy.close)
         return run
 
+    @cached_property
+    def _model(self) -> keras.Model:
+        return self.folder.model()
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Figures of the splits valid and test, with intervals and baselines, and the protocol."""
@@ -209,7 +215,7 @@ class Run:
         folder = self.folder
         from melzarr.model.predict import predict
 
-        return predict(folder.model(), folder.spec, tuple(folder.labels), Path(song))
+        return predict(self._model, folder.spec, tuple(folder.labels), Path(song))
 
     def evaluate(
         self,

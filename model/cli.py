@@ -218,10 +218,10 @@ def predict(
     """Predict the genre of each SONG, of any length and in any format that can be read.
 
     All windows of a song are used. Its genre is the one with the largest mean log-probability. A run of the default
-    recipe has a second opinion, of the summary of the whole song; the genre is that of both together, and each alone is
-    shown too: in the line, in --json, and over time in --plot. The exit code is 1 if a song is too short, silent or
-    cannot be read; the other songs are still processed. RUN is the folder of a training, or a shared run: a folder,
-    NAME.zip, or an address.
+    recipe has a second opinion, of the summary of the whole song; the genre is that of both together. The line has the
+    vote of the windows and the answer of the summary too; --json has the probabilities of each opinion alone, and
+    --plot shows both over time. The exit code is 1 if a song is too short, silent or cannot be read; the other songs
+    are still processed. RUN is the folder of a training, or a shared run: a folder, NAME.zip, or an address.
 
     \b
       melzarr predict runs/demo-default-track song.mp3
