@@ -16,6 +16,7 @@ import keras
 from melzarr.model.model_file import load_model, save_model
 from melzarr.model.tensorboard_events import write_event
 from melzarr.pipeline.errors import RunError
+from melzarr.pipeline.human_units import count
 from melzarr.pipeline.publishing.target_guard import refuse_inside
 from melzarr.pipeline.report import run_files
 from melzarr.pipeline.spec import FeatureSpec
@@ -251,8 +252,9 @@ class Run:
         model, fits = self._open(self.model_file, compiled=False), (self.spec.shape[1:], len(self.labels))
         if (found := (model.input_shape[1:], model.output_shape[-1])) != fits:
             raise RunError(
-                f"{self.model_file} maps windows of shape {found[0]} to {found[1]} labels, but {self.config_file} has "
-                f"windows of {fits[0]} and {fits[1]} labels; one of them is of another run: train again with --force"
+                f"{self.model_file} maps windows of shape {found[0]} to {count(found[1], 'label')}, but "
+                f"{self.config_file} has windows of {fits[0]} and {count(fits[1], 'label')}; one of them is of another "
+                f"run: train again with --force"
             )
         return model
 

@@ -297,7 +297,7 @@ def test_an_entry_of_the_configuration_that_is_wrong_is_named(run: Run, entry: s
     [
         (
             {"labels": ["bells"]},
-            r"shape \(5, 128\) to 2 labels, but .*config\.json has windows of \(5, 128\) and 1 labels",
+            r"shape \(5, 128\) to 2 labels, but .*config\.json has windows of \(5, 128\) and 1 label",
         ),
         ({"spec": {"n_mels": 64}}, r"shape \(5, 128\) to 2 labels, but .* has windows of \(5, 64\) and 2 labels"),
     ],

@@ -198,7 +198,7 @@ def test_the_card_of_a_run_over_folds_says_what_was_tested_and_what_not(folded: 
     assert "split" not in result["dataset"]  # it is all tracks
     text, test = " ".join(text.replace("\\", "").split()), folded.metrics["test"]
     assert f"{test['n_tracks']} tracks and {test['n_windows']} windows, each judged by one of 2 members" in text
-    assert spread_line(folded.metrics["folds"]) in text
+    assert spread_line(folded.metrics["folds"]).capitalize() in text
     assert "The network here is the mean of the 2 members. It was not tested itself" in text
 
 
