@@ -61,7 +61,10 @@ def trainable_parts(store: ReadableStore, protocol: Protocol) -> dict[str, Selec
     """
     labels = label_names(store)
     if len(labels) < 2:
-        raise RunError(f"{store.address} has only one label, {labels[0]!r}: there is nothing to classify")
+        raise RunError(
+            f"{store.address} has only one label, {labels[0]!r}, so there is nothing to classify; give tracks of other "
+            f"labels too"
+        )
     parts = {name: protocol.part(name) for name in SPLITS}
     if len(learnt := np.unique(parts["train"].labels)) < 2:
         raise RunError(

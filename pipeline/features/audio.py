@@ -296,7 +296,8 @@ def open_audio(path: Path) -> Decoder:
     except UntrustedError as error:
         return _other_decoder(path, error)
     except OSError as error:
-        raise AudioError(f"the file cannot be read: {error.strerror}; look at its permissions and its disk") from error
+        remedy = "its path" if isinstance(error, FileNotFoundError) else "its permissions and its disk"
+        raise AudioError(f"the file cannot be read: {error.strerror}; look at {remedy}") from error
 
 
 def _other_decoder(path: Path, reason: UntrustedError) -> FFmpegDecoder:

@@ -226,7 +226,7 @@ def test_one_label_is_nothing_to_tell_apart(own_music: Path, quick: TrainRecipe,
     catalog, plan = plan_of(own_music, n_windows=2)
     build(plan, catalog, tmp_path / "bells.zarr", InProcess())
     store = open_store(tmp_path / "bells.zarr")
-    with pytest.raises(RunError, match="has only one label, 'bells': there is nothing to classify"):
+    with pytest.raises(RunError, match="has only one label, 'bells', so there is nothing to classify; give"):
         train(store, quick, make_protocol(store, "track"), Run(tmp_path / "run"))
 
 
