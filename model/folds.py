@@ -74,9 +74,9 @@ def _judges(store: ReadableStore, n_folds: int, seed: int) -> Numbers:
     labels, groups = _numbered(store, "label")[ok], _numbered(store, "group")[ok]
     n_groups, largest = len(np.unique(groups)), int(np.max(np.bincount(labels), initial=0))
     if n_groups < n_folds:
+        remedy = "use fewer folds, or give more groups" if n_groups > 1 else "give more groups"
         raise CatalogError(
-            f"{store.address}: the ok tracks are in {count(n_groups, 'group')}, too few for {n_folds} folds; use fewer "
-            f"folds, or give more groups"
+            f"{store.address}: the ok tracks are in {count(n_groups, 'group')}, too few for {n_folds} folds; {remedy}"
         )
     pairs = np.unique(np.stack([labels, groups]), axis=1)
     if len(np.unique(labels)) > 1 and len(np.unique(pairs[0])) == pairs.shape[1]:

@@ -68,8 +68,8 @@ def judged(run: Run, store: ReadableStore, split: str = "test", *, with_trained:
         member = run.member(1).path  # a share has none
         raise RunError(
             f"the run is the mean of {run.n_folds} members, each of which has heard what another judges, so that no "
-            f"track of {store.address} is left to judge; its figures are in its {run.metrics_file.name}"
-            f"{f', and a member such as {member} can be evaluated' if member.is_dir() else ''}"
+            f"track of {store.address} is left to judge; its figures are in its {run.metrics_file.name}; give another "
+            f"store{f', or evaluate a member such as {member}' if member.is_dir() else ''}"
         )
     if store.attributes["uuid"] == config["store"]["uuid"]:
         protocol = make_protocol(store, config["protocol"]["name"], config["seed"])

@@ -73,7 +73,8 @@ def load_model(path: Path, *, compiled: bool) -> keras.Model:
     except UNREADABLE as error:
         first = str(error).strip().partition("\n")[0]
         raise RunError(
-            f"{path} is not a model that can be opened safely ({first}); train again with --force"
+            f"{path} is not a model that can be opened safely ({first}); train again with --force, or get the shared "
+            f"run again"
         ) from error
 
 

@@ -206,12 +206,12 @@ class Run:
         config = self._read_json(self.config_file)
         wrong = [name for name, kind in CONFIGURED.items() if not isinstance(_entry(config, name), kind)]
         wrong += [] if wrong or config["seed"] >= 0 else ["seed"]
-        wrong += [] if wrong or all(isinstance(label, str) for label in config["labels"]) else ["labels"]
+        wrong += [] if wrong or _are_names(config["labels"]) else ["labels"]
         wrong += [] if isinstance(config.get("versions", {}), dict) else ["versions"]
         if wrong:
             raise RunError(
                 f"{self.config_file} is not the configuration of a run ({wrong[0]}); it is damaged, train again with "
-                f"--force"
+                f"--force, or get the shared run again"
             )
         return config
 
@@ -234,10 +234,8 @@ class Run:
         try:
             return run_files.read_json(path)
         except FileNotFoundError as error:
-            raise RunError(
-                f"{self.path} is not a finished run, it has no {path.name}; make one with: melzarr train STORE --run "
-                f"{self.path}"
-            ) from error
+            said = f"is not a finished run, it has no {path.name}" if self.path.exists() else "does not exist"
+            raise RunError(f"{self.path} {said}; make one with: melzarr train STORE --run {self.path}") from error
         except run_files.DAMAGED as error:
             raise RunError(f"{path} cannot be read ({error}); it is damaged, train again with --force") from error
 
@@ -254,7 +252,7 @@ class Run:
             raise RunError(
                 f"{self.model_file} maps windows of shape {found[0]} to {count(found[1], 'label')}, but "
                 f"{self.config_file} has windows of {fits[0]} and {count(fits[1], 'label')}; one of them is of another "
-                f"run: train again with --force"
+                f"run: train again with --force, or get the shared run again"
             )
         return model
 
@@ -350,6 +348,11 @@ def _entry(config: dict[str, Any], path: str) -> Any:
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     return found
+
+
+def _are_names(labels: list[Any]) -> bool:
+    """Return whether labels are different texts."""
+    return all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -78,13 +78,13 @@ def _fetch(directory: Directory, folder: Path) -> None:
         listed = read_checksums(directory.read(CHECKSUMS))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
-            f"{directory} is not a shared run, it has no {CHECKSUMS}; make one with: melzarr share RUN"
+            f"{directory} is not a shared run, it has no {CHECKSUMS}; make one with: melzarr share RUN DEST"
         ) from error
     except ValueError as error:
         raise RunError(f"{directory}: {error}; copy or share the run again") from error
     if missing := [name for name in REQUIRED if name not in listed]:
         raise RunError(
-            f"{directory} is not a shared run, {CHECKSUMS} lists no {missing[0]}; make one with: melzarr share RUN"
+            f"{directory} is not a shared run, {CHECKSUMS} lists no {missing[0]}; make one with: melzarr share RUN DEST"
         )
     for name in USED:
         if name in listed:

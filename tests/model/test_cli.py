@@ -262,11 +262,11 @@ def test_a_picture_of_no_song_is_a_sentence(trained: Run, songs: list[Path], tmp
         (
             ["evaluate", "none", "STORE"],
             1,
-            "none is not a finished run, it has no config.json; make one with: melzarr tr",
+            "none does not exist; make one with: melzarr train STORE",
         ),
         (["evaluate", "RUN", "none.zarr"], 1, "there is no store at none.zarr"),
         (["evaluate", "RUN", "STORE", "--split", "dev"], 2, "'dev' is not one of 'train', 'valid', 'test'"),
-        (["predict", "none", "song.mp3"], 1, "melzarr predict: none is not a finished run"),
+        (["predict", "none", "song.mp3"], 1, "melzarr predict: none does not exist; make one with"),
         (["predict", "RUN"], 2, "SONG"),
         (["predict", "RUN", "SONG", "--plot", "songs.foo"], 1, "songs.foo is not a supported image format"),
         (["reproduce", "none.zarr"], 1, "there is no store at none.zarr"),

@@ -100,7 +100,7 @@ def test_a_label_of_two_groups_is_trained_on_if_one_of_them_is_judged() -> None:
     ("labels", "groups", "said"),
     [
         (["a", "b"] * 6, ["one", "two"] * 6, "the ok tracks are in 2 groups, too few for 5 folds; use fewer folds, or"),
-        (["a", "b"] * 6, ["same"] * 12, "the ok tracks are in 1 group, too few for 5 folds"),
+        (["a", "b"] * 6, ["same"] * 12, "the ok tracks are in 1 group, too few for 5 folds; give more groups"),
         (list("abcdef") * 3, list("uvwxyz") * 3, "each label is one group, so no fold could train on a label that it"),
         (list("abc") * 3, list("123456789"), "no label has more than 3 ok tracks, too few for 5 folds; use fewer"),
     ],
@@ -171,7 +171,9 @@ def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
     ):
         evaluate(folded, tiny)
     shared = Run(shutil.copytree(folded.path, tmp_path / "shared", ignore=shutil.ignore_patterns("fold-*")))
-    with pytest.raises(RunError, match=r"its figures are in its metrics.json$"):  # which names no member
+    with pytest.raises(
+        RunError, match=r"its figures are in its metrics.json; give another store$"
+    ):  # which names no member
         evaluate(shared, tiny)
     # The member alone has a part that it has not heard.
     found = judged(folded.member(2), tiny)

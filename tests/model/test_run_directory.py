@@ -190,6 +190,9 @@ def test_tensorboard_reads_the_same_history(run: Run) -> None:
 
 def test_what_is_not_there_is_said_with_what_makes_it(tmp_path: Path) -> None:
     run = Run(tmp_path / "none")
+    with pytest.raises(RunError, match=r"none does not exist; make one with: melzarr train STORE --run .*none"):
+        run.config  # noqa: B018
+    run.path.mkdir()
     for wanted, name in [(lambda: run.config, "config.json"), (lambda: run.metrics, "metrics.json"),
                          (run.model, "model.keras")]:  # fmt: skip
         with pytest.raises(RunError, match=rf"none .*no {name}; make one with: melzarr train STORE --run .*none"):
@@ -284,7 +287,7 @@ def test_a_damaged_model_is_a_sentence(run: Run, damage: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "value"),
     [("store", {}), ("store", {"uuid": 1}), ("protocol", {"name": "track"}), ("protocol", {"name": [], "words": ""}),
-     ("labels", ["bells", 2]), ("seed", -1), ("seed", "1"), ("versions", [])],
+     ("labels", ["bells", 2]), ("labels", ["bells", "bells"]), ("seed", -1), ("seed", "1"), ("versions", [])],
 )  # fmt: skip
 def test_an_entry_of_the_configuration_that_is_wrong_is_named(run: Run, entry: str, value: Any) -> None:
     run.config_file.write_text(json.dumps({**CONFIG, entry: value}))
