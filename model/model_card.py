@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from melzarr.model.messages import spread_line
-from melzarr.model.run_directory import Run
+from melzarr.model.run_directory import PICTURES, Run
 from melzarr.model.song_model import LEAST
 from melzarr.pipeline.features.decibels import AMIN
 from melzarr.pipeline.report.run_files import ahead_words
@@ -23,12 +23,6 @@ from melzarr.pipeline.storage.zip import ZipDirectory
 
 if TYPE_CHECKING:
     from melzarr.model.share_run import RunShareOptions
-
-PICTURES = {
-    "history.png": "loss and accuracy of each epoch",
-    "confusion.png": "how often each genre was taken for which other one",
-    "network.png": "the layers of the network of windows",
-}
 
 
 def takes_song(model: keras.Model) -> bool:

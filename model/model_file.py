@@ -26,7 +26,7 @@ LAYERS = {
     "Reshape",
 }
 OPERATIONS = {
-    "Absolute", "Add", "Concatenate", "Diff", "Log", "Log10", "Max", "Maximum", "Mean", "Multiply", "OnesLike", "Sign",
+    "Add", "Concatenate", "Diff", "Log", "Log10", "Max", "Maximum", "Mean", "Multiply", "OnesLike", "Sign",
     "Softmax", "Sqrt", "Square", "Subtract", "Sum", "TrueDivide",
 }  # fmt: skip
 OTHERS = {

@@ -14,6 +14,7 @@ import filelock
 import keras
 
 from melzarr.model.model_file import load_model, save_model
+from melzarr.model.run_config import wrong_entry
 from melzarr.model.tensorboard_events import write_event
 from melzarr.pipeline.errors import RunError
 from melzarr.pipeline.human_units import count
@@ -26,15 +27,15 @@ from melzarr.pipeline.storage.local import LocalDirectory
 from melzarr.pipeline.untrusted_text import csv_rows
 from melzarr.pipeline.versions import differing
 
-# Entries that config.json must have, by their path in it, and their types.
-CONFIGURED = {
-    "store": dict, "store.uuid": str, "spec": dict, "labels": list, "protocol": dict, "protocol.name": str,
-    "protocol.words": str, "seed": int,
-}  # fmt: skip
 LOCK = ".lock"
 MODEL, TRAINED = "model.keras", "trained-on.txt"
 BLAKE3 = "blake3:"  # marks a digest in a list of what was trained on; an earlier version wrote SHA-256 without a mark
-PICTURES = ("history.png", "confusion.png", "network.png")
+# Pictures, and what each shows.
+PICTURES = {
+    "history.png": "loss and accuracy of each epoch",
+    "confusion.png": "how often each genre was taken for which other one",
+    "network.png": "the layers of the network of windows",
+}
 # Files that a training writes, in the order in which they may be removed; the configuration comes after them.
 OWN_FILES = (
     run_files.METRICS, run_files.ANSWERS, *PICTURES, MODEL, "checkpoint-*.keras", TRAINED,
@@ -204,13 +205,9 @@ class Run:
             If there is none, or it is damaged.
         """
         config = self._read_json(self.config_file)
-        wrong = [name for name, kind in CONFIGURED.items() if not isinstance(_entry(config, name), kind)]
-        wrong += [] if wrong or config["seed"] >= 0 else ["seed"]
-        wrong += [] if wrong or _are_names(config["labels"]) else ["labels"]
-        wrong += [] if isinstance(config.get("versions", {}), dict) else ["versions"]
-        if wrong:
+        if wrong := wrong_entry(config):
             raise RunError(
-                f"{self.config_file} is not the configuration of a run ({wrong[0]}); it is damaged, train again with "
+                f"{self.config_file} is not the configuration of a run ({wrong}); it is damaged, train again with "
                 f"--force, or get the shared run again"
             )
         return config
@@ -340,19 +337,6 @@ class Run:
         for path in self.path.glob("checkpoint-*.keras"):
             if path != keep:
                 path.unlink()
-
-
-def _entry(config: dict[str, Any], path: str) -> Any:
-    """Return an entry of a configuration by its path, such as "store.uuid", or None."""
-    found: Any = config
-    for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
-
-
-def _are_names(labels: list[Any]) -> bool:
-    """Return whether labels are different texts."""
-    return all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -31,7 +31,7 @@ def draw_pictures(run: Run, model: keras.Model | None = None) -> None:
     found = run.metrics
     draw: dict[str, Callable[[Path], None]] = {
         "confusion.png": lambda path: draw_confusion(found["test"], found["protocol"]["words"], path),
-        "network.png": lambda path: draw_network(SongModel.of(model or _first(run)).windows, path),
+        "network.png": lambda path: draw_network(SongModel.of(model or _model_to_draw(run)).windows, path),
     }
     if run.history_file.is_file():
         draw["history.png"] = lambda path: draw_history(run.history(), path)
@@ -45,5 +45,6 @@ def draw_pictures(run: Run, model: keras.Model | None = None) -> None:
             logger.warning(said, run.path / name, type(error).__name__, error)
 
 
-def _first(run: Run) -> keras.Model:
+def _model_to_draw(run: Run) -> keras.Model:
+    """Load the model of a run, or that of a member of a run over folds."""
     return (run.member(1) if run.n_folds else run).model()

@@ -89,7 +89,7 @@ def card(store: Store, facts: Description, about: About) -> str:
         loader=jinja2.PackageLoader("melzarr.pipeline.share"), autoescape=False, keep_trailing_newline=True,  # noqa: S701  (no HTML)
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"md": escape, "bib": _for_bibtex, "yaml": yaml_text, "sh": shlex.quote}
+    environment.filters |= {"md": escape, "bib": _for_bibtex, "yaml": yaml_text, "py": python_text, "sh": shlex.quote}
     along_track = [name for name, (dims, _) in COORDINATES.items() if dims == ("track",) and name != "track"]
     return environment.get_template("card.md").render(
         facts=facts,
@@ -98,7 +98,6 @@ def card(store: Store, facts: Description, about: About) -> str:
         citation=citation(facts, about),
         key=f"{re.sub('[^a-z0-9]+', '-', about.name.partition('.')[0].lower()) or 'dataset'}-{facts.uuid[:8]}",
         opening=_opening(store, about),
-        quoted=python_text(about.name),
         along_track=", ".join(f"`{name}`" for name in along_track),
         spec=store.spec,
         counts="\n".join(markdown_table(*_counts(facts.tracks))),

@@ -171,9 +171,8 @@ def test_members_that_have_heard_the_tracks_of_a_store_do_not_judge_them(
     ):
         evaluate(folded, tiny)
     shared = Run(shutil.copytree(folded.path, tmp_path / "shared", ignore=shutil.ignore_patterns("fold-*")))
-    with pytest.raises(
-        RunError, match=r"its figures are in its metrics.json; give another store$"
-    ):  # which names no member
+    # A share has no member that could be named.
+    with pytest.raises(RunError, match=r"its figures are in its metrics.json; give another store$"):
         evaluate(shared, tiny)
     # The member alone has a part that it has not heard.
     found = judged(folded.member(2), tiny)
